@@ -1,0 +1,75 @@
+// Package apportion divides integers so that the parts sum to the whole,
+// exactly: by weights (largest remainder) and over time (floor differences).
+package apportion
+
+import (
+	"fmt"
+	"math/bits"
+)
+
+// ByWeight divides total over len(weights) parts in proportion to the weights
+// and writes them to parts: ⌊total·w/Σw⌋ each, and the units left over one by
+// one to the largest remainders; of equal remainders the earlier index comes
+// first. The parts sum to total. parts must be as long as weights.
+//
+// total and the weights must not be negative, Σ weights must be positive and
+// fit an int64: anything else is a caller's bug and panics. It does not
+// allocate for up to 64 parts.
+func ByWeight(total int64, weights, parts []int64) {
+	if len(parts) != len(weights) {
+		panic(fmt.Sprintf("BUG: apportion: %d parts for %d weights", len(parts), len(weights)))
+	}
+	var sum int64
+	for _, w := range weights {
+		if w < 0 || sum+w < sum {
+			panic(fmt.Sprintf("BUG: apportion: weight %d is negative or overflows the sum", w))
+		}
+		sum += w
+	}
+	if total < 0 || sum == 0 {
+		panic(fmt.Sprintf("BUG: apportion: total %d over weights summing to %d", total, sum))
+	}
+	if len(weights) == 1 {
+		parts[0] = total
+		return
+	}
+	var scratch [64]uint64
+	rems := scratch[:]
+	if len(weights) > len(rems) {
+		rems = make([]uint64, len(weights))
+	}
+	left := total
+	for i, w := range weights {
+		hi, lo := bits.Mul64(uint64(total), uint64(w))
+		q, r := bits.Div64(hi, lo, uint64(sum)) // hi < sum, for w ≤ sum and total < 2^63
+		parts[i], rems[i] = int64(q), r
+		left -= int64(q)
+	}
+	// left < number of non-zero remainders ≤ len(weights): at most one each.
+	for ; left > 0; left-- {
+		best := 0
+		for i, r := range rems[:len(weights)] {
+			if r > rems[best] {
+				best = i
+			}
+		}
+		parts[best]++
+		rems[best] = 0
+	}
+}
+
+// Until is the part of total, spread evenly over [from, to), that has come by
+// time t: ⌊total·(t−from)/(to−from)⌋, held to 0 before and total after. The
+// part within [a, b) is Until(b) − Until(a); consecutive parts therefore sum
+// to total without remainder. total must not be negative.
+func Until(total, from, to, t int64) int64 {
+	switch {
+	case t <= from:
+		return 0
+	case t >= to:
+		return total
+	}
+	hi, lo := bits.Mul64(uint64(total), uint64(t-from))
+	q, _ := bits.Div64(hi, lo, uint64(to-from))
+	return int64(q)
+}

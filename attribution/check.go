@@ -1,0 +1,196 @@
+package attribution
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gpuledger/gpuledger/attribution/apportion"
+	"github.com/gpuledger/gpuledger/attribution/money"
+)
+
+// ErrBroken is wrapped by every [Broken].
+var ErrBroken = errors.New("the facts break a law")
+
+// Broken says which law a chunk breaks, where, and how.
+type Broken struct {
+	Law    int
+	Where  string
+	Reason string
+}
+
+// Error names the law first.
+func (b *Broken) Error() string { return fmt.Sprintf("law %d: %s: %s", b.Law, b.Where, b.Reason) }
+
+// Unwrap makes errors.Is(err, ErrBroken) true.
+func (b *Broken) Unwrap() error { return ErrBroken }
+
+// Check recomputes everything about a chunk that the laws determine: that each
+// window's device times sum to a second and its costs to the price of that
+// second (1), that each (owner, basis) has one slice and each device one window
+// a second (2), that order and roster are canonical, so that equal facts are
+// equal chunks (4), and that cost and energy follow from the rest (6). It
+// returns a *Broken, or nil.
+func (c *Chunk) Check() error {
+	k := c.Key
+	if c.Seconds < 1 || c.Seconds > ChunkSeconds || (k.Sequence+Second(c.Seconds)-1).ChunkStart() != k.Sequence.ChunkStart() {
+		return c.broken(4, "", "covers %d seconds from %d: want 1 to 10 within one wall-clock ten", c.Seconds, k.Sequence)
+	}
+	if err := c.checkRoster(); err != nil {
+		return err
+	}
+	for i := range c.Windows {
+		w := &c.Windows[i]
+		if i > 0 {
+			p := &c.Windows[i-1]
+			if w.Device < p.Device || (w.Device == p.Device && w.Second <= p.Second) {
+				return c.broken(2, w.where(), "the device's second is there twice, or out of order")
+			}
+		}
+		if err := c.checkWindow(w); err != nil {
+			return err
+		}
+	}
+	return c.checkTallies()
+}
+
+func (w *DeviceWindow) where() string { return fmt.Sprintf(" device %d second %d", w.Device, w.Second) }
+
+func (c *Chunk) broken(law int, where, format string, args ...any) error {
+	return &Broken{law, fmt.Sprintf("node %q chunk %d%s", c.Key.Node, c.Key.Sequence, where), fmt.Sprintf(format, args...)}
+}
+
+func (c *Chunk) checkWindow(w *DeviceWindow) error {
+	switch {
+	case int(w.Device) >= len(c.Roster.Devices) || int(w.Method) >= len(c.Roster.Methods):
+		return c.broken(4, w.where(), "its device or method is not on the roster")
+	case w.Second < c.Key.Sequence || w.Second >= c.End():
+		return c.broken(4, w.where(), "lies outside the chunk")
+	case w.Energy < 0 || w.Price.PerHour < 0 || (!w.Price.Known() && w.Price.PerHour != 0):
+		return c.broken(1, w.where(), "energy %d µJ or price %v is impossible", w.Energy, w.Price)
+	case len(w.Slices) == 0:
+		return c.broken(1, w.where(), "has no slices")
+	}
+	var time, energy int64
+	var cost money.Amount
+	for i := range w.Slices {
+		s := &w.Slices[i]
+		switch {
+		case int(s.Owner) >= len(c.Roster.Owners):
+			return c.broken(4, w.where(), "owner %d is not on the roster", s.Owner)
+		case !s.Basis.Valid():
+			return c.broken(2, w.where(), "slice %d has no basis", i)
+		case i > 0 && !lessSlice(&w.Slices[i-1], s):
+			return c.broken(2, w.where(), "an owner has a basis twice, or slices are out of order")
+		case s.Time < 0 || s.Time > WindowNanos || s.SMActive < 0 || s.SMActive > WindowNanos || s.Memory < 0:
+			return c.broken(1, w.where(), "slice %d: time %d ns, SM-active %d ns, memory %d", i, s.Time, s.SMActive, s.Memory)
+		}
+		time += s.Time
+		cost += s.Cost
+		energy += s.Energy
+	}
+	if time != WindowNanos {
+		return c.broken(1, w.where(), "device times sum to %d ns", time)
+	}
+	return c.checkRated(w, cost, energy)
+}
+
+func (c *Chunk) checkRated(w *DeviceWindow, cost money.Amount, energy int64) error {
+	var want money.Amount
+	if w.Price.Known() {
+		want = money.SecondPrice(w.Price.PerHour, int64(w.Second))
+	}
+	if cost != want || energy != w.Energy {
+		return c.broken(1, w.where(), "costs sum to %d of %d nano, energies to %d of %d µJ", cost, want, energy, w.Energy)
+	}
+	if len(w.Slices) == 1 {
+		return nil // the sums are the parts
+	}
+	var scratch [2][32]int64
+	weights, parts := scratch[0][:0], scratch[1][:]
+	for i := range w.Slices {
+		weights = append(weights, w.Slices[i].Time)
+	}
+	if len(weights) > len(parts) {
+		parts = make([]int64, len(weights))
+	}
+	parts = parts[:len(weights)]
+	apportion.ByWeight(int64(want), weights, parts)
+	for i := range w.Slices {
+		if int64(w.Slices[i].Cost) != parts[i] {
+			return c.broken(6, w.where(), "slice %d costs %d nano; its time makes it %d", i, w.Slices[i].Cost, parts[i])
+		}
+	}
+	apportion.ByWeight(w.Energy, weights, parts)
+	for i := range w.Slices {
+		if w.Slices[i].Energy != parts[i] {
+			return c.broken(6, w.where(), "slice %d has %d µJ; its time makes it %d", i, w.Slices[i].Energy, parts[i])
+		}
+	}
+	return nil
+}
+
+func (c *Chunk) checkTallies() error {
+	for i, t := range c.Tallies {
+		where := fmt.Sprintf(" tally %d", i)
+		switch {
+		case int(t.Subject) >= len(c.Roster.Subjects) || int(t.Measure) >= len(c.Roster.Measures):
+			return c.broken(4, where, "its subject or measure is not on the roster")
+		case t.Second < c.Key.Sequence || t.Second >= c.End():
+			return c.broken(4, where, "lies outside the chunk")
+		case t.Value < 0:
+			return c.broken(4, where, "counts %d", t.Value)
+		case i > 0 && CompareTallies(c.Tallies[i-1], t) >= 0:
+			return c.broken(4, where, "is there twice, or out of order")
+		}
+	}
+	return nil
+}
+
+// checkRoster finds a roster that is not canonical. Completeness (that nothing
+// superfluous is on it) is BuildChunk's promise and costs only space if broken.
+func (c *Chunk) checkRoster() error {
+	r := c.Roster
+	bad := func(what string, i int) error {
+		return c.broken(4, "", "roster: %s %d is malformed, foreign, repeated or out of order", what, i)
+	}
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		if d.ID == "" || d.Node != c.Key.Node || d.Cluster != c.Key.Cluster || d.MemoryBytes < 0 || !sorted(d.Labels) ||
+			(i > 0 && CompareDevices(&r.Devices[i-1], d) >= 0) {
+			return bad("device", i)
+		}
+	}
+	for i := range r.Owners {
+		o := &r.Owners[i]
+		if !o.Kind.Valid() || !sorted(o.Labels) || (o.Kind != Nobody && (o.Node != c.Key.Node || o.Cluster != c.Key.Cluster)) ||
+			(i > 0 && CompareOwners(&r.Owners[i-1], o) >= 0) {
+			return bad("owner", i)
+		}
+	}
+	for i := range r.Methods {
+		if r.Methods[i] == "" || (i > 0 && r.Methods[i-1] >= r.Methods[i]) {
+			return bad("method", i)
+		}
+	}
+	for i := range r.Subjects {
+		s := &r.Subjects[i]
+		if int(s.Owner) >= len(r.Owners) || (i > 0 && CompareSubjects(&r.Subjects[i-1], s) >= 0) {
+			return bad("subject", i)
+		}
+	}
+	for i := range r.Measures {
+		if r.Measures[i] == "" || (i > 0 && r.Measures[i-1] >= r.Measures[i]) {
+			return bad("measure", i)
+		}
+	}
+	return nil
+}
+
+func sorted(ls Labels) bool {
+	for i := range ls {
+		if ls[i].Key == "" || (i > 0 && ls[i-1].Key >= ls[i].Key) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,286 @@
+package attribution
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+
+	"github.com/gpuledger/gpuledger/attribution/apportion"
+)
+
+// Holding is a claim on a device: the owner holds so many of its replicas.
+type Holding struct {
+	Owner    uint32
+	Replicas int64 // ≥ 1
+}
+
+// Use is what one owner's processes did on a device within a segment.
+type Use struct {
+	Owner    uint32
+	Kind     OwnerKind
+	SMActive int64 // ns, as far as measured per process
+	Memory   int64 // byte-seconds
+}
+
+// Segment is a stretch of one device's time within a window, in which the
+// holdings did not change and the agent was either looking or not.
+type Segment struct {
+	Length   int64 // ns
+	Observed bool
+
+	SMActive    int64 // ns of the device's SM activity, ≤ Length
+	MemoryBytes int64 // the device's capacity, 0 where unknown
+	// ProcessSM says that SM activity was measured per process. If not, the
+	// uses' SMActive is meaningless and activity is split by other means.
+	ProcessSM bool
+
+	// Holdings and Uses name each owner at most once, both in one canonical
+	// order (CompareOwners), which decides ties.
+	Holdings []Holding
+	Uses     []Use
+}
+
+// Splitter cuts windows into slices. It holds scratch space, so one goroutine
+// uses it at a time; the result depends on the arguments alone.
+type Splitter struct {
+	Policy Policy
+
+	sm, used, weights, parts []int64
+	uses                     []Use
+}
+
+// Split cuts one window into slices and appends them to dst, unordered but
+// with each (owner, basis) once; cost and energy are left to [Rate]. The
+// segments must follow one another and fill the window. It returns the method:
+// the policy's name and the means by which activity was given to owners.
+//
+//   - Unobserved time goes to the holders by replicas, else to nobody.
+//   - A single holder answers for all activity that no other process claims.
+//   - Among several, each answers for its own processes, scaled down where
+//     they exceed the device's activity; activity that no process accounts
+//     for is unattributed.
+//   - Where activity per process can't be measured, several holders share it
+//     by the memory of their processes, else by replicas.
+//   - What is left idle is reserved by the holders, by replicas; without
+//     holders it is unallocated.
+func (s *Splitter) Split(segs []Segment, dst []Slice) ([]Slice, string) {
+	base, means, total := len(dst), "", int64(0)
+	for i := range segs {
+		g := &segs[i]
+		if g.Length < 0 || g.SMActive < 0 || g.SMActive > g.Length {
+			panic(fmt.Sprintf("BUG: split: segment of %d ns with %d ns active", g.Length, g.SMActive))
+		}
+		total += g.Length
+		if !g.Observed {
+			dst = s.share(dst, base, g.Length, g.Holdings, Unobserved, Unobserved)
+			dst = addMemory(dst, base, g)
+			continue
+		}
+		m := s.measure(g)
+		if m > means {
+			means = m
+		}
+		dst = s.emit(g, dst, base)
+	}
+	if total != WindowNanos {
+		panic(fmt.Sprintf("BUG: split: segments cover %d ns of a window", total))
+	}
+	switch means {
+	case meansNone:
+		return dst, s.Policy.Name
+	default:
+		return dst, s.Policy.Name + "/" + means
+	}
+}
+
+// How activity was given to owners, in rising order of precedence when a
+// window's segments differ.
+const (
+	meansNone     = ""         // there was nothing to give
+	meansDevice   = "device"   // a single holder has the device's counter
+	meansMemory   = "memory"   // no process counters: by memory
+	meansProcess  = "process"  // by process counters
+	meansReplicas = "replicas" // no process counters, no memory: by replicas
+)
+
+// measure fills s.uses with everyone who may have used the segment and s.sm
+// with their SM-active time, summing to at most g.SMActive.
+func (s *Splitter) measure(g *Segment) string {
+	s.uses, s.sm = append(s.uses[:0], g.Uses...), s.sm[:0]
+	for _, u := range s.uses {
+		x := u.SMActive
+		if !g.ProcessSM {
+			x = 0
+		}
+		s.sm = append(s.sm, x)
+	}
+	known := sum(s.sm)
+	if known > g.SMActive {
+		apportion.ByWeight(g.SMActive, s.sm, s.sm)
+		known = g.SMActive
+	}
+	rest := g.SMActive - known
+	switch {
+	case len(g.Holdings) == 1:
+		s.sm[s.use(g.Holdings[0].Owner)] += rest
+		if len(s.uses) == 1 {
+			return meansDevice
+		}
+		return meansProcess
+	case g.ProcessSM:
+		return meansProcess
+	case rest == 0:
+		return meansNone
+	}
+	// Several holders or none, and only the device's own counter: the
+	// processes' memory tells them apart, else their holdings do.
+	s.weights = s.weights[:0]
+	for _, u := range s.uses {
+		s.weights = append(s.weights, u.Memory)
+	}
+	means := meansMemory
+	if sum(s.weights) == 0 {
+		if len(g.Holdings) == 0 {
+			return meansNone // nobody to give it to: unattributed
+		}
+		means = meansReplicas
+		for _, h := range g.Holdings {
+			s.use(h.Owner)
+		}
+		s.weights = append(s.weights[:0], make([]int64, len(s.uses))...)
+		for _, h := range g.Holdings {
+			s.weights[s.use(h.Owner)] = h.Replicas
+		}
+	}
+	s.parts = resize(s.parts, len(s.weights))
+	apportion.ByWeight(rest, s.weights, s.parts)
+	for i, p := range s.parts {
+		s.sm[i] += p
+	}
+	return means
+}
+
+// use is the index in s.uses of a holder, added with no activity if it has
+// none there.
+func (s *Splitter) use(owner uint32) int {
+	for i := range s.uses {
+		if s.uses[i].Owner == owner {
+			return i
+		}
+	}
+	s.uses = append(s.uses, Use{Owner: owner, Kind: Container})
+	s.sm = append(s.sm, 0)
+	return len(s.uses) - 1
+}
+
+func (s *Splitter) emit(g *Segment, dst []Slice, base int) []Slice {
+	s.used = resize(s.used, len(s.uses))
+	full := *g
+	full.Uses = s.uses
+	s.Policy.used(&full, s.sm, s.used)
+
+	idle := g.Length
+	for i, u := range s.uses {
+		basis := Used
+		if u.Kind == UnknownProcess {
+			basis = Unattributed
+		}
+		t := s.used[i]
+		idle -= t
+		if t == 0 && s.sm[i] == 0 {
+			// Not active: its memory belongs to the time it reserved, if any.
+			if u.Memory > 0 {
+				if b := find(g.Holdings, u.Owner); b {
+					basis = Reserved
+				}
+				dst = add(dst, base, u.Owner, basis, 0, 0, u.Memory)
+			}
+			continue
+		}
+		dst = add(dst, base, u.Owner, basis, t, s.sm[i], u.Memory)
+	}
+	// Activity that nobody accounts for: under a policy of time by SM it is
+	// time too; under the others only the activity is on record.
+	if lost := g.SMActive - sum(s.sm); lost > 0 {
+		t := min(lost, idle)
+		idle -= t
+		dst = add(dst, base, 0, Unattributed, t, lost, 0)
+	}
+	return s.share(dst, base, idle, g.Holdings, Reserved, Unallocated)
+}
+
+// share splits time over the holders by replicas, else gives it to nobody.
+func (s *Splitter) share(dst []Slice, base int, time int64, hs []Holding, held, free Basis) []Slice {
+	switch {
+	case time == 0:
+		return dst
+	case len(hs) == 0:
+		return add(dst, base, 0, free, time, 0, 0)
+	case len(hs) == 1:
+		return add(dst, base, hs[0].Owner, held, time, 0, 0)
+	}
+	s.weights = s.weights[:0]
+	for _, h := range hs {
+		s.weights = append(s.weights, h.Replicas)
+	}
+	s.parts = resize(s.parts, len(hs))
+	apportion.ByWeight(time, s.weights, s.parts)
+	for i, h := range hs {
+		if s.parts[i] > 0 {
+			dst = add(dst, base, h.Owner, held, s.parts[i], 0, 0)
+		}
+	}
+	return dst
+}
+
+// addMemory keeps memory known of unobserved time with the holder's slice.
+func addMemory(dst []Slice, base int, g *Segment) []Slice {
+	for _, u := range g.Uses {
+		if u.Memory > 0 {
+			dst = add(dst, base, u.Owner, Unobserved, 0, 0, u.Memory)
+		}
+	}
+	return dst
+}
+
+func find(hs []Holding, owner uint32) bool {
+	for _, h := range hs {
+		if h.Owner == owner {
+			return true
+		}
+	}
+	return false
+}
+
+// add merges into the slice of (owner, basis) behind base, or appends it.
+func add(dst []Slice, base int, owner uint32, basis Basis, t, sm, mem int64) []Slice {
+	for i := base; i < len(dst); i++ {
+		if s := &dst[i]; s.Owner == owner && s.Basis == basis {
+			s.Time += t
+			s.SMActive += sm
+			s.Memory += mem
+			return dst
+		}
+	}
+	return append(dst, Slice{Owner: owner, Basis: basis, Time: t, SMActive: sm, Memory: mem})
+}
+
+func resize(xs []int64, n int) []int64 {
+	if cap(xs) < n {
+		return make([]int64, n, 2*n)
+	}
+	return xs[:n]
+}
+
+// mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
+func mulDiv(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	if hi >= uint64(c) {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(hi, lo, uint64(c))
+	if q > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(q)
+}

@@ -1,0 +1,257 @@
+// Package store is the contract of the ledger's storage. Its children keep it:
+// duckdb in one file on one machine. Package storetest holds the tests that
+// every child must pass.
+//
+// A store holds four things:
+//
+//   - chunks, compressed as they arrived: the one-second resolution;
+//   - rows of sums per minute, hour and day: a star of integer facts over the
+//     dimensions owner, device, basis, method and rate-card revision;
+//   - which seconds of which node it has, kept for ever as ranges: a chunk
+//     whose seconds are there is a duplicate, however late it comes;
+//   - documents by revision: rate cards and mapping rules.
+//
+// [Store.Commit] writes chunks, their minute rows and their seconds in one
+// transaction, so that after a crash all of a chunk is there or none. Minute
+// rows are deltas: several rows of one key add up. A roll turns finished
+// minutes into hours and hours into days and remembers how far it came; what
+// arrives later than that is added to all three in its own commit. A query
+// therefore gives the same sums before, during and after any roll.
+package store
+
+import (
+	"context"
+	"errors"
+	"math/big"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+)
+
+// ErrUnavailable is wrapped by errors that trying again may cure (disk full,
+// file locked): nothing was stored, nothing may be acknowledged.
+var ErrUnavailable = errors.New("store unavailable")
+
+// ErrNotFound says that a document or revision does not exist.
+var ErrNotFound = errors.New("not found")
+
+// ErrTooFine says that a range or step needs seconds that are no longer kept.
+var ErrTooFine = errors.New("the seconds of this range are no longer kept")
+
+// Chunk is a chunk as it is stored.
+type Chunk struct {
+	Key      attribution.ChunkKey
+	Seconds  int
+	RosterID rollup.Fingerprint
+	Body     []byte // zstd of the columns, as it arrived
+	Digest   []byte
+}
+
+// Roster is a roster as it is stored: its wire encoding, under its id.
+type Roster struct {
+	ID   rollup.Fingerprint
+	Body []byte
+}
+
+// Batch is what one commit writes. Owners and Devices hold the facts behind
+// every fingerprint in the rows, Rosters every roster that a chunk refers to;
+// the store keeps those it does not have. The store does not change a batch.
+type Batch struct {
+	Chunks  []Chunk
+	Rosters []Roster
+	Owners  map[rollup.Fingerprint]*attribution.Owner
+	Devices map[rollup.Fingerprint]*attribution.Device
+	Rows    []rollup.Row      // per minute, sums over exactly the batch's chunks
+	Tallies []rollup.TallyRow // per minute, likewise
+}
+
+// Range is a run of consecutive seconds of one node, [From, To), stored from
+// one boot.
+type Range struct {
+	Cluster, Node string
+	Boot          attribution.Boot
+	From, To      attribution.Second
+}
+
+// Dimension is something that sums are grouped or filtered by.
+type Dimension string
+
+// The dimensions. A pod's label is "label:" + key.
+const (
+	Cluster     Dimension = "cluster"
+	Node        Dimension = "node"
+	DeviceID    Dimension = "device"
+	DeviceModel Dimension = "device-model"
+	Namespace   Dimension = "namespace"
+	Controller  Dimension = "controller" // kind/name
+	Pod         Dimension = "pod"
+	Container   Dimension = "container"
+	Team        Dimension = "team"  // by rules
+	Model       Dimension = "model" // by rules, else the one model that the owner served
+	Class       Dimension = "class" // by rules
+	Tier        Dimension = "tier"  // by rules
+	Basis       Dimension = "basis"
+	Method      Dimension = "method"
+	Counted     Dimension = "counted" // "true" where the owner has ever had tallies, else "false"
+	LabelPrefix           = "label:"
+)
+
+// Filter keeps what has one of the values (or, negated, none of them) in a
+// dimension. A value may hold * as a wildcard. Missing facts match "" only.
+type Filter struct {
+	Dimension Dimension
+	Values    []string
+	Negate    bool
+}
+
+// Query asks for sums over [From, To), each row of a bucket of Step seconds
+// (0: one bucket for the whole range), grouped by dimensions. From, To and
+// Step may be any seconds: the store uses days, hours and minutes where they
+// fit and whole seconds at the edges, and returns ErrTooFine where it would
+// need seconds that are gone.
+type Query struct {
+	From, To attribution.Second
+	Step     int64
+	GroupBy  []Dimension
+	Filters  []Filter
+}
+
+// Key is a row's value in a dimension; Missing tells a fact that is not there
+// from an empty one (law 9).
+type Key struct {
+	Value   string
+	Missing bool
+}
+
+// Row is one row of an answer: sums of slices. Sums over a fleet may exceed 64
+// bits.
+type Row struct {
+	Time  attribution.Second // start of the bucket, not before Query.From
+	Keys  []Key              // as Query.GroupBy
+	Basis attribution.Basis
+
+	DeviceTime, SMActive, Memory, Energy big.Int
+	Cost                                 big.Int // of the priced time
+	Unpriced                             big.Int // device time without a price, ns
+	// Whether any device in the row could measure it at all.
+	HasMemory, HasEnergy bool
+}
+
+// TallyRow is one row of an answer: a sum of tallies. Grouping by a device or
+// slice dimension (device, device-model, basis, method) yields Missing keys;
+// Model and Tier are the tally's own where it names them, else the owner's.
+type TallyRow struct {
+	Time    attribution.Second
+	Keys    []Key
+	Measure attribution.Measure
+	Value   big.Int
+}
+
+// DeviceRow is a device with the time in which it is on record.
+type DeviceRow struct {
+	Device      attribution.Device
+	First, Last attribution.Second // stored, to the minute
+}
+
+// Retention is how long each resolution is kept; 0 keeps it for ever. Ranges,
+// days, dimensions and documents are never dropped.
+type Retention struct {
+	Second, Minute, Hour, Day time.Duration
+}
+
+// DefaultRetention keeps seconds for 2 hours, minutes for 14 days, hours for
+// 400 days and days for ever.
+var DefaultRetention = Retention{Second: 2 * time.Hour, Minute: 14 * 24 * time.Hour, Hour: 400 * 24 * time.Hour}
+
+// Mapping yields what the mapping rules say of an owner: team, model, class
+// and tier, each "" where no rule does.
+type Mapping func(*attribution.Owner) (team, model, class, tier string)
+
+// DocumentKind names a series of revisioned documents.
+type DocumentKind string
+
+// The kinds of document.
+const (
+	RateCards DocumentKind = "rate-card"
+	RuleSets  DocumentKind = "rules"
+)
+
+// Document is one revision of a rate card or a set of rules.
+type Document struct {
+	Kind     DocumentKind
+	Revision uint32 // 1, 2, 3, …
+	Applied  time.Time
+	Body     []byte
+}
+
+// Store keeps the ledger. Commit, Roll, Retain, SetMapping and PutDocument are
+// called by one goroutine at a time; the rest may be called by any number, at
+// any time beside them, and sees only committed states.
+type Store interface {
+	// Commit stores a batch durably, or nothing of it. A chunk whose seconds
+	// the node already has makes the whole commit fail with an error that
+	// wraps ErrDuplicate: the caller de-duplicates first, by Ranges.
+	Commit(ctx context.Context, b *Batch) error
+
+	// Ranges calls f for everything that is stored, in order of (cluster,
+	// node, from), adjacent ranges of one boot merged.
+	Ranges(ctx context.Context, f func(Range) error) error
+
+	// Chunks calls f with every kept chunk that overlaps [from, to), in order
+	// of (cluster, node, sequence), each with its roster. f must not keep
+	// what it is given.
+	Chunks(ctx context.Context, from, to attribution.Second, f func(*Chunk, *Roster) error) error
+
+	// Rows calls f with the summed row of every (bucket, series) of a
+	// resolution in [from, to), in order of (bucket, device, owner, basis,
+	// method, revision) by facts: what verification and tests compare.
+	Rows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*FactRow) error) error
+	TallyRows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*TallyFactRow) error) error
+
+	Query(ctx context.Context, q *Query) ([]Row, error)
+	QueryTallies(ctx context.Context, q *Query) ([]TallyRow, error)
+	Devices(ctx context.Context, from, to attribution.Second, fs []Filter) ([]DeviceRow, error)
+	// Extent is the first second stored and the first after the last; 0, 0
+	// where nothing is.
+	Extent(ctx context.Context) (from, to attribution.Second, err error)
+
+	// SetMapping makes the rules' answers a dimension of all owners, old and
+	// to come. It is derived, and lost on Close.
+	SetMapping(ctx context.Context, m Mapping) error
+
+	// Roll folds finished minutes and hours up to the given time.
+	Roll(ctx context.Context, through attribution.Second) error
+	// Retain drops what is older than the retention at the given time.
+	Retain(ctx context.Context, r Retention, now attribution.Second) error
+
+	// PutDocument stores the next revision and returns its number.
+	PutDocument(ctx context.Context, kind DocumentKind, body []byte, at time.Time) (uint32, error)
+	// Document returns a revision, 0 for the newest, or ErrNotFound.
+	Document(ctx context.Context, kind DocumentKind, revision uint32) (Document, error)
+
+	Close() error
+}
+
+// ErrDuplicate says that a commit would store a second of a node twice.
+var ErrDuplicate = errors.New("the node's second is stored already")
+
+// FactRow is a stored row with its facts.
+type FactRow struct {
+	Bucket   attribution.Second
+	Device   *attribution.Device
+	Owner    *attribution.Owner
+	Basis    attribution.Basis
+	Method   string
+	Revision uint32
+	Sums     rollup.Sums
+}
+
+// TallyFactRow is a stored tally row with its facts.
+type TallyFactRow struct {
+	Bucket              attribution.Second
+	Owner               *attribution.Owner
+	Model, Tenant, Tier string
+	Measure             attribution.Measure
+	Value               int64
+}
