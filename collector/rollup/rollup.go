@@ -24,9 +24,8 @@ func (r Resolution) Start(s attribution.Second) attribution.Second {
 	return s - attribution.Second(m)
 }
 
-// Fingerprint is the content hash of a dimension's facts: the first 16 bytes
-// of SHA-256.
-type Fingerprint [16]byte
+// Fingerprint names a dimension's facts.
+type Fingerprint = attribution.Fingerprint
 
 // Series is what a row's sums are over: the star's point. Equal facts have
 // equal fingerprints, whoever sends them.

@@ -56,8 +56,10 @@ type Roster struct {
 
 // Batch is what one commit writes. Owners and Devices hold the facts behind
 // every fingerprint in the rows, Rosters every roster that a chunk refers to;
-// the store keeps those it does not have. The store does not change a batch.
+// the store keeps those it does not have. The store does not change a batch,
+// and does not keep it.
 type Batch struct {
+	Number  uint64 // 1 + Reader.Commits
 	Chunks  []Chunk
 	Rosters []Roster
 	Owners  map[rollup.Fingerprint]*attribution.Owner
@@ -185,29 +187,13 @@ type Document struct {
 	Body     []byte
 }
 
-// Store keeps the ledger. Commit, Roll, Retain, SetMapping and PutDocument are
-// called by one goroutine at a time; the rest may be called by any number, at
-// any time beside them, and sees only committed states.
-type Store interface {
-	// Commit stores a batch durably, or nothing of it. A chunk whose seconds
-	// the node already has makes the whole commit fail with an error that
-	// wraps ErrDuplicate: the caller de-duplicates first, by Ranges.
-	Commit(ctx context.Context, b *Batch) error
-
-	// Ranges calls f for everything that is stored, in order of (cluster,
-	// node, from), adjacent ranges of one boot merged.
-	Ranges(ctx context.Context, f func(Range) error) error
-
-	// Chunks calls f with every kept chunk that overlaps [from, to), in order
-	// of (cluster, node, sequence), each with its roster. f must not keep
-	// what it is given.
-	Chunks(ctx context.Context, from, to attribution.Second, f func(*Chunk, *Roster) error) error
-
-	// Rows calls f with the summed row of every (bucket, series) of a
-	// resolution in [from, to), in order of (bucket, device, owner, basis,
-	// method, revision) by facts: what verification and tests compare.
-	Rows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*FactRow) error) error
-	TallyRows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*TallyFactRow) error) error
+// Reader is one consistent state of the ledger: everything it is asked, it
+// answers as of the same commit. Callbacks must not keep what they are given.
+type Reader interface {
+	// Commits is the number of the newest commit that this state holds, 0
+	// where nothing was ever committed. What is still in memory elsewhere can
+	// so be told from what is here already.
+	Commits() uint64
 
 	Query(ctx context.Context, q *Query) ([]Row, error)
 	QueryTallies(ctx context.Context, q *Query) ([]TallyRow, error)
@@ -216,13 +202,45 @@ type Store interface {
 	// where nothing is.
 	Extent(ctx context.Context) (from, to attribution.Second, err error)
 
+	// Ranges calls f for everything that is stored, in order of (cluster,
+	// node, from), adjacent ranges of one boot merged.
+	Ranges(ctx context.Context, f func(Range) error) error
+	// Chunks calls f with every kept chunk that overlaps [from, to), in order
+	// of (cluster, node, sequence), each with its roster.
+	Chunks(ctx context.Context, from, to attribution.Second, f func(*Chunk, *Roster) error) error
+	// Rows calls f with the summed row of every (bucket, series) of a
+	// resolution in [from, to), in order of (bucket, device, owner, basis,
+	// method, revision) by facts: what verification and tests compare.
+	Rows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*FactRow) error) error
+	// TallyRows is Rows for tallies, in order of (bucket, owner, model,
+	// tenant, tier, measure).
+	TallyRows(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*TallyFactRow) error) error
+	// Rolled is the first second not yet folded into a resolution: rows of
+	// Hour and Day are complete before it, and none are at or after it.
+	Rolled(r rollup.Resolution) attribution.Second
+}
+
+// Store keeps the ledger. Commit, Roll, Retain, SetMapping and PutDocument are
+// called by one goroutine at a time; the rest may be called by any number, at
+// any time beside them, and sees only committed states.
+type Store interface {
+	// Commit stores a batch durably, or nothing of it. Its number must follow
+	// the last commit's. A chunk that holds a second which the node has
+	// already makes the whole commit fail with an error that wraps
+	// ErrDuplicate: the caller de-duplicates first, by Ranges.
+	Commit(ctx context.Context, b *Batch) error
+
+	// View calls f with a consistent state, which ends when f returns.
+	View(ctx context.Context, f func(Reader) error) error
+
 	// SetMapping makes the rules' answers a dimension of all owners, old and
 	// to come. It is derived, and lost on Close.
 	SetMapping(ctx context.Context, m Mapping) error
 
-	// Roll folds finished minutes and hours up to the given time.
+	// Roll folds finished hours and days up to the given time.
 	Roll(ctx context.Context, through attribution.Second) error
-	// Retain drops what is older than the retention at the given time.
+	// Retain drops what is older than the retention at the given time; only
+	// rolled minutes and hours are ever dropped.
 	Retain(ctx context.Context, r Retention, now attribution.Second) error
 
 	// PutDocument stores the next revision and returns its number.

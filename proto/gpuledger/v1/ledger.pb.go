@@ -537,8 +537,8 @@ func (x *Subject) GetTier() string {
 	return ""
 }
 
-// Roster is the dictionary of one or more chunks. Its id is the first 16 bytes
-// of the SHA-256 of its deterministic encoding.
+// Roster is the dictionary of one or more chunks. Its id is its content's
+// fingerprint (attribution.Roster.Fingerprint).
 type Roster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Devices       []*Device              `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
