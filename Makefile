@@ -1,0 +1,64 @@
+# gpuledger: make demo shows it, make test tests it.
+# Needs Go 1.26, gcc, g++, make and git; everything else is fetched as Go modules.
+
+export GOTOOLCHAIN := local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# NVML's symbols are resolved when a driver is there, not when the agent starts.
+CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
+CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test clean tools
+
+help: ## List what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build the three programs into bin/
+	@echo "building bin/ (the first time takes a few minutes: DuckDB is linked in)"
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/gpuledger ./cmd/gpuledger
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/gpuledger-collector ./cmd/gpuledger-collector
+	go build -trimpath -ldflags '$(CGO_LDFLAGS_AGENT)' -o bin/gpuledger-agent ./cmd/gpuledger-agent
+
+demo: build ## Build, start, play a fleet and show what inferences cost (RECORDING=file to play a recording)
+	@bin/gpuledger demo $(if $(RECORDING),--recording '$(RECORDING)') $(DEMOFLAGS)
+
+test: ## Run all tests (set GPULEDGER_TRACES to include the real traces)
+	go test ./...
+
+race: ## Run the concurrent packages under the race detector
+	go test -race $(CONCURRENT)
+
+kill-test: build ## kill -9 agent and collector 50 times each and compare the ledgers
+	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
+
+bench: build ## Measure everything that bench/README.md reports
+	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m
+
+tools: .tools/golangci-lint .tools/gofumpt .tools/buf .tools/protoc-gen-go .tools/protoc-gen-go-grpc .tools/protoc-gen-grpc-gateway .tools/benchstat
+
+# Developer tools are pinned in a module of their own, so that none of their
+# dependencies reach the programs.
+.tools/%: tools/go.mod tools/go.sum
+	@mkdir -p .tools
+	go build -C tools -o ../$@ $$(awk '$$1 ~ "/$*$$" {print $$1; exit}' tools/go.mod)
+
+lint: tools ## Lint and check formatting
+	.tools/golangci-lint run ./...
+	.tools/buf lint
+
+fmt: tools ## Format everything
+	.tools/golangci-lint fmt ./...
+
+generate: tools ## Regenerate code and the configuration reference
+	.tools/buf generate --template buf.gen.yaml
+	go generate ./...
+
+check-generated: generate
+	@git diff --exit-code --stat -- proto docs || { echo "generated files are stale: run make generate and commit"; exit 1; }
+
+check-tidy:
+	go mod tidy -diff
+
+clean: ## Remove what was built
+	rm -rf bin .tools .demo
