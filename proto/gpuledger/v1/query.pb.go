@@ -40,8 +40,8 @@ type ReportRequest struct {
 	// KEY=VALUE or KEY!=VALUE with a key as in group_by; VALUE may hold * as a
 	// wildcard. Filters of one key are alternatives, keys must all match.
 	Filter []string `protobuf:"bytes,5,rep,name=filter,proto3" json:"filter,omitempty"`
-	// Rows at most, by cost; the rest is summed into one row with other set.
-	// 0: no limit within the server's own.
+	// Groups at most, by cost over the whole range; the rest is summed into one
+	// row (of each step) with other set. 0: no limit within the server's own.
 	Limit         int32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -126,7 +126,7 @@ type ReportResponse struct {
 	Step          int64                  `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
 	Currency      string                 `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
 	GroupBy       []string               `protobuf:"bytes,5,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
-	Rows          []*ReportRow           `protobuf:"bytes,6,rep,name=rows,proto3" json:"rows,omitempty"`
+	Rows          []*ReportRow           `protobuf:"bytes,6,rep,name=rows,proto3" json:"rows,omitempty"` // by time, then cost (highest first, other last), then keys
 	Total         *ReportRow             `protobuf:"bytes,7,opt,name=total,proto3" json:"total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -306,7 +306,7 @@ type BasisSum struct {
 	DeviceTimeNs      string                 `protobuf:"bytes,2,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"`
 	SmActiveNs        string                 `protobuf:"bytes,3,opt,name=sm_active_ns,json=smActiveNs,proto3" json:"sm_active_ns,omitempty"`
 	MemoryByteSeconds string                 `protobuf:"bytes,4,opt,name=memory_byte_seconds,json=memoryByteSeconds,proto3" json:"memory_byte_seconds,omitempty"`
-	EnergyUj          string                 `protobuf:"bytes,5,opt,name=energy_uj,json=energyUj,proto3" json:"energy_uj,omitempty"`
+	EnergyUj          string                 `protobuf:"bytes,5,opt,name=energy_uj,json=energyUj,proto3" json:"energy_uj,omitempty"` // empty, like memory, where no device could measure it
 	Cost              string                 `protobuf:"bytes,6,opt,name=cost,proto3" json:"cost,omitempty"`
 	UnpricedTimeNs    string                 `protobuf:"bytes,7,opt,name=unpriced_time_ns,json=unpricedTimeNs,proto3" json:"unpriced_time_ns,omitempty"`
 	unknownFields     protoimpl.UnknownFields
@@ -393,11 +393,13 @@ func (x *BasisSum) GetUnpricedTimeNs() string {
 }
 
 type UnitCostsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
-	GroupBy       []string               `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"` // as in ReportRequest; default: model
-	Filter        []string               `protobuf:"bytes,4,rep,name=filter,proto3" json:"filter,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// As in ReportRequest, but for what inferences are not counted by: device,
+	// device-model, basis and method. Default: model.
+	GroupBy       []string `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	Filter        []string `protobuf:"bytes,4,rep,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -544,14 +546,18 @@ func (x *UnitCostsResponse) GetTotal() *UnitCost {
 	return nil
 }
 
-// UnitCost is empty text wherever a figure can't be given; `reason` says why.
+// UnitCost is empty text wherever a figure can't be given; `reason` says why:
+// "not measured" is not "no inferences", and neither is 0. An owner that
+// served several models (or tiers) has its cost split over them by input +
+// output tokens, else by successes, exactly. Unit costs are decimal text,
+// rounded half to even at twelve decimals; costs are exact.
 type UnitCost struct {
 	state                      protoimpl.MessageState `protogen:"open.v1"`
 	Keys                       []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	Missing                    []bool                 `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	AllocationCost             string                 `protobuf:"bytes,3,opt,name=allocation_cost,json=allocationCost,proto3" json:"allocation_cost,omitempty"` // used + reserved + unobserved: reconciles to the bill
 	UsageCost                  string                 `protobuf:"bytes,4,opt,name=usage_cost,json=usageCost,proto3" json:"usage_cost,omitempty"`                // used only
-	DeviceTimeNs               string                 `protobuf:"bytes,5,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"`
+	DeviceTimeNs               string                 `protobuf:"bytes,5,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"`     // used + reserved + unobserved
 	UsedTimeNs                 string                 `protobuf:"bytes,6,opt,name=used_time_ns,json=usedTimeNs,proto3" json:"used_time_ns,omitempty"`
 	Inferences                 string                 `protobuf:"bytes,7,opt,name=inferences,proto3" json:"inferences,omitempty"` // successes, decimal; "" = not measured
 	Failures                   string                 `protobuf:"bytes,8,opt,name=failures,proto3" json:"failures,omitempty"`
@@ -562,11 +568,17 @@ type UnitCost struct {
 	Per_1KInferencesUsage      string                 `protobuf:"bytes,13,opt,name=per_1k_inferences_usage,json=per1kInferencesUsage,proto3" json:"per_1k_inferences_usage,omitempty"`
 	Per_1MTokensAllocation     string                 `protobuf:"bytes,14,opt,name=per_1m_tokens_allocation,json=per1mTokensAllocation,proto3" json:"per_1m_tokens_allocation,omitempty"` // input + output
 	Per_1MTokensUsage          string                 `protobuf:"bytes,15,opt,name=per_1m_tokens_usage,json=per1mTokensUsage,proto3" json:"per_1m_tokens_usage,omitempty"`
-	Coverage                   string                 `protobuf:"bytes,16,opt,name=coverage,proto3" json:"coverage,omitempty"` // share of the allocation cost whose owners had counters, 0 to 1
-	UnpricedTimeNs             string                 `protobuf:"bytes,17,opt,name=unpriced_time_ns,json=unpricedTimeNs,proto3" json:"unpriced_time_ns,omitempty"`
+	Coverage                   string                 `protobuf:"bytes,16,opt,name=coverage,proto3" json:"coverage,omitempty"`                                     // share of the allocation cost whose owners had counters, 0 to 1
+	UnpricedTimeNs             string                 `protobuf:"bytes,17,opt,name=unpriced_time_ns,json=unpricedTimeNs,proto3" json:"unpriced_time_ns,omitempty"` // of device_time_ns
 	Reason                     string                 `protobuf:"bytes,18,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields              protoimpl.UnknownFields
-	sizeCache                  protoimpl.SizeCache
+	// Not in allocation_cost, for no owner answers for them: with it they make
+	// the whole bill.
+	UnallocatedCost    string `protobuf:"bytes,19,opt,name=unallocated_cost,json=unallocatedCost,proto3" json:"unallocated_cost,omitempty"`
+	UnattributedCost   string `protobuf:"bytes,20,opt,name=unattributed_cost,json=unattributedCost,proto3" json:"unattributed_cost,omitempty"`
+	UnallocatedTimeNs  string `protobuf:"bytes,21,opt,name=unallocated_time_ns,json=unallocatedTimeNs,proto3" json:"unallocated_time_ns,omitempty"`
+	UnattributedTimeNs string `protobuf:"bytes,22,opt,name=unattributed_time_ns,json=unattributedTimeNs,proto3" json:"unattributed_time_ns,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *UnitCost) Reset() {
@@ -725,11 +737,39 @@ func (x *UnitCost) GetReason() string {
 	return ""
 }
 
+func (x *UnitCost) GetUnallocatedCost() string {
+	if x != nil {
+		return x.UnallocatedCost
+	}
+	return ""
+}
+
+func (x *UnitCost) GetUnattributedCost() string {
+	if x != nil {
+		return x.UnattributedCost
+	}
+	return ""
+}
+
+func (x *UnitCost) GetUnallocatedTimeNs() string {
+	if x != nil {
+		return x.UnallocatedTimeNs
+	}
+	return ""
+}
+
+func (x *UnitCost) GetUnattributedTimeNs() string {
+	if x != nil {
+		return x.UnattributedTimeNs
+	}
+	return ""
+}
+
 type DevicesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
-	Filter        []string               `protobuf:"bytes,3,rep,name=filter,proto3" json:"filter,omitempty"`
+	Filter        []string               `protobuf:"bytes,3,rep,name=filter,proto3" json:"filter,omitempty"` // by cluster, node, device, device-model
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1547,7 +1587,7 @@ func (x *ApplyRulesRequest) GetRules() *Rules {
 // first rule that yields a value counts.
 type Rules struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint32                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      uint32                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // assigned by the collector; 0: the built-in defaults
 	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1738,7 +1778,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x19\n" +
 	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\x12*\n" +
 	"\x04rows\x18\x05 \x03(\v2\x16.gpuledger.v1.UnitCostR\x04rows\x12,\n" +
-	"\x05total\x18\x06 \x01(\v2\x16.gpuledger.v1.UnitCostR\x05total\"\xaf\x05\n" +
+	"\x05total\x18\x06 \x01(\v2\x16.gpuledger.v1.UnitCostR\x05total\"\xe9\x06\n" +
 	"\bUnitCost\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\bR\amissing\x12'\n" +
@@ -1762,7 +1802,11 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x13per_1m_tokens_usage\x18\x0f \x01(\tR\x10per1mTokensUsage\x12\x1a\n" +
 	"\bcoverage\x18\x10 \x01(\tR\bcoverage\x12(\n" +
 	"\x10unpriced_time_ns\x18\x11 \x01(\tR\x0eunpricedTimeNs\x12\x16\n" +
-	"\x06reason\x18\x12 \x01(\tR\x06reason\"L\n" +
+	"\x06reason\x18\x12 \x01(\tR\x06reason\x12)\n" +
+	"\x10unallocated_cost\x18\x13 \x01(\tR\x0funallocatedCost\x12+\n" +
+	"\x11unattributed_cost\x18\x14 \x01(\tR\x10unattributedCost\x12.\n" +
+	"\x13unallocated_time_ns\x18\x15 \x01(\tR\x11unallocatedTimeNs\x120\n" +
+	"\x14unattributed_time_ns\x18\x16 \x01(\tR\x12unattributedTimeNs\"L\n" +
 	"\x0eDevicesRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x16\n" +
