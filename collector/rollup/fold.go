@@ -1,0 +1,327 @@
+package rollup
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// ErrOverflow says that a sum does not fit, or that a chunk's own sums are so
+// large that a day of them might not.
+var ErrOverflow = errors.New("sums overflow")
+
+// MaxSecond is the most that one series may have per second of a chunk. A day
+// has 86,400 seconds and a second is stored once, so that sums over a day
+// always fit an int64. It is 100 MW, 100 TB or 100,000 currency units, every
+// second.
+const MaxSecond = math.MaxInt64 / int64(Day)
+
+// Facts are the fingerprints of a roster's devices and owners. Each costs a
+// SHA-256, so they are computed once per roster. They are immutable.
+type Facts struct {
+	roster          *attribution.Roster
+	devices, owners []Fingerprint
+}
+
+// FactsOf computes the facts of a roster, which must not change afterwards.
+func FactsOf(r *attribution.Roster) *Facts {
+	f := &Facts{roster: r, devices: make([]Fingerprint, len(r.Devices)), owners: make([]Fingerprint, len(r.Owners))}
+	for i := range r.Devices {
+		f.devices[i] = r.Devices[i].Fingerprint()
+	}
+	for i := range r.Owners {
+		f.owners[i] = r.Owners[i].Fingerprint()
+	}
+	return f
+}
+
+// Roster is the roster that these are the facts of.
+func (f *Facts) Roster() *attribution.Roster { return f.roster }
+
+// Fold sums chunks into rows per minute. The order in which chunks are added,
+// and how they are spread over folds that are then merged, make no difference
+// to the sums. A Fold is used by one goroutine at a time.
+type Fold struct {
+	rows     []Row
+	tallies  []TallyRow
+	rowAt    map[rowKey]int
+	tallyAt  map[tallyKey]int
+	owners   map[Fingerprint]*attribution.Owner
+	devices  map[Fingerprint]*attribution.Device
+	newest   *Facts // those whose owners and devices were noted last
+
+	// Of the chunk that is being added.
+	seriesAt  positions[seriesKey]
+	series    []series
+	counterAt positions[counterKey]
+	counters  []counter
+}
+
+type rowKey struct {
+	bucket attribution.Second
+	series Series
+}
+
+type tallyKey struct {
+	bucket attribution.Second
+	series TallySeries
+}
+
+// seriesKey is a series by the indexes of its chunk's roster.
+type seriesKey struct {
+	device, owner, revision uint32
+	method                  uint16
+	basis                   attribution.Basis
+}
+
+type series struct {
+	Sums
+	key rowKey
+	row int // in Fold.rows, or −1
+}
+
+// counterKey is a tally series by the indexes of its chunk's roster.
+type counterKey struct {
+	subject uint32
+	measure uint16
+}
+
+type counter struct {
+	value int64
+	key   tallyKey
+	row   int // in Fold.tallies, or −1
+}
+
+// NewFold returns an empty fold.
+func NewFold() *Fold {
+	return &Fold{
+		rowAt:   make(map[rowKey]int),
+		tallyAt: make(map[tallyKey]int),
+		owners:  make(map[Fingerprint]*attribution.Owner),
+		devices: make(map[Fingerprint]*attribution.Device),
+	}
+}
+
+// Rows are the sums so far, in the order in which their series first came. The
+// fold owns them.
+func (fold *Fold) Rows() []Row { return fold.rows }
+
+// Tallies are the counts so far, likewise.
+func (fold *Fold) Tallies() []TallyRow { return fold.tallies }
+
+// Owners are the facts behind the rows' fingerprints. The fold owns the map.
+func (fold *Fold) Owners() map[Fingerprint]*attribution.Owner { return fold.owners }
+
+// Devices are the facts behind the rows' fingerprints. The fold owns the map.
+func (fold *Fold) Devices() map[Fingerprint]*attribution.Device { return fold.devices }
+
+// Add adds a chunk that keeps the laws ([attribution.Chunk.Check]); f must be
+// the facts of its roster. If a series exceeds [MaxSecond] or a sum 64 bits,
+// it adds nothing and returns an error that wraps ErrOverflow.
+func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
+	if f.roster != c.Roster {
+		panic("BUG: a chunk is folded with another roster's facts")
+	}
+	if err := fold.sumWindows(c); err != nil {
+		return err
+	}
+	if err := fold.sumTallies(c); err != nil {
+		return err
+	}
+	// First everything is looked up and checked, then everything is added. A
+	// chunk never crosses a wall-clock ten, hence lies in one minute.
+	bucket := Minute.Start(c.Key.Sequence)
+	for i := range fold.series {
+		s, k := &fold.series[i], &fold.seriesAt.keys[i]
+		s.key = rowKey{bucket, Series{
+			Device: f.devices[k.device], Owner: f.owners[k.owner],
+			Basis: k.basis, Method: c.Roster.Methods[k.method], Revision: k.revision,
+		}}
+		if err := fold.findRow(s.key, &s.Sums, &s.row); err != nil {
+			return err
+		}
+	}
+	for i := range fold.counters {
+		t, k := &fold.counters[i], &fold.counterAt.keys[i]
+		s := &c.Roster.Subjects[k.subject]
+		t.key = tallyKey{bucket, TallySeries{f.owners[s.Owner], s.Model, s.Tenant, s.Tier, c.Roster.Measures[k.measure]}}
+		if err := fold.findTally(t.key, t.value, &t.row); err != nil {
+			return err
+		}
+	}
+	for i := range fold.series {
+		fold.addRow(fold.series[i].row, fold.series[i].key, &fold.series[i].Sums)
+	}
+	for i := range fold.counters {
+		fold.addTally(fold.counters[i].row, fold.counters[i].key, fold.counters[i].value)
+	}
+	fold.note(f)
+	return nil
+}
+
+// Merge adds everything in another fold, which stays as it is. If a sum exceeds
+// 64 bits, it adds nothing and returns an error that wraps ErrOverflow.
+func (fold *Fold) Merge(o *Fold) error {
+	rows, tallies := make([]int, len(o.rows)), make([]int, len(o.tallies))
+	for i := range o.rows {
+		if err := fold.findRow(rowKey{o.rows[i].Bucket, o.rows[i].Series}, &o.rows[i].Sums, &rows[i]); err != nil {
+			return err
+		}
+	}
+	for i := range o.tallies {
+		if err := fold.findTally(tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value, &tallies[i]); err != nil {
+			return err
+		}
+	}
+	for i := range o.rows {
+		fold.addRow(rows[i], rowKey{o.rows[i].Bucket, o.rows[i].Series}, &o.rows[i].Sums)
+	}
+	for i := range o.tallies {
+		fold.addTally(tallies[i], tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value)
+	}
+	for id, v := range o.owners {
+		fold.owners[id] = v
+	}
+	for id, v := range o.devices {
+		fold.devices[id] = v
+	}
+	return nil
+}
+
+// sumWindows leaves the chunk's sums by series in fold.series. Windows come in
+// order of device, and those of a device mostly have the same slices one after
+// the other: a slice's series is where the one before it leads to expect, so
+// that no map is asked per slice.
+func (fold *Fold) sumWindows(c *attribution.Chunk) error {
+	limit := MaxSecond * int64(c.Seconds)
+	fold.series = fold.series[:0]
+	fold.seriesAt.reset()
+	first := 0 // series of the current device
+	for i := range c.Windows {
+		w := &c.Windows[i]
+		if i > 0 && w.Device != c.Windows[i-1].Device {
+			first = len(fold.series)
+		}
+		at := first
+		for j := range w.Slices {
+			s := &w.Slices[j]
+			var fresh bool
+			at, fresh = fold.seriesAt.find(first, at, seriesKey{w.Device, s.Owner, w.Price.Revision, w.Method, s.Basis})
+			if fresh {
+				fold.series = append(fold.series, series{})
+			}
+			sum := &fold.series[at].Sums
+			at++
+			// Summands and sums stay below the limit, a 17th of the range,
+			// so that no addition wraps around.
+			if s.Memory > limit || s.Energy > limit || int64(s.Cost) > limit {
+				return fmt.Errorf("%w: memory, energy or cost of a slice of device %s at %d", ErrOverflow, c.Roster.Devices[w.Device].ID, w.Second)
+			}
+			sum.Time += s.Time
+			sum.SMActive += s.SMActive
+			sum.Memory += s.Memory
+			sum.Energy += s.Energy
+			sum.Cost += int64(s.Cost)
+			if sum.Memory > limit || sum.Energy > limit || sum.Cost > limit {
+				return fmt.Errorf("%w: memory, energy or cost of a series of device %s at %d", ErrOverflow, c.Roster.Devices[w.Device].ID, w.Second)
+			}
+		}
+	}
+	return nil
+}
+
+// sumTallies leaves the chunk's counts by tally series in fold.counters. They
+// come in order of second, and seconds mostly count the same.
+func (fold *Fold) sumTallies(c *attribution.Chunk) error {
+	limit := MaxSecond * int64(c.Seconds)
+	fold.counters = fold.counters[:0]
+	fold.counterAt.reset()
+	at := 0
+	for i := range c.Tallies {
+		t := &c.Tallies[i]
+		if i > 0 && t.Second != c.Tallies[i-1].Second {
+			at = 0
+		}
+		var fresh bool
+		at, fresh = fold.counterAt.find(0, at, counterKey{t.Subject, t.Measure})
+		if fresh {
+			fold.counters = append(fold.counters, counter{})
+		}
+		sum := &fold.counters[at].value
+		at++
+		if t.Value > limit || *sum+t.Value > limit {
+			return fmt.Errorf("%w: tally %s at %d", ErrOverflow, c.Roster.Measures[t.Measure], t.Second)
+		}
+		*sum += t.Value
+	}
+	return nil
+}
+
+func (fold *Fold) findRow(k rowKey, s *Sums, row *int) error {
+	at, ok := fold.rowAt[k]
+	if !ok {
+		*row = -1
+		return nil
+	}
+	*row = at
+	h := &fold.rows[at].Sums
+	if !fits(h.Time, s.Time) || !fits(h.SMActive, s.SMActive) || !fits(h.Memory, s.Memory) || !fits(h.Energy, s.Energy) || !fits(h.Cost, s.Cost) {
+		return fmt.Errorf("%w: minute %d of device %s", ErrOverflow, k.bucket, k.series.Device)
+	}
+	return nil
+}
+
+func (fold *Fold) findTally(k tallyKey, v int64, row *int) error {
+	at, ok := fold.tallyAt[k]
+	if !ok {
+		*row = -1
+		return nil
+	}
+	*row = at
+	if !fits(fold.tallies[at].Value, v) {
+		return fmt.Errorf("%w: minute %d of tally %s of owner %s", ErrOverflow, k.bucket, k.series.Measure, k.series.Owner)
+	}
+	return nil
+}
+
+// fits reports whether a + b fits an int64; neither is negative.
+func fits(a, b int64) bool { return a <= math.MaxInt64-b }
+
+func (fold *Fold) addRow(at int, k rowKey, s *Sums) {
+	if at < 0 {
+		fold.rowAt[k] = len(fold.rows)
+		fold.rows = append(fold.rows, Row{k.bucket, k.series, *s})
+		return
+	}
+	h := &fold.rows[at].Sums
+	h.Time += s.Time
+	h.SMActive += s.SMActive
+	h.Memory += s.Memory
+	h.Energy += s.Energy
+	h.Cost += s.Cost
+}
+
+func (fold *Fold) addTally(at int, k tallyKey, v int64) {
+	if at < 0 {
+		fold.tallyAt[k] = len(fold.tallies)
+		fold.tallies = append(fold.tallies, TallyRow{k.bucket, k.series, v})
+		return
+	}
+	fold.tallies[at].Value += v
+}
+
+// note keeps the facts behind fingerprints that rows may have.
+func (fold *Fold) note(f *Facts) {
+	if f == fold.newest {
+		return
+	}
+	fold.newest = f
+	for i, id := range f.devices {
+		fold.devices[id] = &f.roster.Devices[i]
+	}
+	for i, id := range f.owners {
+		fold.owners[id] = &f.roster.Owners[i]
+	}
+}
