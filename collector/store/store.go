@@ -36,8 +36,24 @@ var ErrUnavailable = errors.New("store unavailable")
 // ErrNotFound says that a document or revision does not exist.
 var ErrNotFound = errors.New("not found")
 
-// ErrTooFine says that a range or step needs seconds that are no longer kept.
+// ErrTooFine says that a range or step needs seconds, minutes or hours that
+// are no longer kept.
 var ErrTooFine = errors.New("the seconds of this range are no longer kept")
+
+// ErrDuplicate says that a commit would store a second of a node twice.
+var ErrDuplicate = errors.New("the node's second is stored already")
+
+// ErrBadQuery is wrapped by what [Query.Check] finds.
+var ErrBadQuery = errors.New("bad query")
+
+// ErrCorrupt says that what is on disk is not a ledger, or a damaged one. It
+// is left as it is.
+var ErrCorrupt = errors.New("the ledger cannot be read")
+
+// MaxPerSecond bounds every measure of a slice and every tally in one second,
+// so that a row's sums over a day fit 64 bits. Who validates chunks refuses
+// more; Commit refuses rows that exceed 60 times as much, for good.
+const MaxPerSecond int64 = 1 << 46
 
 // Chunk is a chunk as it is stored.
 type Chunk struct {
@@ -100,7 +116,8 @@ const (
 )
 
 // Filter keeps what has one of the values (or, negated, none of them) in a
-// dimension. A value may hold * as a wildcard. Missing facts match "" only.
+// dimension. A value may hold * as a wildcard, for any run of bytes. Missing
+// facts match "" only, not *; an empty label matches both.
 type Filter struct {
 	Dimension Dimension
 	Values    []string
@@ -110,8 +127,9 @@ type Filter struct {
 // Query asks for sums over [From, To), each row of a bucket of Step seconds
 // (0: one bucket for the whole range), grouped by dimensions. From, To and
 // Step may be any seconds: the store uses days, hours and minutes where they
-// fit and whole seconds at the edges, and returns ErrTooFine where it would
-// need seconds that are gone.
+// fit and whole seconds at the edges (everywhere, where Step is not a whole
+// number of minutes), and returns ErrTooFine where it would need seconds that
+// are gone.
 type Query struct {
 	From, To attribution.Second
 	Step     int64
@@ -120,7 +138,8 @@ type Query struct {
 }
 
 // Key is a row's value in a dimension; Missing tells a fact that is not there
-// from an empty one (law 9).
+// from an empty one (law 9). Facts of devices and owners that are "" are not
+// there; a label may be there and empty.
 type Key struct {
 	Value   string
 	Missing bool
@@ -141,8 +160,11 @@ type Row struct {
 }
 
 // TallyRow is one row of an answer: a sum of tallies. Grouping by a device or
-// slice dimension (device, device-model, basis, method) yields Missing keys;
-// Model and Tier are the tally's own where it names them, else the owner's.
+// slice dimension (device, device-model, basis, method) yields Missing keys,
+// and filters see them so; Cluster and Node are the owner's. Model is what the
+// rules say of the owner, so that its tallies meet its cost, else the tally's
+// own, else the one model that the owner served. Tier is the tally's own where
+// it names one, else what the rules say of the owner.
 type TallyRow struct {
 	Time    attribution.Second
 	Keys    []Key
@@ -153,7 +175,7 @@ type TallyRow struct {
 // DeviceRow is a device with the time in which it is on record.
 type DeviceRow struct {
 	Device      attribution.Device
-	First, Last attribution.Second // stored, to the minute
+	First, Last attribution.Second // of its rows within the range, Last exclusive
 }
 
 // Retention is how long each resolution is kept; 0 keeps it for ever. Ranges,
@@ -165,6 +187,26 @@ type Retention struct {
 // DefaultRetention keeps seconds for 2 hours, minutes for 14 days, hours for
 // 400 days and days for ever.
 var DefaultRetention = Retention{Second: 2 * time.Hour, Minute: 14 * 24 * time.Hour, Hour: 400 * 24 * time.Hour}
+
+// Served is what is known of an owner's tallies, ever.
+type Served struct {
+	Counted bool   // there were any
+	Several bool   // of more than one named model
+	Model   string // of the one model, "" where none was named or several were
+}
+
+// With is s after one more tally of the model ("": not named).
+func (s Served) With(model string) Served {
+	s.Counted = true
+	switch {
+	case model == "" || s.Several || model == s.Model:
+	case s.Model == "":
+		s.Model = model
+	default:
+		s.Several, s.Model = true, ""
+	}
+	return s
+}
 
 // Mapping yields what the mapping rules say of an owner: team, model, class
 // and tier, each "" where no rule does.
@@ -195,8 +237,16 @@ type Reader interface {
 	// so be told from what is here already.
 	Commits() uint64
 
+	// Query and QueryTallies answer in order of time, keys and basis or
+	// measure. A query that Check refuses is refused.
 	Query(ctx context.Context, q *Query) ([]Row, error)
 	QueryTallies(ctx context.Context, q *Query) ([]TallyRow, error)
+	// Served tells what is known of owners' tallies; owners without any are
+	// not in the answer.
+	Served(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]Served, error)
+	// Devices lists the devices with rows in [from, to), to the minute where
+	// minutes are kept, else to the hour or day, in canonical order. Filters
+	// may name device dimensions only.
 	Devices(ctx context.Context, from, to attribution.Second, fs []Filter) ([]DeviceRow, error)
 	// Extent is the first second stored and the first after the last; 0, 0
 	// where nothing is.
@@ -250,9 +300,6 @@ type Store interface {
 
 	Close() error
 }
-
-// ErrDuplicate says that a commit would store a second of a node twice.
-var ErrDuplicate = errors.New("the node's second is stored already")
 
 // FactRow is a stored row with its facts.
 type FactRow struct {

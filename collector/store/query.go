@@ -1,0 +1,115 @@
+package store
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// Dimensions lists the fixed dimensions; labels come on top.
+var dimensions = [...]Dimension{
+	Cluster, Node, DeviceID, DeviceModel, Namespace, Controller, Pod, Container,
+	Team, Model, Class, Tier, Basis, Method, Counted,
+}
+
+// Label is the label key of a label dimension, and whether d is one.
+func (d Dimension) Label() (key string, ok bool) { return strings.CutPrefix(string(d), LabelPrefix) }
+
+// OfDevice reports whether d is a fact of devices.
+func (d Dimension) OfDevice() bool {
+	return d == Cluster || d == Node || d == DeviceID || d == DeviceModel
+}
+
+// Check finds what makes a dimension unknown, and names the known ones.
+func (d Dimension) Check() error {
+	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) {
+		return nil
+	}
+	names := make([]string, len(dimensions))
+	for i, d := range dimensions {
+		names[i] = string(d)
+	}
+	return fmt.Errorf("%w: unknown dimension %q: want one of %s, or label:KEY", ErrBadQuery, string(d), strings.Join(names, ", "))
+}
+
+// maxSecond keeps arithmetic on seconds far from overflow.
+const maxSecond = math.MaxInt64 / 4
+
+// Check refuses a query that is empty, reversed, or names what does not exist.
+func (q *Query) Check() error {
+	switch {
+	case q.From >= q.To:
+		return fmt.Errorf("%w: the range [%d, %d) is empty: from must lie before to", ErrBadQuery, q.From, q.To)
+	case q.From < -maxSecond || q.To > maxSecond:
+		return fmt.Errorf("%w: [%d, %d) is beyond any calendar", ErrBadQuery, q.From, q.To)
+	case q.Step < 0 || q.Step > maxSecond:
+		return fmt.Errorf("%w: a step of %d s: want 0 for the whole range, or seconds", ErrBadQuery, q.Step)
+	}
+	for i, d := range q.GroupBy {
+		if err := d.Check(); err != nil {
+			return err
+		}
+		if slices.Contains(q.GroupBy[:i], d) {
+			return fmt.Errorf("%w: grouped by %q twice", ErrBadQuery, string(d))
+		}
+	}
+	for _, f := range q.Filters {
+		if err := f.Dimension.Check(); err != nil {
+			return err
+		}
+		if len(f.Values) == 0 {
+			return fmt.Errorf("%w: the filter on %q has no values", ErrBadQuery, string(f.Dimension))
+		}
+	}
+	return nil
+}
+
+// Bucket is the time of the row that a second of the range is summed into:
+// the whole multiple of the step at or before it on the UTC clock, but not
+// before From.
+func (q *Query) Bucket(s attribution.Second) attribution.Second {
+	if q.Step == 0 {
+		return q.From
+	}
+	m := int64(s) % q.Step
+	if m < 0 {
+		m += q.Step
+	}
+	return max(q.From, s-attribution.Second(m))
+}
+
+// Match reports whether the filter keeps a key.
+func (f *Filter) Match(k Key) bool {
+	for _, v := range f.Values {
+		if (k.Missing && v == "") || (!k.Missing && Wildcard(v, k.Value)) {
+			return !f.Negate
+		}
+	}
+	return f.Negate
+}
+
+// Wildcard reports whether s matches a pattern in which * stands for any run
+// of bytes, and everything else for itself.
+func Wildcard(pattern, s string) bool {
+	head, rest, ok := strings.Cut(pattern, "*")
+	if !ok {
+		return pattern == s
+	}
+	s, found := strings.CutPrefix(s, head)
+	if !found {
+		return false
+	}
+	parts := strings.Split(rest, "*")
+	tail := parts[len(parts)-1]
+	for _, p := range parts[:len(parts)-1] {
+		i := strings.Index(s, p)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(p):]
+	}
+	return strings.HasSuffix(s, tail)
+}
