@@ -1,0 +1,278 @@
+package query
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/scan"
+)
+
+// Overlay is what the collector has accepted and the store's commit N has not:
+// pending chunks and open windows.
+type Overlay interface {
+	// Since calls f with every chunk (open windows count as chunks) that
+	// overlaps [from, to) and is not in the store's state of that many
+	// commits. Chunks never change afterwards and may be kept.
+	Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk))
+}
+
+// Config is what an Engine needs.
+type Config struct {
+	Store store.Store
+	// Overlay is what lies over the store; nil: nothing does.
+	Overlay Overlay
+	// Mapping is what the rules in force say, the same that the store was
+	// given; nil: they say nothing.
+	Mapping func() store.Mapping
+	// Retention is the retention in force, for messages; nil: the default one.
+	Retention func() store.Retention
+	// Timeout bounds one question, waiting included. Default 30 s.
+	Timeout time.Duration
+	// Concurrency is how many questions are answered at once; others wait.
+	// Default 4.
+	Concurrency int
+}
+
+// Engine answers questions. Its methods may be called by any number of
+// goroutines.
+type Engine struct {
+	cfg   Config
+	slots chan struct{}
+}
+
+// New makes an Engine.
+func New(cfg Config) *Engine {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	if cfg.Concurrency <= 0 {
+		cfg.Concurrency = 4
+	}
+	if cfg.Retention == nil {
+		cfg.Retention = func() store.Retention { return store.DefaultRetention }
+	}
+	if cfg.Mapping == nil {
+		cfg.Mapping = func() store.Mapping { return nil }
+	}
+	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency)}
+}
+
+// Snapshot is one consistent state: the store's commit N and the open chunks
+// that are not in it. It is valid until the function that was given it
+// returns, and used by one goroutine.
+type Snapshot struct {
+	From, To attribution.Second // as asked, or everything there is
+	reader   store.Reader
+	open     []*attribution.Chunk
+	mapping  store.Mapping
+	served   scan.Served // of the open chunks' owners, once asked for
+}
+
+// Snapshot calls f with a state of the ledger over [from, to); 0 and 0 mean
+// everything stored or open. Where nothing is, From and To are 0 and queries
+// answer nothing. It waits for a free slot and bounds f's context in time.
+func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
+	if err := checkRange(from, to); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, ctx.Err())
+	}
+	err := e.cfg.Store.View(ctx, func(r store.Reader) error {
+		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping()}
+		if err := s.fill(ctx, e.cfg.Overlay); err != nil {
+			return err
+		}
+		return f(ctx, s)
+	})
+	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("the query took longer than %v: ask for a shorter range, a longer step or fewer dimensions: %w", e.cfg.Timeout, context.DeadlineExceeded)
+	}
+	return err
+}
+
+// fill takes the open chunks and, where the range is to be everything, sets it.
+func (s *Snapshot) fill(ctx context.Context, o Overlay) error {
+	everything := s.From == 0 && s.To == 0
+	from, to := s.From, s.To
+	if everything {
+		from, to = 0, maxSecond
+	}
+	if o != nil {
+		o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+	}
+	if !everything {
+		return nil
+	}
+	var err error
+	if s.From, s.To, err = s.reader.Extent(ctx); err != nil {
+		return err
+	}
+	for _, c := range s.open {
+		if s.To == 0 || c.Key.Sequence < s.From {
+			s.From = c.Key.Sequence
+		}
+		s.To = max(s.To, c.End())
+	}
+	return nil
+}
+
+// Empty reports whether the ledger holds nothing at all.
+func (s *Snapshot) Empty() bool { return s.From == s.To }
+
+// Stored answers a query from the store alone.
+func (s *Snapshot) Stored(ctx context.Context, q *store.Query) ([]store.Row, error) {
+	if s.Empty() {
+		return nil, nil
+	}
+	return s.reader.Query(ctx, q)
+}
+
+// Open answers a query and the same query for tallies from the open chunks
+// alone.
+func (s *Snapshot) Open(ctx context.Context, q *store.Query) ([]store.Row, []store.TallyRow, error) {
+	if len(s.open) == 0 {
+		return nil, nil, nil
+	}
+	if err := s.serve(ctx); err != nil {
+		return nil, nil, err
+	}
+	sc := scan.New(q, scan.Env{Map: s.mapping, Served: s.served.Of})
+	for _, c := range s.open {
+		sc.Chunk(c)
+	}
+	return sc.Rows(), sc.Tallies(), nil
+}
+
+// serve finds out what is known of the tallies of the open chunks' owners: the
+// model that one served is known from what is stored, too.
+func (s *Snapshot) serve(ctx context.Context) error {
+	if s.served != nil {
+		return nil
+	}
+	var owners []rollup.Fingerprint
+	seen := map[*attribution.Roster]bool{}
+	for _, c := range s.open {
+		if seen[c.Roster] {
+			continue
+		}
+		seen[c.Roster] = true
+		for i := range c.Roster.Owners {
+			owners = append(owners, c.Roster.Owners[i].Fingerprint())
+		}
+	}
+	slices.SortFunc(owners, func(a, b rollup.Fingerprint) int { return bytes.Compare(a[:], b[:]) })
+	stored, err := s.reader.Served(ctx, slices.Compact(owners))
+	if err != nil {
+		return err
+	}
+	s.served = make(scan.Served, len(stored))
+	maps.Copy(s.served, stored)
+	for _, c := range s.open {
+		s.served.Chunk(c)
+	}
+	return nil
+}
+
+// Query answers a query from both sides, in order of time, keys and basis.
+func (s *Snapshot) Query(ctx context.Context, q *store.Query) ([]store.Row, error) {
+	stored, err := s.Stored(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	open, _, err := s.Open(ctx, q)
+	if err != nil || len(open) == 0 {
+		return stored, err
+	}
+	return scan.MergeRows(stored, open), nil
+}
+
+// StoredTallies is Stored for tallies.
+func (s *Snapshot) StoredTallies(ctx context.Context, q *store.Query) ([]store.TallyRow, error) {
+	if s.Empty() {
+		return nil, nil
+	}
+	return s.reader.QueryTallies(ctx, q)
+}
+
+// Explain makes ErrTooFine of a query helpful: it tells what is kept, and the
+// nearest range and step that can be answered, found by trying. Other errors
+// are returned as they are.
+func (e *Engine) Explain(ctx context.Context, err error, s *Snapshot, step int64) error {
+	if !errors.Is(err, store.ErrTooFine) {
+		return err
+	}
+	kept := e.cfg.Retention()
+	for _, unit := range []struct {
+		seconds int64
+		name    string
+	}{{60, "minutes"}, {3600, "hours"}, {86400, "days"}} {
+		q := store.Query{From: floor(s.From, unit.seconds), To: ceil(s.To, unit.seconds)}
+		if step > 0 {
+			q.Step = (step + unit.seconds - 1) / unit.seconds * unit.seconds
+		}
+		if _, try := s.reader.Query(ctx, &q); try != nil {
+			continue
+		}
+		with := ""
+		if step > 0 && q.Step != step {
+			with = fmt.Sprintf(", with a step of %d s", q.Step)
+		}
+		return fmt.Errorf("range %d to %d is finer than what is still kept (%s): ask for %d to %d, whole %s%s: %w",
+			s.From, s.To, describe(kept), q.From, q.To, unit.name, with, store.ErrTooFine)
+	}
+	return fmt.Errorf("range %d to %d is finer than what is still kept (%s): ask for whole days (UTC): %w",
+		s.From, s.To, describe(kept), store.ErrTooFine)
+}
+
+func floor(s attribution.Second, unit int64) attribution.Second {
+	return s - attribution.Second(((int64(s)%unit)+unit)%unit)
+}
+
+func ceil(s attribution.Second, unit int64) attribution.Second {
+	return floor(s+attribution.Second(unit)-1, unit)
+}
+
+func describe(r store.Retention) string {
+	var b strings.Builder
+	for _, x := range []struct {
+		name string
+		keep time.Duration
+	}{{"seconds", r.Second}, {"minutes", r.Minute}, {"hours", r.Hour}, {"days", r.Day}} {
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(x.name + " " + span(x.keep))
+	}
+	return b.String()
+}
+
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d <= 0:
+		return "for ever"
+	case d%day == 0:
+		return fmt.Sprintf("for %d days", d/day)
+	case d%time.Hour == 0:
+		return fmt.Sprintf("for %d hours", d/time.Hour)
+	}
+	return fmt.Sprintf("for %v", d)
+}
+
+func add(dst, x *big.Int) { dst.Add(dst, x) }
