@@ -130,7 +130,7 @@ func (p *Report) fold(ctx context.Context, in []store.Row, limit int) error {
 		p.limit(g, limit)
 	}
 	if len(p.Rows) > MaxRows {
-		return tooMany(len(p.Rows))
+		return TooMany(len(p.Rows))
 	}
 	slices.SortFunc(p.Rows, compareRows)
 	return nil
@@ -240,14 +240,3 @@ func AppendKeys(dst []byte, ks []store.Key) []byte {
 	}
 	return dst
 }
-
-func tooMany(n int) error {
-	return &tooManyRows{n}
-}
-
-type tooManyRows struct{ n int }
-
-func (e *tooManyRows) Error() string {
-	return "the answer has " + big.NewInt(int64(e.n)).String() + " rows, at most 100000 are given: set a limit (the rest is summed), group by fewer dimensions, take a longer step, or filter"
-}
-func (e *tooManyRows) Unwrap() error { return ErrTooMany }

@@ -232,3 +232,14 @@ func CompareKeys(a, b []store.Key) int {
 		return cmp.Compare(x.Value, y.Value)
 	})
 }
+
+// TooMany is the error for an answer of n rows. It wraps ErrTooMany.
+func TooMany(n int) error { return tooMany(n) }
+
+type tooMany int
+
+func (n tooMany) Error() string {
+	return fmt.Sprintf("the answer has %d rows, at most %d are given: set a limit (the rest is summed), group by fewer dimensions, take a longer step, or filter",
+		int(n), MaxRows)
+}
+func (tooMany) Unwrap() error { return ErrTooMany }
