@@ -22,8 +22,10 @@ import (
 type Overlay interface {
 	// Since calls f with every chunk (open windows count as chunks) that
 	// overlaps [from, to) and is not in the store's state of that many
-	// commits. Chunks never change afterwards and may be kept.
-	Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk))
+	// commits. Chunks never change afterwards and may be kept. An error, before
+	// any call of f, says that the state is too old to be completed: a new view
+	// of the store cures it.
+	Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error
 }
 
 // Config is what an Engine needs.
@@ -93,17 +95,32 @@ func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f fu
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, ctx.Err())
 	}
-	err := e.cfg.Store.View(ctx, func(r store.Reader) error {
+	err := e.view(ctx, from, to, f)
+	for try := 1; errors.As(err, new(staleError)) && try < maxViews; try++ {
+		err = e.view(ctx, from, to, f)
+	}
+	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("the query took longer than %v: ask for a shorter range, a longer step or fewer dimensions: %w", e.cfg.Timeout, context.DeadlineExceeded)
+	}
+	return err
+}
+
+// maxViews bounds how often a view that is too old is taken anew. It takes
+// several commits between two lines of code for that.
+const maxViews = 3
+
+type staleError struct{ error }
+
+func (e staleError) Unwrap() error { return e.error }
+
+func (e *Engine) view(ctx context.Context, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
+	return e.cfg.Store.View(ctx, func(r store.Reader) error {
 		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping()}
 		if err := s.fill(ctx, e.cfg.Overlay); err != nil {
 			return err
 		}
 		return f(ctx, s)
 	})
-	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("the query took longer than %v: ask for a shorter range, a longer step or fewer dimensions: %w", e.cfg.Timeout, context.DeadlineExceeded)
-	}
-	return err
 }
 
 // fill takes the open chunks and, where the range is to be everything, sets it.
@@ -114,7 +131,10 @@ func (s *Snapshot) fill(ctx context.Context, o Overlay) error {
 		from, to = 0, maxSecond
 	}
 	if o != nil {
-		o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+		err := o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+		if err != nil {
+			return staleError{err}
+		}
 	}
 	if !everything {
 		return nil
