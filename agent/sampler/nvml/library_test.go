@@ -1,0 +1,186 @@
+package nvml
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+func TestOpenWithoutDriver(t *testing.T) {
+	if _, err := Open(Options{LibraryPath: filepath.Join(t.TempDir(), "libnvidia-ml.so.1")}); !errors.Is(err, ErrNoDriver) {
+		t.Fatalf("Open: %v, want ErrNoDriver", err)
+	}
+}
+
+func fakeLibrary(symbols ...string) *library {
+	l := &library{has: map[string]bool{}}
+	for _, s := range symbols {
+		l.has[s] = true
+	}
+	return l
+}
+
+func TestProcessUtilizationAnswers(t *testing.T) {
+	l := fakeLibrary("nvmlDeviceGetProcessUtilization")
+	for name, test := range map[string]struct {
+		answer  func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return)
+		samples int
+		fails   bool
+	}{
+		"nothing newer": {func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) { return nil, nvml.ERROR_NOT_FOUND }, 0, false},
+		"none":          {func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) { return nil, nvml.ERROR_INSUFFICIENT_SIZE }, 0, false},
+		"one": {func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) {
+			return make([]nvml.ProcessUtilizationSample, 1), nvml.SUCCESS
+		}, 1, false},
+		"lost": {func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) { return nil, nvml.ERROR_GPU_IS_LOST }, 0, true},
+		"counts disagree": {func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) {
+			n := 101
+			return make([]nvml.ProcessUtilizationSample, 100)[:n], nvml.SUCCESS
+		}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &nvmlHandle{lib: l, device: &mock.Device{GetProcessUtilizationFunc: test.answer}}
+			got, err := h.processShares(1)
+			if len(got) != test.samples || (err != nil) != test.fails {
+				t.Fatalf("%d samples, error %v", len(got), err)
+			}
+		})
+	}
+}
+
+func TestProcessListsAreTakenTogether(t *testing.T) {
+	l := fakeLibrary("nvmlDeviceGetMPSComputeRunningProcesses_v3")
+	list := func(ret nvml.Return, ps ...nvml.ProcessInfo) func() ([]nvml.ProcessInfo, nvml.Return) {
+		return func() ([]nvml.ProcessInfo, nvml.Return) { return ps, ret }
+	}
+	h := &nvmlHandle{lib: l, device: &mock.Device{
+		GetComputeRunningProcessesFunc:    list(nvml.SUCCESS, nvml.ProcessInfo{Pid: 1, UsedGpuMemory: 5}),
+		GetGraphicsRunningProcessesFunc:   list(nvml.ERROR_NOT_SUPPORTED),
+		GetMPSComputeRunningProcessesFunc: list(nvml.SUCCESS, nvml.ProcessInfo{Pid: 2, UsedGpuMemory: math.MaxUint64}),
+	}}
+	got, err := h.processes(nil)
+	if err != nil || len(got) != 2 || got[0] != (running{1, 5, false}) || got[1] != (running{2, -1, true}) {
+		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+func TestSymbolsThatAreMissingAreNotCalled(t *testing.T) {
+	// The mock panics on every call that it was not given.
+	h := &nvmlHandle{lib: fakeLibrary(), device: &mock.Device{}}
+	if _, err := h.energy(); !errors.Is(err, errNotSupported) {
+		t.Errorf("energy: %v", err)
+	}
+	if _, err := h.processShares(0); !errors.Is(err, errNotSupported) {
+		t.Errorf("processShares: %v", err)
+	}
+	if _, err := h.busySamples(0); !errors.Is(err, errNotSupported) {
+		t.Errorf("busySamples: %v", err)
+	}
+	if h.lib.gpm(h.device) != nil {
+		t.Error("GPM without its symbols")
+	}
+}
+
+func TestMIGShares(t *testing.T) {
+	for name, test := range map[string]struct {
+		gi, ci   uint32
+		memoryMB uint64
+		of       uint32
+		wholeMB  int64
+		want     attribution.MIGShare
+	}{
+		"A100 1g.5gb":     {1, 1, 4864, 7, 40536, attribution.MIGShare{Compute: 1, ComputeOf: 7, Memory: 1, MemoryOf: 8}},
+		"A100 2g.10gb":    {2, 2, 9984, 7, 40536, attribution.MIGShare{Compute: 2, ComputeOf: 7, Memory: 2, MemoryOf: 8}},
+		"A100 3g.20gb":    {3, 3, 20096, 7, 40536, attribution.MIGShare{Compute: 3, ComputeOf: 7, Memory: 4, MemoryOf: 8}},
+		"A100 7g.40gb":    {7, 7, 40192, 7, 40536, attribution.MIGShare{Compute: 7, ComputeOf: 7, Memory: 8, MemoryOf: 8}},
+		"H100 1g.20gb":    {1, 1, 20096, 7, 81559, attribution.MIGShare{Compute: 1, ComputeOf: 7, Memory: 2, MemoryOf: 8}},
+		"A30 2g.12gb":     {2, 2, 12032, 4, 24576, attribution.MIGShare{Compute: 2, ComputeOf: 4, Memory: 2, MemoryOf: 4}},
+		"A100 1c.3g.20gb": {3, 1, 20096, 7, 40536, attribution.MIGShare{Compute: 1, ComputeOf: 7, Memory: 4, MemoryOf: 24}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := migShare(test.gi, test.ci, test.memoryMB, test.of, test.wholeMB<<20)
+			if err != nil || got != test.want {
+				t.Fatalf("%+v, %v; want %+v", got, err, test.want)
+			}
+		})
+	}
+	for name, f := range map[string]func() (attribution.MIGShare, error){
+		"no slices":          func() (attribution.MIGShare, error) { return migShare(0, 0, 1, 7, 1<<30) },
+		"more than there is": func() (attribution.MIGShare, error) { return migShare(8, 8, 1, 7, 1<<30) },
+		"too much memory":    func() (attribution.MIGShare, error) { return migShare(1, 1, 1<<40, 7, 1<<30) },
+		"no memory":          func() (attribution.MIGShare, error) { return migShare(1, 1, 0, 7, 0) },
+	} {
+		if s, err := f(); err == nil {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
+func TestMillionths(t *testing.T) {
+	for in, want := range map[float64]int64{0: 0, 12.34567: 123457, 100: 1e6, 37100: 1e6, -3: 0, math.Inf(1): 1e6} {
+		if got := millionths(in); got != want {
+			t.Errorf("millionths(%v) = %d, want %d", in, got, want)
+		}
+	}
+	if got := millionths(math.NaN()); got != 0 {
+		t.Errorf("millionths(NaN) = %d", got)
+	}
+}
+
+func TestHostProcesses(t *testing.T) {
+	h := HostProcesses{Cluster: "c", Node: "n", ProcFS: t.TempDir()}
+	stat := "42 (a (b) c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1"
+	if err := os.MkdirAll(filepath.Join(h.ProcFS, "42"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.ProcFS, "42", "stat"), []byte(stat), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id, ok := h.Identify(42)
+	if !ok || id != (Identity{987654, "a (b) c"}) {
+		t.Fatalf("Identify: %+v %v", id, ok)
+	}
+	if o := h.Owner(42, id); o.Kind != attribution.HostProcess || o.PID != 42 || o.Command != "a (b) c" {
+		t.Fatalf("Owner: %+v", o)
+	}
+	if _, ok := h.Identify(43); ok {
+		t.Fatal("a process that is not there was identified")
+	}
+	if o := h.Owner(43, Identity{}); o.Kind != attribution.UnknownProcess || o.PID != 43 {
+		t.Fatalf("Owner: %+v", o)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1"))
+	f.Add([]byte(") ("))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if id, ok := parseStat(b); !ok && id != (Identity{}) {
+			t.Fatalf("not parsed, but %+v", id)
+		}
+	})
+}
+
+func TestPIDNamespace(t *testing.T) {
+	proc := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(proc, "self/ns"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(proc, "self/ns/pid")
+	for target, fails := range map[string]bool{initPIDNamespace: false, "pid:[4026532000]": true} {
+		_ = os.Remove(link)
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckPIDNamespace(proc); errors.Is(err, ErrPIDNamespace) != fails {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+}

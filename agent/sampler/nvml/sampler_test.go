@@ -1,0 +1,265 @@
+package nvml
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gpuledger/gpuledger/agent/sampler"
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig runs a Sampler over a fake driver inside a synctest bubble.
+type rig struct {
+	t      *testing.T
+	driver *fakeDriver
+	owners *fakeOwners
+	log    *strings.Builder
+	stop   context.CancelFunc
+	done   chan error
+
+	mu     sync.Mutex
+	events []sampler.Event
+}
+
+func newRig(t *testing.T, us ...unit) *rig {
+	r := &rig{t: t, driver: &fakeDriver{list: us}, owners: &fakeOwners{ids: map[uint32]Identity{}}, log: &strings.Builder{}, done: make(chan error, 1)}
+	s := newSampler(Options{
+		Cluster: "c", Node: "n", Owners: r.owners,
+		Now: func() int64 { return time.Now().UnixNano() },
+		Log: slog.New(slog.NewTextHandler(r.log, nil)),
+	}, r.driver)
+	ctx, stop := context.WithCancel(t.Context())
+	r.stop = stop
+	go func() { r.done <- s.Run(ctx, r.producer) }()
+	return r
+}
+
+func (r *rig) producer() func(*sampler.Event) {
+	return func(e *sampler.Event) {
+		kept := *e
+		if e.Sample != nil {
+			s := *e.Sample
+			s.Processes = append([]sampler.Process(nil), s.Processes...)
+			kept.Sample = &s
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.events = append(r.events, kept)
+	}
+}
+
+// seen is the events of a device so far.
+func (r *rig) seen(id string, kind sampler.Kind) (out []sampler.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.DeviceID == id && e.Kind == kind {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func (r *rig) end() {
+	r.stop()
+	if err := <-r.done; err != nil {
+		r.t.Fatalf("Run: %v", err)
+	}
+	if !r.driver.closed {
+		r.t.Fatal("the driver is not closed")
+	}
+}
+
+// wait lets virtual time pass.
+func wait(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func whole(id string, h *fakeHandle, gpm bool) unit {
+	return unit{facts{uuid: id, model: "H", memoryBytes: 80 << 30, energy: !h.noJ, gpm: gpm}, h}
+}
+
+func TestSamplesAreAlignedCumulativeCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wait(300 * time.Millisecond) // not on a second
+		a, b := &fakeHandle{sm: 250_000, mJ: 7}, &fakeHandle{busy: 40}
+		b.running = []running{{pid: 5, memory: 1 << 30}}
+		b.shares = func(uint64) ([]processShare, error) {
+			return []processShare{{5, uint64(time.Now().UnixMicro()), 20}}, nil
+		}
+		r := newRig(t, whole("A", a, true), whole("B", b, false))
+		r.owners.set(5, Identity{9, "train"})
+		wait(1500 * time.Millisecond)
+		a.with(func(h *fakeHandle) { h.mJ = 1007 })
+		wait(2 * time.Second)
+		for _, id := range []string{"A", "B"} {
+			added := r.seen(id, sampler.DeviceAdded)
+			if len(added) != 1 || added[0].Device.ID != id || added[0].Device.Cluster != "c" || added[0].Device.Node != "n" {
+				t.Fatalf("%s: added %+v", id, added)
+			}
+		}
+		sa, sb := r.seen("A", sampler.Sampled), r.seen("B", sampler.Sampled)
+		if len(sa) < 4 || len(sb) < 4 {
+			t.Fatalf("%d and %d samples", len(sa), len(sb))
+		}
+		first, last := sa[0], sa[len(sa)-1]
+		if first.Sample.Gap || first.Sample.SMActive != 0 || first.Sample.Energy != 0 {
+			t.Fatalf("the first sample covers something: %+v", first.Sample)
+		}
+		if want := (last.Time - first.Time) / 4; last.Sample.SMActive != want || last.Sample.Energy != 1_000_000 {
+			t.Fatalf("A: %d ns active of %d, %d µJ", last.Sample.SMActive, want, last.Sample.Energy)
+		}
+		if off := last.Time % period; off != 0 {
+			t.Fatalf("A ticks %d ns off the second", off)
+		}
+		first, last = sb[0], sb[len(sb)-1]
+		if off := last.Time % period; off != maxStagger/2 {
+			t.Fatalf("B ticks %d ns off the second", off)
+		}
+		p := last.Sample.Processes
+		if want := (last.Time - first.Time) / 100; last.Sample.SMActive != want*40 || !last.Sample.ProcessSM ||
+			len(p) != 1 || p[0].SMActive != want*20 || p[0].MemoryBytes != 1<<30 || p[0].Start != 9 || p[0].Owner.Command != "train" {
+			t.Fatalf("B: %+v, want %d and %d ns", last.Sample, want*40, want*20)
+		}
+		r.end()
+	})
+}
+
+func TestHungDeviceStallsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		a, b := &fakeHandle{hang: hang}, &fakeHandle{}
+		r := newRig(t, whole("A", a, true), whole("B", b, true))
+		wait(20 * time.Second)
+		if n := len(r.seen("A", sampler.Sampled)); n != 0 {
+			t.Fatalf("the hung device has %d samples", n)
+		}
+		if n := len(r.seen("B", sampler.Sampled)); n < 20 {
+			t.Fatalf("the other has only %d", n)
+		}
+		if n := strings.Count(r.log.String(), "hangs"); n != 1 {
+			t.Fatalf("the hang was logged %d times:\n%s", n, r.log)
+		}
+		r.stop()
+		if err := <-r.done; !errors.Is(err, ErrHung) || !strings.Contains(err.Error(), "A") {
+			t.Fatalf("Run with a hung call: %v", err)
+		}
+		close(hang)
+		synctest.Wait()
+	})
+}
+
+func TestFailuresBecomeGaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{sm: 500_000}
+		r := newRig(t, whole("A", a, true))
+		wait(2500 * time.Millisecond)
+		before := len(r.seen("A", sampler.Sampled))
+		a.with(func(h *fakeHandle) { h.err = errLost })
+		wait(2 * time.Second) // two failures: bridged
+		a.with(func(h *fakeHandle) { h.err = nil })
+		wait(time.Second)
+		s := r.seen("A", sampler.Sampled)
+		if len(s) != before+1 || s[before].Sample.Gap || s[before].Sample.SMActive-s[before-1].Sample.SMActive != 3*second/2 {
+			t.Fatalf("two failures: %d samples more, %+v", len(s)-before, s[len(s)-1].Sample)
+		}
+		a.with(func(h *fakeHandle) { h.err = errLost })
+		wait(5 * time.Second)
+		a.with(func(h *fakeHandle) { h.err = nil })
+		wait(2 * time.Second)
+		var gaps []bool
+		for _, e := range r.seen("A", sampler.Sampled)[before+1:] {
+			gaps = append(gaps, e.Sample.Gap)
+		}
+		// Failures three to five, the first success after them, and one more.
+		if len(gaps) != 5 || !gaps[0] || !gaps[3] || gaps[4] {
+			t.Fatalf("five failures: gaps %v", gaps)
+		}
+		if n := strings.Count(r.log.String(), "can't be read"); n != 2 {
+			t.Fatalf("two outages were logged %d times:\n%s", n, r.log)
+		}
+		r.end()
+	})
+}
+
+func TestDriverReloadNeverTakesBackEnergy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{mJ: 1 << 40}
+		r := newRig(t, whole("A", a, true))
+		wait(1500 * time.Millisecond)
+		for _, mJ := range []uint64{1<<40 + 5, 3, 8, 1 << 63, 1<<63 + 1} {
+			a.with(func(h *fakeHandle) { h.mJ = mJ })
+			wait(time.Second)
+		}
+		s := r.seen("A", sampler.Sampled)
+		if got := s[len(s)-1].Sample.Energy; got != (5+5+1)*1000 {
+			t.Fatalf("%d µJ, want 11000", got)
+		}
+		r.end()
+	})
+}
+
+func TestMIGInstancesComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gpu, mig := &fakeHandle{}, &fakeHandle{sm: 1_000_000}
+		r := newRig(t, whole("GPU-1", gpu, true))
+		wait(time.Second)
+		rest := whole("GPU-1", gpu, false)
+		rest.remainder, rest.energy = true, false
+		one := unit{facts{uuid: "MIG-1", model: "H", parent: "GPU-1", profile: "1g.10gb", gpm: true, share: attribution.MIGShare{Compute: 1, ComputeOf: 7, Memory: 1, MemoryOf: 8}}, mig}
+		r.driver.set(nil, rest, one)
+		wait(rescanEvery + time.Second)
+		added := r.seen("GPU-1", sampler.DeviceAdded)
+		if len(added) != 2 || !added[1].Device.Remainder {
+			t.Fatalf("the GPU was announced %d times", len(added))
+		}
+		if d := r.seen("MIG-1", sampler.DeviceAdded); len(d) != 1 || d[0].Device.Parent != "GPU-1" || d[0].Device.Share.Compute != 1 {
+			t.Fatalf("the instance: %+v", d)
+		}
+		// A list with an error takes nothing away, nor does a lost whole GPU.
+		r.driver.set(errLost)
+		wait(rescanEvery)
+		if n := len(r.seen("MIG-1", sampler.DeviceRemoved)); n != 0 {
+			t.Fatal("a failed list removed the instance")
+		}
+		r.driver.set(nil)
+		wait(rescanEvery)
+		if len(r.seen("MIG-1", sampler.DeviceRemoved)) != 1 || len(r.seen("GPU-1", sampler.DeviceRemoved)) != 0 {
+			t.Fatal("want the instance removed and the GPU kept")
+		}
+		n := len(r.seen("GPU-1", sampler.Sampled))
+		wait(3 * time.Second)
+		if len(r.seen("GPU-1", sampler.Sampled)) <= n {
+			t.Fatal("the kept GPU is no longer read")
+		}
+		r.end()
+	})
+}
+
+func TestBusySamplesAreAveragedAndOldOnesIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{busy: 99}
+		a.samples = func(uint64) []busySample {
+			now := uint64(time.Now().UnixMicro())
+			return []busySample{{now - 2e6, 100}, {now - 400_000, 20}, {now - 100_000, 40}, {now, 4_000_000}, {now + 3600e6, 100}}
+		}
+		r := newRig(t, whole("A", a, false))
+		wait(3500 * time.Millisecond)
+		s := r.seen("A", sampler.Sampled)
+		if got := s[3].Sample.SMActive - s[2].Sample.SMActive; got != second*30/100 {
+			t.Fatalf("a second of 20 %% and 40 %% counts %d ns", got)
+		}
+		r.end()
+	})
+}
