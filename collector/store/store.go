@@ -50,10 +50,9 @@ var ErrBadQuery = errors.New("bad query")
 // is left as it is.
 var ErrCorrupt = errors.New("the ledger cannot be read")
 
-// MaxPerSecond bounds every measure of a slice and every tally in one second,
-// so that a row's sums over a day fit 64 bits. Who validates chunks refuses
-// more; Commit refuses rows that exceed 60 times as much, for good.
-const MaxPerSecond int64 = 1 << 46
+// ErrBadBatch says that a batch can never be committed: its number does not
+// follow, it is not complete, or its sums exceed what rollup.MaxSecond allows.
+var ErrBadBatch = errors.New("bad batch")
 
 // Chunk is a chunk as it is stored.
 type Chunk struct {
@@ -174,8 +173,10 @@ type TallyRow struct {
 
 // DeviceRow is a device with the time in which it is on record.
 type DeviceRow struct {
-	Device      attribution.Device
-	First, Last attribution.Second // of its rows within the range, Last exclusive
+	Device attribution.Device
+	// First and Last are of its rows within the range, Last exclusive: to the
+	// minute, or to the hour or day where minutes were folded into them.
+	First, Last attribution.Second
 }
 
 // Retention is how long each resolution is kept; 0 keeps it for ever. Ranges,
@@ -244,9 +245,8 @@ type Reader interface {
 	// Served tells what is known of owners' tallies; owners without any are
 	// not in the answer.
 	Served(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]Served, error)
-	// Devices lists the devices with rows in [from, to), to the minute where
-	// minutes are kept, else to the hour or day, in canonical order. Filters
-	// may name device dimensions only.
+	// Devices lists the devices with rows in [from, to), in canonical order.
+	// Filters may name device dimensions only.
 	Devices(ctx context.Context, from, to attribution.Second, fs []Filter) ([]DeviceRow, error)
 	// Extent is the first second stored and the first after the last; 0, 0
 	// where nothing is.

@@ -27,8 +27,9 @@ func DeviceKey(d store.Dimension, dev *attribution.Device) store.Key {
 		return fact(dev.ID)
 	case store.DeviceModel:
 		return fact(dev.Model)
+	default:
+		return missing
 	}
-	return missing
 }
 
 // ownerAnswers is an owner with all that depends on rules and tallies.
@@ -77,13 +78,14 @@ func (a *ownerAnswers) key(d store.Dimension) store.Key {
 			return store.Key{Value: "true"}
 		}
 		return store.Key{Value: "false"}
-	}
-	if label, ok := d.Label(); ok {
-		if v, ok := o.Labels.Get(label); ok {
-			return store.Key{Value: v}
+	default:
+		if label, ok := d.Label(); ok {
+			if v, ok := o.Labels.Get(label); ok {
+				return store.Key{Value: v}
+			}
 		}
+		return missing
 	}
-	return missing
 }
 
 // tallyKey is the key of what the owner served to a subject.
@@ -99,8 +101,9 @@ func (a *ownerAnswers) tallyKey(d store.Dimension, s *attribution.Subject) store
 		return firstOf(s.Tier, a.tier)
 	case store.Counted:
 		return store.Key{Value: "true"}
+	default:
+		return a.key(d)
 	}
-	return a.key(d)
 }
 
 func firstOf(ss ...string) store.Key {

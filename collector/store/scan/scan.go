@@ -72,20 +72,23 @@ func New(q *store.Query, env Env) *Scan {
 // Chunk adds what lies within the query's range and passes its filters. The
 // chunk must satisfy [attribution.Chunk.Check]; it is not kept, but its roster
 // is until the next one comes.
-func (s *Scan) Chunk(c *attribution.Chunk) {
-	if c.End() <= s.q.From || c.Key.Sequence >= s.q.To {
+func (s *Scan) Chunk(c *attribution.Chunk) { s.Part(c, s.q.From, s.q.To) }
+
+// Part is Chunk for what lies within [from, to), a part of the query's range.
+func (s *Scan) Part(c *attribution.Chunk, from, to attribution.Second) {
+	if c.End() <= from || c.Key.Sequence >= to {
 		return
 	}
 	if s.view == nil || s.view.roster != c.Roster {
 		s.view = s.keys.view(c.Roster)
 	}
 	for i := range c.Windows {
-		if w := &c.Windows[i]; w.Second >= s.q.From && w.Second < s.q.To {
+		if w := &c.Windows[i]; w.Second >= from && w.Second < to {
 			s.window(w)
 		}
 	}
 	for _, t := range c.Tallies {
-		if t.Second < s.q.From || t.Second >= s.q.To {
+		if t.Second < from || t.Second >= to {
 			continue
 		}
 		g := s.view.subject(t.Subject)
