@@ -1,0 +1,316 @@
+package spool
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+const (
+	bootFile      = "boot"
+	cardFile      = "ratecard"
+	lockFile      = "lock"
+	rejectedDir   = "rejected"
+	segmentSuffix = ".seg"
+	corruptSuffix = ".corrupt"
+	tmpSuffix     = ".tmp"
+)
+
+// recover repairs the segments, newest first, since a segment says how much of
+// the one before it counts; then it loads them in order.
+func (s *Spool) recover() error {
+	names, err := s.fsys.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	var numbers []uint64
+	for _, name := range names {
+		if strings.HasSuffix(name, tmpSuffix) {
+			if err := s.fsys.Remove(filepath.Join(s.dir, name)); err != nil {
+				return err
+			}
+		}
+		if n, ok := segmentNumber(name); ok {
+			numbers = append(numbers, n)
+			s.number = max(s.number, n)
+		}
+	}
+	slices.Sort(numbers)
+	var kept []uint64
+	from := &checkpoint{prev: math.MaxUint64, prevLength: -1}
+	for _, n := range slices.Backward(numbers) {
+		ok, c, err := s.repair(n, len(kept) == 0, from)
+		if err != nil {
+			return fmt.Errorf("segment %d: %w", n, err)
+		}
+		if ok {
+			kept = append(kept, n)
+			from = c
+		}
+	}
+	for _, n := range slices.Backward(kept) {
+		if err := s.load(n); err != nil {
+			return fmt.Errorf("segment %d: %w", n, err)
+		}
+	}
+	if err := s.recoverBoot(); err != nil {
+		return err
+	}
+	s.settle()
+	s.boundAside(s.dir, func(name string) bool { return strings.HasSuffix(name, corruptSuffix) })
+	return nil
+}
+
+func segmentNumber(name string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, segmentSuffix)
+	n, err := strconv.ParseUint(digits, 10, 64)
+	return n, ok && err == nil && n > 0
+}
+
+// repair makes a segment whole: it holds nothing but whole records afterwards,
+// and of those all that were ever durable. ok is false where none were. newer
+// is the checkpoint of the next segment, whose prev is 0 where it is unknown.
+func (s *Spool) repair(number uint64, newest bool, newer *checkpoint) (ok bool, c *checkpoint, err error) {
+	name := newSegment(s.dir, number).name
+	b, err := readAll(s.fsys, name)
+	if err != nil {
+		return false, nil, err
+	}
+	c = &checkpoint{}
+	d := scanSegment(b, func(_ int, t recordType, payload []byte) {
+		if t == recordCheckpoint {
+			*c = parseCheckpoint(payload)
+			c.meter = slices.Clone(c.meter)
+		}
+	})
+	if c.boot != (attribution.Boot{}) && s.boot == (attribution.Boot{}) {
+		s.boot = c.boot
+	}
+	end := len(b)
+	switch {
+	case newest:
+		end = d.durableEnd(len(b))
+	case newer.prev == number:
+		end = min(end, int(newer.prevLength))
+	case newer.prev != 0 && newer.prev < number:
+		end = 0 // begun and given up for the newer one
+	}
+	if err := s.repairTo(name, b, d.bad, end); err != nil {
+		return false, nil, err
+	}
+	return end > len(magic), c, nil
+}
+
+// durableEnd is how much of the newest segment counts. Damage before the last
+// batch is in what was once durable; from there on the first damage is where a
+// write was torn, and what follows it may lack what came before.
+func (d *damage) durableEnd(size int) int {
+	if d.lastBatch < 0 {
+		return 0
+	}
+	for _, b := range d.bad {
+		if b.from > d.lastBatch {
+			return b.from
+		}
+	}
+	return size
+}
+
+// repairTo cuts a segment at end, and cuts out the damage before it. If more
+// than a torn tail goes, the original is kept aside.
+func (s *Spool) repairTo(name string, b []byte, bad []span, end int) error {
+	var whole []byte
+	from, damaged := 0, false
+	for _, d := range bad {
+		if d.from < end {
+			damaged = true
+			whole = append(whole, b[from:d.from]...)
+			from = min(d.to, end)
+		}
+	}
+	lost := !damaged && end < len(b) && s.holdsRecords(b[end:])
+	if damaged || lost {
+		if err := s.keepCorrupt(name, b, bad); err != nil {
+			return err
+		}
+	}
+	switch {
+	case end <= len(magic):
+		s.stats.TornBytes += int64(len(b))
+		return errors.Join(s.fsys.Remove(name), s.fsys.SyncDir(s.dir))
+	case damaged:
+		whole = append(whole, b[from:end]...)
+		if !strings.HasPrefix(string(whole), magic) {
+			whole = append([]byte(magic), whole...)
+		}
+		return replace(s.fsys, name, whole)
+	case end < len(b):
+		s.stats.TornBytes += int64(len(b) - end)
+		f, err := s.fsys.Open(name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Truncate(int64(end)), f.Sync(), f.Close())
+	}
+	return nil
+}
+
+// holdsRecords reports whether a tail that is cut off holds whole chunks or
+// seconds after its damage, which a plain torn write does not.
+func (s *Spool) holdsRecords(tail []byte) bool {
+	found := false
+	d := scanSegment(append([]byte(magic), tail...), func(_ int, t recordType, _ []byte) {
+		found = found || t == recordChunk || t == recordSecond
+	})
+	return found && len(d.bad) > 0
+}
+
+func (s *Spool) keepCorrupt(name string, b []byte, bad []span) error {
+	s.stats.CorruptFiles++
+	s.o.Logger.Error("spool: damaged segment; its readable records are used, the original is kept aside",
+		"segment", name, "aside", name+corruptSuffix, "damage", len(bad), "bytes", len(b))
+	return replace(s.fsys, name+corruptSuffix, b)
+}
+
+// load takes a repaired segment's records into the index.
+func (s *Spool) load(number uint64) error {
+	seg := newSegment(s.dir, number)
+	b, err := readAll(s.fsys, seg.name)
+	if err != nil {
+		return err
+	}
+	seg.size = int64(len(b))
+	scanSegment(b, func(off int, t recordType, payload []byte) {
+		at := location{uint32(off), uint32(frameHead + len(payload))}
+		switch t {
+		case recordCheckpoint:
+			c := parseCheckpoint(payload)
+			s.through, s.acked = max(s.through, c.through), max(s.acked, c.acked)
+			s.meter = slices.Clone(c.meter)
+		case recordRoster:
+			seg.rosters[attribution.Fingerprint(payload[:rosterHead])] = at
+		case recordMeter:
+			s.meter = slices.Clone(payload)
+		case recordAck:
+			s.acked = max(s.acked, parseAck(payload))
+		case recordChunk, recordSecond:
+			c := parseChunk(payload)
+			s.loadChunk(t, entry{sequence: c.Sequence, seg: seg, at: at, body: uint32(len(c.Body)), seconds: uint8(c.Seconds)})
+		default:
+		}
+	})
+	s.segments = append(s.segments, seg)
+	return nil
+}
+
+// loadChunk takes a chunk or second, unless it is there from an earlier
+// segment already: a write that failed is repeated in the next one.
+func (s *Spool) loadChunk(t recordType, e entry) {
+	if t == recordSecond {
+		if n := len(s.open); n == 0 || s.open[n-1].sequence < e.sequence {
+			s.installSecond(e)
+		}
+		return
+	}
+	if i, there := s.find(e.sequence); !there {
+		e.seg.live++
+		s.index = slices.Insert(s.index, i, e)
+		s.through = max(s.through, e.end())
+	}
+}
+
+// settle works out the rest of the state once everything is loaded.
+func (s *Spool) settle() {
+	n, at := s.find(s.acked)
+	if at {
+		n++
+	}
+	for i := range s.index[:n] {
+		s.index[i].seg.live--
+	}
+	s.index = slices.Clone(s.index[n:])
+	for i := range s.index {
+		s.chunks++
+		s.bodyBytes += int64(s.index[i].body)
+	}
+	s.open = slices.DeleteFunc(s.open, func(e entry) bool { return e.sequence < s.through })
+	s.chunked, s.next, s.keptMeter = s.through, s.through, s.meter
+	if n := len(s.open); n > 0 {
+		s.next = s.open[n-1].end()
+	}
+	s.ackKept = s.acked
+	s.trim()
+}
+
+// recoverBoot reads the boot id, or makes one in a new spool.
+func (s *Spool) recoverBoot() error {
+	name := filepath.Join(s.dir, bootFile)
+	b, err := readAll(s.fsys, name)
+	switch {
+	case err == nil:
+		boot, ok := parseBoot(b)
+		if ok {
+			s.boot = boot
+			return s.checkBoot()
+		}
+		s.stats.CorruptFiles++
+		s.o.Logger.Error("spool: the boot id is damaged; taking it from the log", "file", name)
+		if err := s.fsys.Rename(name, name+corruptSuffix); err != nil {
+			return err
+		}
+		if s.boot == (attribution.Boot{}) && s.o.Boot == (attribution.Boot{}) {
+			return fmt.Errorf("the boot id is damaged, and no segment tells it: move %s away to begin a new spool", s.dir)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if s.boot == (attribution.Boot{}) {
+		s.boot = s.o.Boot
+	}
+	if s.boot == (attribution.Boot{}) {
+		r := s.o.Rand
+		if r == nil {
+			r = rand.Reader
+		}
+		if _, err := io.ReadFull(r, s.boot[:]); err != nil {
+			return fmt.Errorf("boot id: %w", err)
+		}
+	}
+	if err := s.checkBoot(); err != nil {
+		return err
+	}
+	return replace(s.fsys, name, formatBoot(s.boot))
+}
+
+func (s *Spool) checkBoot() error {
+	if s.o.Boot != (attribution.Boot{}) && s.o.Boot != s.boot {
+		return fmt.Errorf("it belongs to boot %x, not %x: it was made for another recording or for live use; give this one a directory of its own",
+			s.boot, s.o.Boot)
+	}
+	return nil
+}
+
+func formatBoot(b attribution.Boot) []byte {
+	return fmt.Appendf(nil, "%x %08x\n", b, crc32.Checksum(b[:], castagnoli()))
+}
+
+func parseBoot(text []byte) (boot attribution.Boot, ok bool) {
+	if len(text) != 2*len(boot)+1+8+1 {
+		return boot, false
+	}
+	if _, err := hex.Decode(boot[:], text[:2*len(boot)]); err != nil {
+		return boot, false
+	}
+	return boot, string(formatBoot(boot)) == string(text)
+}
