@@ -61,4 +61,3 @@ func formatSelector(b *bytes.Buffer, labels attribution.Labels, from, to attribu
 // quote writes text between double quotes. Valid text is printable ASCII, for
 // which Go's escapes and YAML's are the same.
 func quote(s string) string { return strconv.Quote(s) }
-

@@ -150,8 +150,7 @@ func Parse(source []byte) (*Card, error) {
 }
 
 func syntaxError(err error) error {
-	var at *lineError
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*lineError](err); ok {
 		return at
 	}
 	var y yaml.Error
@@ -335,4 +334,6 @@ func parseTime(path string, s text) (attribution.Second, error) {
 	return attribution.Second(t.Unix()), nil
 }
 
-func formatTime(s attribution.Second) string { return time.Unix(int64(s), 0).UTC().Format(time.RFC3339) }
+func formatTime(s attribution.Second) string {
+	return time.Unix(int64(s), 0).UTC().Format(time.RFC3339)
+}

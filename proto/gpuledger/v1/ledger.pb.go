@@ -707,30 +707,50 @@ func (x *Chunk) GetDigest() []byte {
 // Device windows are ordered by (device, second), slices within them by
 // (owner, basis). What the laws determine is not sent: the cost of a slice
 // (from price, second and device times), its energy (from the device's energy
-// and device times), and the device time of a window's last slice (from the
-// others). A *_delta column holds the difference to the same field of the same
-// device's previous window (for slices: of its slice with the same owner and
-// basis, where there is one), and to 0 at the first.
+// and device times), and one device time of each window (from the others). A
+// column of zeros only is sent empty, slice_count and the tallies' excepted.
+//
+// A *_delta column holds the difference to what is expected, which is:
+//
+//   - of a window, the value of the window before it in the column, whichever
+//     device that is of; 0 at the first;
+//   - of a slice, the value of the slice with the same owner and basis in the
+//     same device's previous window; 0 where there is none.
+//
+// Busy slices (used, unattributed) and idle ones (the other bases) share
+// time_ns_delta. In it, a window's busy slices come first, then the idle ones;
+// of these, the last is not sent: what the others leave is its time. The idle
+// slices of a window mostly split what the busy ones left, in proportions that
+// stay (replicas held). Each is therefore expected to be
+//
+//	⌊left · previous / previous left⌋
+//
+// where left is what the slices before it have left of the second, previous is
+// its time in the same device's previous window, and previous left the sum of
+// it and of the idle slices behind it there. Where the previous window did not
+// have the same pairs of owner and basis, or that sum is 0, it is expected to
+// be ⌊left / number of idle slices from it on⌋.
 type Columns struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	FirstSecond int64                  `protobuf:"varint,1,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"`
 	Seconds     uint32                 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// One entry per device window.
-	Device                []uint32 `protobuf:"varint,3,rep,packed,name=device,proto3" json:"device,omitempty"` // step from the previous window's device index
-	Offset                []uint32 `protobuf:"varint,4,rep,packed,name=offset,proto3" json:"offset,omitempty"` // second − first_second
-	SliceCount            []uint32 `protobuf:"varint,5,rep,packed,name=slice_count,json=sliceCount,proto3" json:"slice_count,omitempty"`
-	Method                []uint32 `protobuf:"varint,6,rep,packed,name=method,proto3" json:"method,omitempty"`
+	DeviceStep            []uint32 `protobuf:"varint,3,rep,packed,name=device_step,json=deviceStep,proto3" json:"device_step,omitempty"` // from the previous window's device index, from 0 at the first
+	SecondStep            []uint32 `protobuf:"varint,4,rep,packed,name=second_step,json=secondStep,proto3" json:"second_step,omitempty"` // seconds skipped since the device's previous window, or since first_second
+	SliceCount            []uint32 `protobuf:"varint,5,rep,packed,name=slice_count,json=sliceCount,proto3" json:"slice_count,omitempty"` // 0: the same pairs of owner and basis as in the device's previous window
+	MethodDelta           []int64  `protobuf:"zigzag64,6,rep,packed,name=method_delta,json=methodDelta,proto3" json:"method_delta,omitempty"`
 	EnergyUjDelta         []int64  `protobuf:"zigzag64,7,rep,packed,name=energy_uj_delta,json=energyUjDelta,proto3" json:"energy_uj_delta,omitempty"`
 	PriceNanoPerHourDelta []int64  `protobuf:"zigzag64,8,rep,packed,name=price_nano_per_hour_delta,json=priceNanoPerHourDelta,proto3" json:"price_nano_per_hour_delta,omitempty"`
 	PriceRevisionDelta    []int64  `protobuf:"zigzag64,9,rep,packed,name=price_revision_delta,json=priceRevisionDelta,proto3" json:"price_revision_delta,omitempty"`
+	// One entry per slice of the windows whose slice_count is not 0.
+	OwnerBasisStep []uint32 `protobuf:"varint,16,rep,packed,name=owner_basis_step,json=ownerBasisStep,proto3" json:"owner_basis_step,omitempty"` // owner·8 + basis, from the slice before it in the window, from 0 at the first
 	// One entry per slice.
-	OwnerBasisDelta        []int64 `protobuf:"zigzag64,16,rep,packed,name=owner_basis_delta,json=ownerBasisDelta,proto3" json:"owner_basis_delta,omitempty"` // (owner·8 + basis), step from the slice before it in the window
-	TimeNsDelta            []int64 `protobuf:"zigzag64,17,rep,packed,name=time_ns_delta,json=timeNsDelta,proto3" json:"time_ns_delta,omitempty"`             // all but each window's last slice
-	IdleSmNs               []int64 `protobuf:"zigzag64,18,rep,packed,name=idle_sm_ns,json=idleSmNs,proto3" json:"idle_sm_ns,omitempty"`                      // used or unattributed: device time − SM-active time; else SM-active time
+	TimeNsDelta            []int64 `protobuf:"zigzag64,17,rep,packed,name=time_ns_delta,json=timeNsDelta,proto3" json:"time_ns_delta,omitempty"` // in the order above, less one per window
+	IdleSmNs               []int64 `protobuf:"zigzag64,18,rep,packed,name=idle_sm_ns,json=idleSmNs,proto3" json:"idle_sm_ns,omitempty"`          // busy: device time − SM-active time; idle: SM-active time
 	MemoryByteSecondsDelta []int64 `protobuf:"zigzag64,19,rep,packed,name=memory_byte_seconds_delta,json=memoryByteSecondsDelta,proto3" json:"memory_byte_seconds_delta,omitempty"`
 	// One entry per tally, ordered by (second, subject, measure).
-	TallyKeyDelta []int64 `protobuf:"zigzag64,32,rep,packed,name=tally_key_delta,json=tallyKeyDelta,proto3" json:"tally_key_delta,omitempty"` // ((second − first_second)·2^32 + subject)·2^16 + measure, step
-	TallyValue    []int64 `protobuf:"varint,33,rep,packed,name=tally_value,json=tallyValue,proto3" json:"tally_value,omitempty"`
+	TallyKeyStep  []uint64 `protobuf:"varint,32,rep,packed,name=tally_key_step,json=tallyKeyStep,proto3" json:"tally_key_step,omitempty"` // ((second − first_second)·2^32 + subject)·2^16 + measure, from the one before
+	TallyValue    []int64  `protobuf:"varint,33,rep,packed,name=tally_value,json=tallyValue,proto3" json:"tally_value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,16 +799,16 @@ func (x *Columns) GetSeconds() uint32 {
 	return 0
 }
 
-func (x *Columns) GetDevice() []uint32 {
+func (x *Columns) GetDeviceStep() []uint32 {
 	if x != nil {
-		return x.Device
+		return x.DeviceStep
 	}
 	return nil
 }
 
-func (x *Columns) GetOffset() []uint32 {
+func (x *Columns) GetSecondStep() []uint32 {
 	if x != nil {
-		return x.Offset
+		return x.SecondStep
 	}
 	return nil
 }
@@ -800,9 +820,9 @@ func (x *Columns) GetSliceCount() []uint32 {
 	return nil
 }
 
-func (x *Columns) GetMethod() []uint32 {
+func (x *Columns) GetMethodDelta() []int64 {
 	if x != nil {
-		return x.Method
+		return x.MethodDelta
 	}
 	return nil
 }
@@ -828,9 +848,9 @@ func (x *Columns) GetPriceRevisionDelta() []int64 {
 	return nil
 }
 
-func (x *Columns) GetOwnerBasisDelta() []int64 {
+func (x *Columns) GetOwnerBasisStep() []uint32 {
 	if x != nil {
-		return x.OwnerBasisDelta
+		return x.OwnerBasisStep
 	}
 	return nil
 }
@@ -856,9 +876,9 @@ func (x *Columns) GetMemoryByteSecondsDelta() []int64 {
 	return nil
 }
 
-func (x *Columns) GetTallyKeyDelta() []int64 {
+func (x *Columns) GetTallyKeyStep() []uint64 {
 	if x != nil {
-		return x.TallyKeyDelta
+		return x.TallyKeyStep
 	}
 	return nil
 }
@@ -932,24 +952,26 @@ const file_gpuledger_v1_ledger_proto_rawDesc = "" +
 	"\aseconds\x18\x03 \x01(\rR\aseconds\x12\x1b\n" +
 	"\troster_id\x18\x04 \x01(\fR\brosterId\x12\x12\n" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\fR\x06digest\"\xb5\x04\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\"\xce\x04\n" +
 	"\aColumns\x12!\n" +
 	"\ffirst_second\x18\x01 \x01(\x03R\vfirstSecond\x12\x18\n" +
-	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
-	"\x06device\x18\x03 \x03(\rR\x06device\x12\x16\n" +
-	"\x06offset\x18\x04 \x03(\rR\x06offset\x12\x1f\n" +
+	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x1f\n" +
+	"\vdevice_step\x18\x03 \x03(\rR\n" +
+	"deviceStep\x12\x1f\n" +
+	"\vsecond_step\x18\x04 \x03(\rR\n" +
+	"secondStep\x12\x1f\n" +
 	"\vslice_count\x18\x05 \x03(\rR\n" +
-	"sliceCount\x12\x16\n" +
-	"\x06method\x18\x06 \x03(\rR\x06method\x12&\n" +
+	"sliceCount\x12!\n" +
+	"\fmethod_delta\x18\x06 \x03(\x12R\vmethodDelta\x12&\n" +
 	"\x0fenergy_uj_delta\x18\a \x03(\x12R\renergyUjDelta\x128\n" +
 	"\x19price_nano_per_hour_delta\x18\b \x03(\x12R\x15priceNanoPerHourDelta\x120\n" +
-	"\x14price_revision_delta\x18\t \x03(\x12R\x12priceRevisionDelta\x12*\n" +
-	"\x11owner_basis_delta\x18\x10 \x03(\x12R\x0fownerBasisDelta\x12\"\n" +
+	"\x14price_revision_delta\x18\t \x03(\x12R\x12priceRevisionDelta\x12(\n" +
+	"\x10owner_basis_step\x18\x10 \x03(\rR\x0eownerBasisStep\x12\"\n" +
 	"\rtime_ns_delta\x18\x11 \x03(\x12R\vtimeNsDelta\x12\x1c\n" +
 	"\n" +
 	"idle_sm_ns\x18\x12 \x03(\x12R\bidleSmNs\x129\n" +
-	"\x19memory_byte_seconds_delta\x18\x13 \x03(\x12R\x16memoryByteSecondsDelta\x12&\n" +
-	"\x0ftally_key_delta\x18  \x03(\x12R\rtallyKeyDelta\x12\x1f\n" +
+	"\x19memory_byte_seconds_delta\x18\x13 \x03(\x12R\x16memoryByteSecondsDelta\x12$\n" +
+	"\x0etally_key_step\x18  \x03(\x04R\ftallyKeyStep\x12\x1f\n" +
 	"\vtally_value\x18! \x03(\x03R\n" +
 	"tallyValue*y\n" +
 	"\tOwnerKind\x12\x15\n" +

@@ -1,0 +1,256 @@
+package wire
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Digest identifies a chunk by its content, everything that determines it,
+// under its roster's fingerprint. It is the same whoever computes it, and
+// independent of compression. It fails where EncodeChunk does.
+func Digest(c *attribution.Chunk, rosterID attribution.Fingerprint) ([sha256.Size]byte, error) {
+	w := borrow()
+	defer w.giveBack()
+	if err := w.encode(c); err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	return digest(c.Key, c.Seconds, rosterID, w.plain), nil
+}
+
+func digest(key attribution.ChunkKey, seconds int, rosterID attribution.Fingerprint, columns []byte) (d [sha256.Size]byte) {
+	head := make([]byte, 0, 256)
+	for _, s := range []string{"gpuledger chunk 1", key.Cluster, key.Node} {
+		head = binary.LittleEndian.AppendUint64(head, uint64(len(s)))
+		head = append(head, s...)
+	}
+	head = append(head, key.Boot[:]...)
+	head = binary.LittleEndian.AppendUint64(head, uint64(key.Sequence))
+	head = binary.LittleEndian.AppendUint64(head, uint64(seconds))
+	head = append(head, rosterID[:]...)
+	h := sha256.New()
+	h.Write(head)
+	h.Write(columns)
+	h.Sum(d[:0])
+	return d
+}
+
+// EncodeChunk puts a chunk into its message, body and digest included. The
+// chunk must be one that [attribution.Chunk.Check] passes, and rosterID its
+// roster's fingerprint. It fails where the chunk exceeds what DecodeChunk
+// takes.
+func EncodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Chunk, error) {
+	w := borrow()
+	defer w.giveBack()
+	if err := w.encode(c); err != nil {
+		return nil, err
+	}
+	d := digest(c.Key, c.Seconds, rosterID, w.plain)
+	w.packed = w.encoder.EncodeAll(w.plain, w.packed[:0])
+	if len(w.packed) > MaxBody {
+		return nil, malformed(8, "chunk.body", "%d bytes: at most %d travel", len(w.packed), MaxBody)
+	}
+	boot := c.Key.Boot
+	return &pb.Chunk{
+		Boot:     boot[:],
+		Sequence: int64(c.Key.Sequence),
+		Seconds:  uint32(c.Seconds),
+		RosterId: rosterID[:],
+		Body:     append([]byte(nil), w.packed...),
+		Digest:   d[:],
+	}, nil
+}
+
+// DecodeChunk reads a chunk of a node. The roster must be the one that
+// RosterID names. What it returns has passed Check, and has the digest that
+// the message claims.
+func DecodeChunk(m *pb.Chunk, cluster, node string, roster *attribution.Roster) (*attribution.Chunk, error) {
+	key, err := ChunkKey(m, cluster, node)
+	if err != nil {
+		return nil, err
+	}
+	rosterID, err := RosterID(m.GetRosterId())
+	if err != nil {
+		return nil, err
+	}
+	w := borrow()
+	defer w.giveBack()
+	if err := w.unpack(m.GetBody()); err != nil {
+		return nil, err
+	}
+	if d := digest(key, int(m.GetSeconds()), rosterID, w.plain); string(d[:]) != string(m.GetDigest()) {
+		return nil, malformed(4, "chunk.digest", "the content has another: it was damaged, or belongs to another node")
+	}
+	if err := w.decode(); err != nil {
+		return nil, err
+	}
+	if w.columns.GetSeconds() != m.GetSeconds() {
+		return nil, malformed(4, "columns.seconds", "%d in a chunk of %d", w.columns.GetSeconds(), m.GetSeconds())
+	}
+	return DecodeColumns(&w.columns, key, roster)
+}
+
+// ChunkKey is the key of a chunk that came on a node's stream, with or without
+// its body.
+func ChunkKey(m *pb.Chunk, cluster, node string) (attribution.ChunkKey, error) {
+	boot, err := Boot(m.GetBoot())
+	if err != nil {
+		return attribution.ChunkKey{}, err
+	}
+	if s := m.GetSeconds(); s < 1 || s > attribution.ChunkSeconds {
+		return attribution.ChunkKey{}, malformed(4, "chunk.seconds", "%d: want 1 to 10", s)
+	}
+	return attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot, Sequence: attribution.Second(m.GetSequence())}, nil
+}
+
+// Boot reads a boot id.
+func Boot(b []byte) (boot attribution.Boot, err error) {
+	if len(b) != len(boot) {
+		return boot, malformed(4, "boot", "%d bytes: want %d", len(b), len(boot))
+	}
+	return attribution.Boot(b), nil
+}
+
+// RosterID reads a roster's fingerprint.
+func RosterID(b []byte) (id attribution.Fingerprint, err error) {
+	if len(b) != len(id) {
+		return id, malformed(4, "roster_id", "%d bytes: want %d", len(b), len(id))
+	}
+	return attribution.Fingerprint(b), nil
+}
+
+// workspace holds what encoding and decoding need besides their result. It is
+// costly to make and used by one goroutine at a time.
+type workspace struct {
+	columns pb.Columns
+	plain   []byte // the columns' encoding
+	packed  []byte // the same, compressed
+	encoder *zstd.Encoder
+	decoder *zstd.Decoder
+}
+
+// workspaces are interchangeable and hold no state from use to use.
+var workspaces = sync.Pool{New: func() any { return newWorkspace() }}
+
+func newWorkspace() *workspace {
+	// Bodies are a few KiB: a small window costs no compression, and a
+	// goroutine more costs more than it brings. The digest is the checksum.
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
+	if err != nil {
+		panic(fmt.Sprintf("BUG: zstd encoder options: %v", err))
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(MaxColumns), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		panic(fmt.Sprintf("BUG: zstd decoder options: %v", err))
+	}
+	return &workspace{encoder: e, decoder: d}
+}
+
+func borrow() *workspace { return workspaces.Get().(*workspace) }
+
+// giveBack returns a workspace, unless one huge chunk made it huge.
+func (w *workspace) giveBack() {
+	if cap(w.plain)+cap(w.packed) > MaxBody || cap(w.columns.TimeNsDelta) > 1<<17 {
+		return
+	}
+	workspaces.Put(w)
+}
+
+// encode fills plain.
+func (w *workspace) encode(c *attribution.Chunk) error {
+	emptyColumns(&w.columns)
+	encodeColumns(c, &w.columns)
+	var err error
+	w.plain, err = proto.MarshalOptions{Deterministic: true}.MarshalAppend(w.plain[:0], &w.columns)
+	if err != nil {
+		return fmt.Errorf("encode chunk: %w", err)
+	}
+	if len(w.plain) > MaxColumns {
+		return malformed(8, "columns", "%d bytes: at most %d travel", len(w.plain), MaxColumns)
+	}
+	return nil
+}
+
+// unpack fills plain.
+func (w *workspace) unpack(body []byte) error {
+	if len(body) > MaxBody {
+		return malformed(8, "chunk.body", "%d bytes: at most %d are taken", len(body), MaxBody)
+	}
+	var h zstd.Header
+	if err := h.Decode(body); err != nil {
+		return malformed(4, "chunk.body", "is not zstd: %v", err)
+	}
+	if !h.HasFCS || h.FrameContentSize > MaxColumns {
+		return malformed(8, "chunk.body", "says no size within %d bytes", MaxColumns)
+	}
+	if n := int(h.FrameContentSize); cap(w.plain) < n {
+		w.plain = make([]byte, 0, n)
+	}
+	var err error
+	if w.plain, err = w.decoder.DecodeAll(body, w.plain[:0:h.FrameContentSize]); err != nil {
+		return malformed(4, "chunk.body", "can't be decompressed: %v", err)
+	}
+	return nil
+}
+
+// decode fills columns from plain.
+func (w *workspace) decode() error {
+	if err := checkSizes(w.plain); err != nil {
+		return err
+	}
+	emptyColumns(&w.columns)
+	if err := (proto.UnmarshalOptions{Merge: true, DiscardUnknown: true}).Unmarshal(w.plain, &w.columns); err != nil {
+		return malformed(4, "columns", "can't be read: %v", err)
+	}
+	return nil
+}
+
+// checkSizes bounds the entries of every column before any is allocated: one
+// byte of text becomes eight of memory.
+func checkSizes(b []byte) error {
+	for len(b) > 0 {
+		field, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return malformed(4, "columns", "can't be read: %v", protowire.ParseError(n))
+		}
+		b = b[n:]
+		size := protowire.ConsumeFieldValue(field, kind, b)
+		if size < 0 {
+			return malformed(4, "columns", "can't be read: %v", protowire.ParseError(size))
+		}
+		if kind == protowire.BytesType {
+			entries := 0
+			for _, x := range b[:size] {
+				if x < 0x80 {
+					entries++
+				}
+			}
+			if entries > MaxSlices+10 { // the length's own bytes are counted too
+				return malformed(8, "columns", "field %d has %d entries: at most %d are taken", field, entries, MaxSlices)
+			}
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// emptyColumns resets a message and keeps the columns' memory.
+func emptyColumns(m *pb.Columns) {
+	m.FirstSecond, m.Seconds = 0, 0
+	m.DeviceStep, m.SecondStep, m.SliceCount = m.DeviceStep[:0], m.SecondStep[:0], m.SliceCount[:0]
+	m.MethodDelta, m.EnergyUjDelta = m.MethodDelta[:0], m.EnergyUjDelta[:0]
+	m.PriceNanoPerHourDelta, m.PriceRevisionDelta = m.PriceNanoPerHourDelta[:0], m.PriceRevisionDelta[:0]
+	m.OwnerBasisStep, m.TimeNsDelta, m.IdleSmNs = m.OwnerBasisStep[:0], m.TimeNsDelta[:0], m.IdleSmNs[:0]
+	m.MemoryByteSecondsDelta = m.MemoryByteSecondsDelta[:0]
+	m.TallyKeyStep, m.TallyValue = m.TallyKeyStep[:0], m.TallyValue[:0]
+}
