@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -356,9 +357,7 @@ func (s *Spool) install(batch []record, w written) {
 		s.active = seg
 	}
 	seg.size = w.size
-	for id, at := range w.rosters {
-		seg.rosters[id] = at
-	}
+	maps.Copy(seg.rosters, w.rosters)
 	for i := range batch {
 		r := &batch[i]
 		s.unwritten -= r.bytes

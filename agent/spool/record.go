@@ -109,7 +109,7 @@ type damage struct {
 // next offset at which a whole record begins.
 func scanSegment(b []byte, f func(off int, t recordType, payload []byte)) damage {
 	d := damage{lastBatch: -1}
-	off := 0
+	var off int
 	if len(b) >= len(magic) && string(b[:len(magic)]) == magic {
 		off = len(magic)
 	} else {

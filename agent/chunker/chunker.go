@@ -1,0 +1,263 @@
+// Package chunker closes sealed seconds into chunks and hands them to the
+// spool.
+//
+// A second comes in as the meter sealed it. The chunker prices its windows,
+// keeps it with the seconds of the same wall-clock ten, and when the ten is
+// full, or on Flush, closes the chunk: canonical roster, deterministic bytes.
+// A chunk begins with whatever second comes first and never crosses the end of
+// its ten.
+//
+// On a live node each second is also made a chunk of its own, for two ends: the
+// spool keeps it until the real chunk is closed, so that a restart goes on
+// where the crash was, with the same bytes in the end (law 4); and it is sent
+// at once, for freshness.
+package chunker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// maxSlices closes a chunk before its ten is full, so that memory and messages
+// stay bounded whatever a node does. 8 devices shared by 64 owners each, all of
+// them active, are 5,120 slices in ten seconds.
+const maxSlices = 50_000
+
+// Pricer prices devices; rating.Rater is one. It must not change, and is asked
+// by one goroutine at a time.
+type Pricer interface {
+	// Prices writes the prices of all devices of the node at second s.
+	Prices(devices []attribution.Device, s attribution.Second, out []attribution.Price)
+	// NextChange is the first second after s at which a price may change.
+	NextChange(s attribution.Second) attribution.Second
+}
+
+// Options configure a chunker. Cluster, Node and Spool are required.
+type Options struct {
+	Cluster string
+	Node    string
+	Spool   *spool.Spool
+
+	// Journal keeps each second in the spool until its chunk is closed. A
+	// replay does without: it reads its recording again.
+	Journal bool
+	// Live is given each second once it is durable (and only then: it needs
+	// Journal), with its roster's encoding. It must not block. Seal then syncs
+	// the spool every second.
+	Live func(s attribution.Second, rosterID attribution.Fingerprint, roster []byte, m *pb.Live)
+	// Unpriced is told of a device without a price, once per device and
+	// Pricer. It must not keep the pointer.
+	Unpriced func(d *attribution.Device, s attribution.Second)
+	// Logger is told what can't be recovered. Default: nobody.
+	Logger *slog.Logger
+}
+
+// Stats are counts since New.
+type Stats struct {
+	Seconds         uint64 // sealed
+	Windows         uint64
+	UnpricedWindows uint64
+	Chunks          uint64 // handed to the spool
+	Recovered       uint64 // seconds taken from the spool by New
+	Refused         uint64 // seconds that Seal refused with ErrFull
+	NotJournaled    uint64 // seconds that a crash before their chunk would have lost
+}
+
+// Chunker collects the seconds of one node. One goroutine uses it; SetPricer
+// and Stats are for any.
+type Chunker struct {
+	o       Options
+	boot    attribution.Boot
+	pricer  atomic.Pointer[Pricer]
+	prices  priceCache
+	rosters rosterCache
+
+	first   attribution.Second // of the open chunk
+	seconds int                // in the open chunk
+	open    batch
+	single  batch // scratch for one second
+	parts   parts // what open's numbers mean
+
+	waiting *closed // closed, and refused by the spool so far
+
+	stats struct {
+		seconds, windows, unpriced, chunks, recovered, refused, notJournaled atomic.Uint64
+	}
+	next attribution.Second
+}
+
+// closed is a chunk, and as it is for the spool.
+type closed struct {
+	facts  *attribution.Chunk // in the memory of the batch that it was made from
+	chunk  spool.Chunk
+	roster *roster
+}
+
+// New makes a chunker that goes on where the spool's last one stopped: Next
+// says where.
+func New(o Options) (*Chunker, error) {
+	switch {
+	case o.Spool == nil || o.Node == "":
+		return nil, errors.New("chunker: a node and a spool are required")
+	case o.Live != nil && !o.Journal:
+		return nil, errors.New("chunker: live windows need the journal")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Chunker{o: o, boot: o.Spool.Boot(), next: o.Spool.Next()}
+	seconds, err := o.Spool.OpenSeconds()
+	if err != nil {
+		o.Logger.Error("chunker: sealed seconds can't be read back; they will be unobserved", "node", o.Node, "err", err)
+	}
+	for i := range seconds {
+		if err := c.recoverSecond(&seconds[i]); err != nil {
+			o.Logger.Error("chunker: a sealed second can't be read back; from it on they will be unobserved",
+				"node", o.Node, "second", int64(seconds[i].Sequence), "err", err)
+			c.next = seconds[i].Sequence
+			break
+		}
+	}
+	if err := c.retry(); err != nil && !errors.Is(err, spool.ErrFull) {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Next is the first second that Seal has not taken, 0 in a new spool.
+func (c *Chunker) Next() attribution.Second { return c.next }
+
+// SetPricer sets the prices of the seconds that are sealed from now on; nil
+// (as at first) leaves them unpriced. Any goroutine may call it.
+func (c *Chunker) SetPricer(p Pricer) {
+	if p == nil {
+		c.pricer.Store(nil)
+		return
+	}
+	c.pricer.Store(&p)
+}
+
+// Stats is a snapshot of the counters. Any goroutine may call it.
+func (c *Chunker) Stats() Stats {
+	s := &c.stats
+	return Stats{
+		Seconds: s.seconds.Load(), Windows: s.windows.Load(), UnpricedWindows: s.unpriced.Load(), Chunks: s.chunks.Load(),
+		Recovered: s.recovered.Load(), Refused: s.refused.Load(), NotJournaled: s.notJournaled.Load(),
+	}
+}
+
+// Seal takes one second of the node: a window of every device, unpriced, and
+// its tallies. It copies what it keeps. A number must mean the same to facts
+// for as long as the chunk is open.
+//
+// Seconds come in order; one that does not follow the last closes the open
+// chunk first. An error that wraps spool.ErrFull means that the second was not
+// taken, and Next has not moved: wait and seal it again, or drop it and later
+// seal the time from Next on as unobserved. After nil it is taken; it is
+// durable once the spool is synced and either journals or has its chunk.
+func (c *Chunker) Seal(s attribution.Second, windows []attribution.DeviceWindow, tallies []attribution.Tally, facts attribution.Facts) error {
+	if s < c.next {
+		return fmt.Errorf("chunker: second %d is sealed already: the next is %d", s, c.next)
+	}
+	if s > c.next {
+		c.close()
+	}
+	if err := c.retry(); err != nil {
+		if errors.Is(err, spool.ErrFull) {
+			c.stats.refused.Add(1)
+		}
+		return err
+	}
+	base := c.parts.meter(facts)
+	mark := c.open.mark()
+	c.open.add(windows, tallies, base)
+	c.price(s, c.open.windows[mark.windows:], windows, facts)
+	if c.seconds == 0 {
+		c.first = s
+	}
+	c.seconds++
+	c.next = s + 1
+	c.stats.seconds.Add(1)
+	c.stats.windows.Add(uint64(len(windows)))
+	if c.o.Journal {
+		c.journal(s, mark)
+	}
+	return c.closeIfFull()
+}
+
+// Flush closes the open chunk, if there is one, and hands it to the spool.
+func (c *Chunker) Flush() error {
+	c.close()
+	return c.retry()
+}
+
+func (c *Chunker) closeIfFull() error {
+	if c.next.ChunkStart() == c.first.ChunkStart() && len(c.open.slices) < maxSlices {
+		return nil
+	}
+	c.close()
+	if err := c.retry(); err != nil && !errors.Is(err, spool.ErrFull) {
+		return err
+	}
+	return nil
+}
+
+// close makes the open seconds a chunk. There is none waiting then: Seal takes
+// nothing while there is.
+func (c *Chunker) close() {
+	if c.seconds == 0 {
+		return
+	}
+	chunk, err := c.encode(c.first, c.seconds, &c.open)
+	if err != nil {
+		// Such a node exceeds every limit of the format by far.
+		c.o.Logger.Error("chunker: a chunk can't be encoded and is lost", "node", c.o.Node, "sequence", int64(c.first), "err", err)
+	} else {
+		chunk.facts = nil
+		c.waiting = chunk
+	}
+	c.seconds = 0
+	c.open.reset()
+	c.parts.reset()
+}
+
+// retry hands a closed chunk to the spool.
+func (c *Chunker) retry() error {
+	if c.waiting == nil {
+		return nil
+	}
+	if err := c.o.Spool.AppendChunk(c.waiting.chunk, c.waiting.roster.encoding); err != nil {
+		return fmt.Errorf("chunker: %w", err)
+	}
+	c.waiting = nil
+	c.stats.chunks.Add(1)
+	return nil
+}
+
+// encode closes a batch into a chunk and its message.
+func (c *Chunker) encode(first attribution.Second, seconds int, b *batch) (*closed, error) {
+	key := attribution.ChunkKey{Cluster: c.o.Cluster, Node: c.o.Node, Boot: c.boot, Sequence: first}
+	chunk := attribution.BuildChunk(key, seconds, &c.parts, b.windows, b.tallies)
+	r, err := c.rosters.get(chunk.Roster)
+	if err != nil {
+		return nil, err
+	}
+	m, err := wire.EncodeChunk(chunk, r.id)
+	if err != nil {
+		return nil, err
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("chunk %d: %w", first, err)
+	}
+	return &closed{chunk, spool.Chunk{Sequence: first, Seconds: seconds, RosterID: r.id, Body: body}, r}, nil
+}
