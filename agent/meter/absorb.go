@@ -9,22 +9,16 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
-// What a second can hold at most. More is an error of whatever counted it, and
-// would let sums overflow further down.
-const (
-	maxEnergyPerSecond = 1_000_000_000_000 // µJ: a megawatt
-	maxMemoryPerSecond = 1 << 47           // byte-seconds: 128 TiB
-	maxReplicas        = 1 << 20
-	maxTime            = math.MaxInt64 / 2
-)
+// maxReplicas keeps sums of holdings far from overflow.
+const maxReplicas = 1 << 20
 
 // absorb takes one record from a lane over into what the sealer knows.
 func (m *Meter) absorb(r *Record, lane uint32) {
-	if r.from < 0 || r.to > maxTime || r.a < 0 || r.b < 0 || (r.to <= r.from) != r.kind.control() {
+	if r.from < 0 || r.to > attribution.MaxSecond.Nanos() || r.a < 0 || r.b < 0 || (r.to <= r.from) != r.tag.kind().control() {
 		m.stats.malformed.Add(1)
 		return
 	}
-	switch r.kind {
+	switch r.tag.kind() {
 	case activity, use:
 		m.absorbSpan(r)
 	case removed, added, released, held:
@@ -42,24 +36,22 @@ func (m *Meter) absorbSpan(r *Record) {
 		m.stats.lost.record(r)
 		return
 	}
-	x := span{from: r.from, to: r.to, processSM: r.processSM}
-	perSecond := int64(maxEnergyPerSecond)
+	x := span{from: r.from, to: r.to, processSM: r.tag.processSM()}
 	q := &s.activity
-	if r.kind == use {
-		q, perSecond = &s.uses, maxMemoryPerSecond
+	if r.tag.kind() == use {
+		q = &s.uses
 		x.owner = m.admitOwner(r.owner.e)
 	}
-	x.a = min(r.a, r.to-r.from)
-	x.b = min(r.b, mulDiv(r.to-r.from, perSecond, attribution.WindowNanos))
+	x.a, x.b = min(r.a, r.to-r.from), min(r.b, mostIn(r.to-r.from))
 	if x.a != r.a || x.b != r.b {
 		m.stats.clamped.records.Add(1)
-		m.stats.clamped.add(r.kind, r.a-x.a, r.b-x.b)
+		m.stats.clamped.add(r.tag.kind(), r.a-x.a, r.b-x.b)
 	}
 	now := m.Next().Nanos()
 	if x.from < now {
 		a, b := x.take(now)
 		m.stats.late.records.Add(1)
-		m.stats.late.add(r.kind, a, b)
+		m.stats.late.add(r.tag.kind(), a, b)
 		if x.to <= now {
 			return
 		}
@@ -77,7 +69,7 @@ func (m *Meter) absorbChange(r *Record, lane uint32) {
 		m.stats.lost.record(r)
 		return
 	}
-	c := change{kind: r.kind, at: r.from, lane: lane, seq: r.seq, device: m.admitDevice(r.device.e)}
+	c := change{kind: r.tag.kind(), at: r.from, lane: lane, seq: r.tag.seq(), device: m.admitDevice(r.device.e)}
 	switch {
 	case c.device == nil:
 		m.stats.lost.record(r)
@@ -98,10 +90,14 @@ func (m *Meter) absorbChange(r *Record, lane uint32) {
 }
 
 func (m *Meter) absorbTally(r *Record) {
-	x := span{from: r.from, to: r.to, a: r.a, measure: r.measure, subject: m.admitSubject(r.subject.e)}
+	x := span{from: r.from, to: r.to, a: min(r.a, mostIn(r.to-r.from)), measure: r.tag.measure(), subject: m.admitSubject(r.subject.e)}
 	if x.subject == nil || x.measure == 0 {
 		m.stats.lost.record(r)
 		return
+	}
+	if x.a != r.a {
+		m.stats.clamped.records.Add(1)
+		m.stats.clamped.add(tallied, r.a-x.a, 0)
 	}
 	now := m.Next().Nanos()
 	if x.from < now {
@@ -184,6 +180,9 @@ func admit[T any](m *Meter, t *table[T], e *entry[T]) *entry[T] {
 	}
 	return e
 }
+
+// mostIn is how much energy, memory or value so many ns can hold at most.
+func mostIn(ns int64) int64 { return mulDiv(ns, attribution.MaxPerSecond, attribution.WindowNanos) }
 
 // mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
 func mulDiv(a, b, c int64) int64 {

@@ -105,9 +105,10 @@ func (m *Meter) segment(s *slot, activities, uses int, from, to int64) (energy i
 		g.SMActive += a
 		energy += b
 	}
-	if g.SMActive > g.Length {
-		m.stats.clamped.add(activity, g.SMActive-g.Length, 0)
-		g.SMActive = g.Length
+	most := mostIn(g.Length)
+	if over, overEnergy := max(g.SMActive-g.Length, 0), max(energy-most, 0); over > 0 || overEnergy > 0 {
+		m.stats.clamped.add(activity, over, overEnergy)
+		g.SMActive, energy = g.SMActive-over, energy-overEnergy
 	}
 	base := len(c.uses)
 	for i := range s.uses.all()[:uses] {
@@ -124,6 +125,13 @@ func (m *Meter) segment(s *slot, activities, uses int, from, to int64) (energy i
 			m.stats.stray.add(use, a, b)
 		case a > 0 || b > 0:
 			c.use(base, x.owner, a, b)
+		}
+	}
+	for i := range c.uses[base:] {
+		u := &c.uses[base+i]
+		if over, overMemory := max(u.SMActive-g.Length, 0), max(u.Memory-most, 0); over > 0 || overMemory > 0 {
+			m.stats.clamped.add(use, over, overMemory)
+			u.SMActive, u.Memory = u.SMActive-over, u.Memory-overMemory
 		}
 	}
 	if s.exists {

@@ -70,7 +70,7 @@ func newLane(id uint32, size int, stats *counters) *Lane {
 //     holdings and existence; a caller repeats those until they are taken.
 func (l *Lane) Record(r Record) bool {
 	l.seq++
-	r.seq = l.seq
+	r.tag = r.tag.withSeq(l.seq)
 	if l.tail-l.seen >= l.size && !l.room(1) {
 		return l.overflow(&r)
 	}
@@ -94,7 +94,7 @@ func (l *Lane) RecordAll(rs []Record) bool {
 		l.seq++
 		slot := &l.ring[l.tail&l.mask]
 		*slot = rs[i]
-		slot.seq = l.seq
+		slot.tag = slot.tag.withSeq(l.seq)
 		l.tail++
 	}
 	l.published.Store(l.tail)
@@ -134,11 +134,11 @@ func (l *Lane) overflow(r *Record) bool {
 // put joins a record into the table, or gives it a place.
 func (s *spill) put(r *Record, stats *counters) bool {
 	limit := spillRecords - spillReserved
-	if r.kind.control() {
+	if r.tag.kind().control() {
 		limit = spillRecords
 	}
 	for i := s.n - 1; i >= 0; i-- {
-		if x := &s.records[i]; x.sameKey(r) && (r.kind.control() || x.touches(r) || s.n >= limit) {
+		if x := &s.records[i]; x.sameKey(r) && (r.tag.kind().control() || x.touches(r) || s.n >= limit) {
 			x.join(r)
 			stats.mergedRecords.Add(1)
 			return true

@@ -68,22 +68,6 @@ func (m *Meter) sealSecond(second attribution.Second) {
 	m.cutTallies(second)
 }
 
-// cutTallies hands out the part of every tally that lies in the second.
-func (m *Meter) cutTallies(second attribution.Second) {
-	to := (second + 1).Nanos()
-	n := m.tallies.started(to)
-	for i := range m.tallies.all()[:n] {
-		x := &m.tallies.all()[i]
-		value, _ := x.take(to)
-		x.subject.seen = second
-		m.owners.numbers[x.subject.value.facts.Owner].seen = second
-		m.sealed.Tallies = append(m.sealed.Tallies, attribution.Tally{
-			Second: second, Subject: x.subject.number, Measure: uint16(x.measure), Value: value,
-		})
-	}
-	m.tallies.retire(n, to)
-}
-
 // sweepSeconds is how often numbers out of use are looked for.
 const sweepSeconds = 15
 

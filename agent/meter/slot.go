@@ -37,7 +37,7 @@ type change struct {
 	replicas  int64
 }
 
-func (c *change) holding() bool { return c.kind == held || c.kind == released }
+func (c *change) holding() bool { return c.kind.holding() }
 
 // compare is the order of effect: by time; at one instant, by kind. What is
 // left is decided by facts, so that the order of arrival does not matter.

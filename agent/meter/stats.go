@@ -57,7 +57,7 @@ func (c *amounts) add(k kind, a, b int64) {
 
 func (c *amounts) record(r *Record) {
 	c.records.Add(1)
-	c.add(r.kind, r.a, r.b)
+	c.add(r.tag.kind(), r.a, r.b)
 }
 
 func (c *amounts) load() Amounts {
