@@ -3,6 +3,7 @@ package rollup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -44,13 +45,13 @@ func (f *Facts) Roster() *attribution.Roster { return f.roster }
 // and how they are spread over folds that are then merged, make no difference
 // to the sums. A Fold is used by one goroutine at a time.
 type Fold struct {
-	rows     []Row
-	tallies  []TallyRow
-	rowAt    map[rowKey]int
-	tallyAt  map[tallyKey]int
-	owners   map[Fingerprint]*attribution.Owner
-	devices  map[Fingerprint]*attribution.Device
-	newest   *Facts // those whose owners and devices were noted last
+	rows    []Row
+	tallies []TallyRow
+	rowAt   map[rowKey]int
+	tallyAt map[tallyKey]int
+	owners  map[Fingerprint]*attribution.Owner
+	devices map[Fingerprint]*attribution.Device
+	newest  *Facts // those whose owners and devices were noted last
 
 	// Of the chunk that is being added.
 	seriesAt  positions[seriesKey]
@@ -181,12 +182,8 @@ func (fold *Fold) Merge(o *Fold) error {
 	for i := range o.tallies {
 		fold.addTally(tallies[i], tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value)
 	}
-	for id, v := range o.owners {
-		fold.owners[id] = v
-	}
-	for id, v := range o.devices {
-		fold.devices[id] = v
-	}
+	maps.Copy(fold.owners, o.owners)
+	maps.Copy(fold.devices, o.devices)
 	return nil
 }
 

@@ -1,0 +1,43 @@
+// Package ingest takes in what agents send and makes it durable.
+//
+// # The way of a chunk
+//
+//	stream ─▶ decode, check ─▶ pending group ─▶ ready ─▶ commit ─▶ ack
+//	            reject            (node, minute)           │
+//	                                                       ▼
+//	                                          store.Batch, one transaction
+//
+// Every node has one stream, and a newer one ends the older. What a stream
+// sends is decoded, checked against the laws and folded into minute rows on
+// the stream's own goroutine, so the work is as parallel as the streams are.
+// Chunks of one node and minute form a group. A group waits until the node has
+// sent a chunk that reaches past its minute, until it is old, until the agent
+// asks for it (Flush), or until memory is short. Then the single writer
+// goroutine commits all ready groups in one batch, and only after that are the
+// chunks acknowledged (law 4). Waiting until the minute is full makes one row
+// of what would be six; it costs nothing but memory, because the agents keep
+// what is not acknowledged.
+//
+// # Exactly once
+//
+// A node's seconds are known as ranges: those in the store, read at the start,
+// and those accepted since. A chunk whose seconds are all there, from the same
+// boot, is a duplicate: it changes nothing and is acknowledged when they are
+// durable. A chunk that overlaps them otherwise, or under another boot, is a
+// conflict and rejected. How late a chunk comes makes no difference (law 5).
+//
+// # What queries see
+//
+// [Server.Since] yields what is accepted and not in a given commit of the store:
+// pending, being committed, or committed since; and the live seconds that no
+// chunk holds yet. Together with that commit's view of the store, every second
+// of a node is there exactly once, whatever moves at that moment.
+//
+// # Bounds
+//
+// Pending chunks are bounded in number and bytes ([Limits]). At the bound every
+// group becomes ready, streams are no longer read, and gRPC's flow control
+// makes the agents wait; they have it all on disk. A store that fails has the
+// same effect: nothing is acknowledged, nothing is lost, and the writer tries
+// again. A stream whose agent does not read its acks holds up itself alone.
+package ingest

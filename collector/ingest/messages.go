@@ -1,0 +1,309 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// handle takes in one message. An error ends the stream; a chunk that can never
+// be stored is rejected and the stream goes on.
+func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
+	switch m := m.GetMessage().(type) {
+	case *pb.FromAgent_Roster:
+		r, err := decodeRoster(m.Roster)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "roster: %v", err)
+		}
+		st.rosters.put(r)
+		return nil
+	case *pb.FromAgent_Live:
+		return st.takeLive(m.Live)
+	case *pb.FromAgent_Chunk:
+		return st.takeChunk(ctx, m.Chunk)
+	case *pb.FromAgent_Closed:
+		return st.takeClosed(ctx, m.Closed.GetChunk())
+	case *pb.FromAgent_Flush:
+		st.flush()
+		return nil
+	case *pb.FromAgent_Hello:
+		return status.Error(codes.InvalidArgument, "hello comes once")
+	default:
+		return status.Error(codes.InvalidArgument, "a message is of no kind that this version knows")
+	}
+}
+
+func (st *stream) roster(b []byte) (*roster, error) {
+	id, err := wire.RosterID(b)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	r := st.rosters.get(id)
+	if r == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "roster %v is not here (any more): connect again and send it before what refers to it", id)
+	}
+	return r, nil
+}
+
+func (st *stream) takeLive(m *pb.Live) error {
+	r, err := st.roster(m.GetRosterId())
+	if err != nil {
+		return err
+	}
+	id := st.node.id
+	c, err := wire.DecodeLive(m, id.cluster, id.node, st.boot, r.facts.Roster())
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "live second: %v", err)
+	}
+	if st.s.tooEarlyOrLate(c) != "" {
+		st.s.count.liveDropped.Add(1)
+		return nil
+	}
+	n, l := st.node, &st.s.o.Limits
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stream != st {
+		return errSuperseded
+	}
+	kept, pushed := n.addLive(&live{c, memory(c) + int64(len(r.stored.Body))}, l.LiveSeconds, l.LiveBytes)
+	if kept {
+		st.s.count.live.Add(1)
+	} else if pushed == 0 {
+		pushed = 1
+	}
+	st.s.count.liveDropped.Add(int64(pushed))
+	return nil
+}
+
+// key reads what identifies a chunk, on which an answer can be given.
+func (st *stream) key(m *pb.Chunk) (attribution.ChunkKey, error) {
+	key, err := wire.ChunkKey(m, st.node.id.cluster, st.node.id.node)
+	if err != nil {
+		return key, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if key.Boot != st.boot {
+		return key, status.Error(codes.InvalidArgument, "a chunk is of another boot than the hello")
+	}
+	return key, nil
+}
+
+func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
+	key, err := st.key(m)
+	if err != nil {
+		return err
+	}
+	r, err := st.roster(m.GetRosterId())
+	if err != nil {
+		return err
+	}
+	c, err := wire.DecodeChunk(m, key.Cluster, key.Node, r.facts.Roster())
+	if err != nil {
+		st.s.count.rejected.Add(1)
+		return st.reject(key, err.Error())
+	}
+	return st.admit(ctx, st.newChunk(c, m, r))
+}
+
+// newChunk keeps the message's body and digest, which nobody else has. A roster
+// is counted with the first of the chunks that share it.
+func (st *stream) newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster) *chunk {
+	bytes := memory(c) + int64(len(m.GetBody()))
+	if r != st.counted {
+		st.counted = r
+		bytes += rosterMemory * int64(len(r.stored.Body))
+	}
+	return &chunk{
+		Chunk: c, roster: r, bytes: bytes,
+		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.stored.ID, Body: m.GetBody(), Digest: m.GetDigest()},
+	}
+}
+
+// rosterMemory is about how many bytes of memory a byte of a roster's encoding
+// becomes, once decoded and with its fingerprints.
+const rosterMemory = 4
+
+// takeClosed makes a chunk from the seconds that went live.
+func (st *stream) takeClosed(ctx context.Context, m *pb.Chunk) error {
+	key, err := st.key(m)
+	if err != nil {
+		return err
+	}
+	id, err := wire.RosterID(m.GetRosterId())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	end := key.Sequence + attribution.Second(m.GetSeconds())
+	n := st.node
+	n.mu.Lock()
+	if n.has.judge(span{key.Sequence, end, key.Boot}) == duplicate {
+		defer n.mu.Unlock()
+		return st.noteDuplicate(key.Sequence, end)
+	}
+	var seconds []*live
+	for _, l := range n.live {
+		if l.Key.Sequence >= key.Sequence && l.Key.Sequence < end {
+			seconds = append(seconds, l)
+		}
+	}
+	n.mu.Unlock()
+
+	c, ok := rebuild(key, int(m.GetSeconds()), seconds)
+	if !ok || c.Check() != nil || c.Roster.Fingerprint() != id {
+		return st.resend(key)
+	}
+	full, err := wire.EncodeChunk(c, id)
+	if err != nil || string(full.Digest) != string(m.GetDigest()) {
+		return st.resend(key)
+	}
+	r := st.rosters.get(id)
+	if r == nil {
+		// The chunk's own roster need not be one of its seconds'.
+		if r, err = decodeRoster(wire.EncodeRoster(c.Roster)); err != nil {
+			return st.resend(key)
+		}
+		st.rosters.put(r)
+	}
+	c.Roster = r.facts.Roster() // equal, and folded by its facts
+	return st.admit(ctx, st.newChunk(c, full, r))
+}
+
+// admit accepts a chunk that keeps the laws, waiting for memory if it must.
+func (st *stream) admit(ctx context.Context, c *chunk) error {
+	s := st.s
+	if why := s.tooEarlyOrLate(c.Chunk); why != "" {
+		s.count.rejected.Add(1)
+		return st.reject(c.Key, why)
+	}
+	if err := s.budget.take(ctx, c.bytes, s.press); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	gs, taken, err := st.place(c)
+	if !taken {
+		s.budget.give(1, c.bytes)
+		return err
+	}
+	s.queue.add(gs, s.o.Clock())
+	select {
+	case <-s.draining: // perhaps after Drain made everything ready
+		st.flush()
+	default:
+	}
+	s.count.accepted.Add(1)
+	s.count.slices.Add(sliceCount(c.Chunk))
+	s.count.unpriced.Add(s.unpriced.note(c.Chunk, s.o.Clock()))
+	return err
+}
+
+// place puts a chunk among its node's, unless its seconds are there.
+func (st *stream) place(c *chunk) (gs []*group, taken bool, err error) {
+	s, n := st.s, st.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stream != st {
+		return nil, false, errSuperseded
+	}
+	switch n.has.judge(c.span()) {
+	case duplicate:
+		return nil, false, st.noteDuplicate(c.Key.Sequence, c.End())
+	case conflict:
+		s.count.conflict.Add(1)
+		return nil, false, st.rejectLocked(c.Key, "conflict: the node has other data in these seconds, from another boot or in other chunks")
+	case fresh:
+	}
+	if len(n.has.spans) >= s.o.Limits.Ranges && n.has.opens(c.span()) {
+		s.count.rejected.Add(1)
+		return nil, false, st.rejectLocked(c.Key, "the node's seconds have too many gaps: raise limits.ranges")
+	}
+	if gs, err = n.accept(c, s.o.Clock()); err != nil {
+		s.count.rejected.Add(1)
+		return nil, false, st.rejectLocked(c.Key, err.Error())
+	}
+	return gs, true, st.note(receipt{c.Key.Sequence, c.End(), awaiting})
+}
+
+// noteDuplicate acknowledges what is there already as soon as it is durable.
+func (st *stream) noteDuplicate(from, to attribution.Second) error {
+	st.s.count.duplicate.Add(1)
+	return st.note(receipt{from, to, awaiting})
+}
+
+// note keeps a receipt and sends the ack that is due. The node's mutex must be
+// held.
+func (st *stream) note(r receipt) error {
+	err := st.receipts.put(r, int(2*st.s.o.Limits.PendingChunks))
+	st.acknowledge()
+	return err
+}
+
+func (st *stream) reject(key attribution.ChunkKey, why string) error {
+	st.node.mu.Lock()
+	defer st.node.mu.Unlock()
+	return st.rejectLocked(key, why)
+}
+
+// rejectLogEvery keeps one stream from filling the log; the counter has all.
+const rejectLogEvery = time.Second
+
+// rejectLocked is reject with the node's mutex held.
+func (st *stream) rejectLocked(key attribution.ChunkKey, why string) error {
+	if now := st.s.o.Clock(); st.rejectLogged.IsZero() || now.Sub(st.rejectLogged) >= rejectLogEvery {
+		st.rejectLogged = now
+		st.s.o.Log.Warn("chunk rejected", "cluster", key.Cluster, "node", key.Node, "sequence", key.Sequence, "reason", why)
+	}
+	err := st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Reject{Reject: &pb.Reject{
+		Boot: key.Boot[:], Sequence: int64(key.Sequence), Reason: why,
+	}}})
+	return errors.Join(err, st.note(receipt{key.Sequence, key.Sequence, settled}))
+}
+
+// resend asks for a chunk in full. Nothing after it is acknowledged until then.
+func (st *stream) resend(key attribution.ChunkKey) error {
+	st.node.mu.Lock()
+	defer st.node.mu.Unlock()
+	st.s.count.resend.Add(1)
+	err := st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Resend{Resend: &pb.Resend{
+		Boot: key.Boot[:], Sequence: int64(key.Sequence),
+	}}})
+	return errors.Join(err, st.note(receipt{key.Sequence, key.Sequence, asked}))
+}
+
+// flush has everything of the node committed now.
+func (st *stream) flush() {
+	n := st.node
+	n.mu.Lock()
+	gs := n.makeReady(func(*group) bool { return true })
+	n.mu.Unlock()
+	st.s.queue.add(gs, st.s.o.Clock())
+	st.s.queue.rush()
+}
+
+// tooEarlyOrLate says why a chunk's time can't be taken, "" where it can.
+func (s *Server) tooEarlyOrLate(c *attribution.Chunk) string {
+	switch {
+	case c.Key.Sequence < 0:
+		return "it lies before 1970"
+	case c.End() > maxSecond:
+		return "it lies beyond any clock"
+	case !s.o.AllowFuture && c.End() > attribution.Second(s.o.Clock().Add(MaxAhead).Unix()):
+		return "it lies more than an hour after the collector's clock: check the node's clock"
+	}
+	return ""
+}
+
+// maxSecond is 2^53: far beyond any clock, and small enough to count with.
+const maxSecond attribution.Second = 1 << 53
+
+func sliceCount(c *attribution.Chunk) (n int64) {
+	for i := range c.Windows {
+		n += int64(len(c.Windows[i].Slices))
+	}
+	return n
+}

@@ -1,0 +1,216 @@
+package ingest
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// nodeID names a node.
+type nodeID struct{ cluster, node string }
+
+// node is what is known of one node. Everything in it is guarded by mu.
+type node struct {
+	id nodeID
+
+	mu      sync.Mutex
+	has     seconds  // stored and accepted
+	pending []*chunk // accepted and not stored, by sequence
+	open    []*group // that take chunks
+	groups  []*group // the others that are in memory: ready, or committed a moment ago
+	live    []*live  // by second; none that a chunk holds
+	liveLen int64    // bytes of live
+	stream  *stream  // nil: not connected
+	boot    attribution.Boot
+	version string    // of the agent
+	left    time.Time // when the last stream ended
+	// storedThrough is the first second after the newest stored one.
+	storedThrough attribution.Second
+	storedAt      time.Time // when that was last moved
+}
+
+// roster is a roster as it came, with its facts.
+type roster struct {
+	stored store.Roster
+	facts  *rollup.Facts
+}
+
+// chunk is an accepted chunk. It does not change.
+type chunk struct {
+	*attribution.Chunk
+	stored store.Chunk
+	roster *roster
+	bytes  int64 // of memory, roughly; taken from the budget
+}
+
+// memory is roughly what a decoded chunk takes.
+func memory(c *attribution.Chunk) int64 {
+	n := 256 + 64*int64(len(c.Windows)) + 24*int64(len(c.Tallies))
+	for i := range c.Windows {
+		n += 48 * int64(len(c.Windows[i].Slices))
+	}
+	return n
+}
+
+// group is what one node sent of one minute, to be committed together. batch
+// is guarded by the node's mutex throughout, the rest while the group is open;
+// from then on only the writer changes it, under that mutex.
+type group struct {
+	node   *node
+	minute attribution.Second
+	batch  uint64 // number of the commit that holds it; 0: not known yet
+	since  time.Time
+	chunks []*chunk
+	fold   *rollup.Fold
+	bytes  int64
+}
+
+// live is a second that no chunk holds yet.
+type live struct {
+	*attribution.Chunk // of one second
+	bytes              int64
+}
+
+// accept puts a fresh chunk into its group and returns the groups that it makes
+// ready: those of minutes that it reaches the end of. An error leaves
+// everything as it was.
+func (n *node) accept(c *chunk, now time.Time) ([]*group, error) {
+	minute := rollup.Minute.Start(c.Key.Sequence)
+	g := n.openGroup(minute)
+	added := g == nil
+	if added {
+		g = &group{node: n, minute: minute, since: now, fold: rollup.NewFold()}
+	}
+	if err := g.fold.Add(c.Chunk, c.roster.facts); err != nil {
+		return nil, err
+	}
+	if added {
+		n.open = append(n.open, g)
+	}
+	g.chunks = append(g.chunks, c)
+	g.bytes += c.bytes
+	n.has.add(c.span())
+	at, _ := slices.BinarySearchFunc(n.pending, c.Key.Sequence, func(p *chunk, s attribution.Second) int {
+		return int(p.Key.Sequence - s)
+	})
+	n.pending = slices.Insert(n.pending, at, c)
+	n.dropLive(func(l *live) bool { return l.Key.Sequence >= c.Key.Sequence && l.Key.Sequence < c.End() })
+	return n.makeReady(func(g *group) bool { return g.minute+attribution.Second(rollup.Minute) <= c.End() }), nil
+}
+
+func (c *chunk) span() span { return span{c.Key.Sequence, c.End(), c.Key.Boot} }
+
+func (n *node) openGroup(minute attribution.Second) *group {
+	for _, g := range n.open {
+		if g.minute == minute {
+			return g
+		}
+	}
+	return nil
+}
+
+// makeReady makes the open groups for which it is due ready, and returns them.
+func (n *node) makeReady(due func(*group) bool) []*group {
+	var gs []*group
+	n.open = slices.DeleteFunc(n.open, func(g *group) bool {
+		if due(g) {
+			gs = append(gs, g)
+			return true
+		}
+		return false
+	})
+	n.groups = append(n.groups, gs...)
+	return gs
+}
+
+// durable reports whether everything that the node has of [from, to) is stored.
+func (n *node) durable(from, to attribution.Second) bool {
+	i, _ := slices.BinarySearchFunc(n.pending, from, func(p *chunk, s attribution.Second) int {
+		if p.End() <= s {
+			return -1
+		}
+		return 1
+	})
+	return i == len(n.pending) || n.pending[i].Key.Sequence >= to
+}
+
+// stored notes that groups of the node have been committed.
+func (n *node) stored(gs []*group, now time.Time) {
+	done := make(map[*chunk]bool)
+	for _, g := range gs {
+		for _, c := range g.chunks {
+			done[c] = true
+			if c.End() > n.storedThrough {
+				n.storedThrough, n.storedAt = c.End(), now
+			}
+		}
+	}
+	n.pending = slices.DeleteFunc(n.pending, func(c *chunk) bool { return done[c] })
+}
+
+// forget drops groups that every query sees in the store.
+func (n *node) forget(gs map[*group]bool) {
+	n.groups = slices.DeleteFunc(n.groups, func(g *group) bool { return gs[g] })
+}
+
+// addLive keeps a second for queries and for the chunk that will hold it. It
+// returns false where it is of no use, because a chunk holds it or it is older
+// than what is kept, and how many older seconds it pushed out.
+func (n *node) addLive(l *live, most int, bytes int64) (kept bool, pushed int) {
+	if n.has.has(l.Key.Sequence) {
+		return false, 0
+	}
+	n.dropLive(func(o *live) bool { return o.Key.Sequence == l.Key.Sequence })
+	at, _ := slices.BinarySearchFunc(n.live, l.Key.Sequence, func(o *live, s attribution.Second) int {
+		return int(o.Key.Sequence - s)
+	})
+	n.live = slices.Insert(n.live, at, l)
+	n.liveLen += l.bytes
+	for len(n.live) > most || n.liveLen > bytes {
+		if n.live[0] == l {
+			l = nil
+		}
+		n.liveLen -= n.live[0].bytes
+		n.live = slices.Delete(n.live, 0, 1)
+		pushed++
+	}
+	return l != nil, pushed
+}
+
+// inMemory calls f with every group.
+func (n *node) inMemory(f func(*group)) {
+	for _, g := range n.groups {
+		f(g)
+	}
+	for _, g := range n.open {
+		f(g)
+	}
+}
+
+func (n *node) dropLive(drop func(*live) bool) {
+	n.live = slices.DeleteFunc(n.live, func(l *live) bool {
+		if drop(l) {
+			n.liveLen -= l.bytes
+			return true
+		}
+		return false
+	})
+}
+
+// visibleThrough is the first second after the newest that queries see.
+func (n *node) visibleThrough() attribution.Second {
+	end := n.has.end()
+	if k := len(n.live); k > 0 {
+		end = max(end, n.live[k-1].End())
+	}
+	return end
+}
+
+// idle reports whether nothing would be lost if the node were forgotten.
+func (n *node) idle() bool {
+	return n.stream == nil && len(n.has.spans) == 0 && len(n.live) == 0 && len(n.open) == 0 && len(n.groups) == 0
+}

@@ -1,0 +1,154 @@
+package ingest
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// rosters are what a stream has sent, those used last at the end. There are
+// few, so they are searched one by one.
+type rosters struct {
+	most      int
+	mostBytes int64
+	list      []*roster
+	bytes     int64
+}
+
+// get is the roster of an id, nil where it is not there (any more).
+func (r *rosters) get(id attribution.Fingerprint) *roster {
+	for i, x := range slices.Backward(r.list) {
+		if x.stored.ID != id {
+			continue
+		}
+		copy(r.list[i:], r.list[i+1:])
+		r.list[len(r.list)-1] = x
+		return x
+	}
+	return nil
+}
+
+// put adds a roster and drops those that there is no room for.
+func (r *rosters) put(x *roster) {
+	if r.get(x.stored.ID) != nil {
+		return
+	}
+	r.list = append(r.list, x)
+	r.bytes += int64(len(x.stored.Body))
+	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) {
+		r.bytes -= int64(len(r.list[0].stored.Body))
+		r.list = slices.Delete(r.list, 0, 1)
+	}
+}
+
+// decodeRoster reads a roster; its id is what its content says.
+func decodeRoster(m *pb.Roster) (*roster, error) {
+	r, err := wire.DecodeRoster(m)
+	if err != nil {
+		return nil, err
+	}
+	// Encoded anew, so that nothing unknown to this version is stored under
+	// the id of what it does know.
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))
+	if err != nil {
+		return nil, err
+	}
+	return &roster{stored: store.Roster{ID: r.Fingerprint(), Body: body}, facts: rollup.FactsOf(r)}, nil
+}
+
+// joined numbers the facts of several rosters one after the other.
+type joined struct {
+	rosters                                      []*attribution.Roster
+	devices, owners, methods, subjects, measures []uint32 // where each roster's begin
+	renamed                                      []attribution.Subject
+}
+
+func newJoined() *joined { return &joined{} }
+
+// add is the place of a roster, which is added unless it is there.
+func (j *joined) add(r *attribution.Roster) int {
+	if i := slices.Index(j.rosters, r); i >= 0 {
+		return i
+	}
+	var d, o, m, x int
+	for _, p := range j.rosters {
+		d, o, m, x = d+len(p.Devices), o+len(p.Owners), m+len(p.Methods), x+len(p.Measures)
+	}
+	j.rosters = append(j.rosters, r)
+	j.devices, j.owners = append(j.devices, uint32(d)), append(j.owners, uint32(o))
+	j.methods, j.measures = append(j.methods, uint32(m)), append(j.measures, uint32(x))
+	j.subjects = append(j.subjects, uint32(len(j.renamed)))
+	for _, s := range r.Subjects {
+		s.Owner += uint32(o)
+		j.renamed = append(j.renamed, s)
+	}
+	return len(j.rosters) - 1
+}
+
+// at is the roster that index i lies in, by where the rosters begin, and its
+// index there.
+func at(begins []uint32, i uint32) (k int, rest uint32) {
+	k = len(begins) - 1
+	for begins[k] > i {
+		k--
+	}
+	return k, i - begins[k]
+}
+
+func (j *joined) Device(i uint32) *attribution.Device {
+	k, i := at(j.devices, i)
+	return &j.rosters[k].Devices[i]
+}
+
+func (j *joined) Owner(i uint32) *attribution.Owner {
+	k, i := at(j.owners, i)
+	return &j.rosters[k].Owners[i]
+}
+
+func (j *joined) Method(i uint16) string {
+	k, n := at(j.methods, uint32(i))
+	return j.rosters[k].Methods[n]
+}
+
+func (j *joined) Subject(i uint32) *attribution.Subject { return &j.renamed[i] }
+
+func (j *joined) Measure(i uint16) attribution.Measure {
+	k, n := at(j.measures, uint32(i))
+	return j.rosters[k].Measures[n]
+}
+
+// rebuild makes the chunk of a key from live seconds, as the agent did. The
+// seconds stay as they are. ok is false where their rosters are too large to be
+// numbered together.
+func rebuild(key attribution.ChunkKey, n int, seconds []*live) (c *attribution.Chunk, ok bool) {
+	j := newJoined()
+	var windows []attribution.DeviceWindow
+	var tallies []attribution.Tally
+	for _, l := range seconds {
+		k := j.add(l.Roster)
+		if int(j.methods[k])+len(l.Roster.Methods) > 1<<16 || int(j.measures[k])+len(l.Roster.Measures) > 1<<16 {
+			return nil, false
+		}
+		for _, w := range l.Windows {
+			w.Device += j.devices[k]
+			w.Method += uint16(j.methods[k])
+			w.Slices = slices.Clone(w.Slices)
+			for i := range w.Slices {
+				w.Slices[i].Owner += j.owners[k]
+			}
+			windows = append(windows, w)
+		}
+		for _, t := range l.Tallies {
+			t.Subject += j.subjects[k]
+			t.Measure += uint16(j.measures[k])
+			tallies = append(tallies, t)
+		}
+	}
+	return attribution.BuildChunk(key, n, j, windows, tallies), true
+}

@@ -1,0 +1,239 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Server is the Ingest service and the single writer of the store. Make it with
+// [New], run its writer with [Server.Run], stop it with [Server.Drain] and then
+// by ending Run's context. All methods may be called concurrently.
+type Server struct {
+	pb.UnimplementedIngestServer
+
+	store store.Store
+	o     Options
+
+	mu      sync.Mutex
+	nodes   map[nodeID]*node
+	streams sync.WaitGroup // goroutines; added to under mu while not dead
+
+	card     atomic.Pointer[pb.RateCard]
+	budget   *budget
+	pressed  atomic.Bool // the budget is short: commit everything
+	queue    queue
+	jobs     chan job
+	writer   writer
+	count    counters
+	unpriced unpriced
+	trouble  atomic.Pointer[error] // what the store failed with; nil: it works
+	newest   atomic.Int64          // first second after the newest stored one
+	// forgotten is the newest commit whose chunks may have left memory.
+	forgotten atomic.Uint64
+
+	draining chan struct{} // closed: nothing more is accepted
+	drained  chan struct{} // closed: streams send what they have and end
+	dead     chan struct{} // closed: the writer has ended
+}
+
+// New returns a server over a store, whose ranges it reads. The store must not
+// be written by anyone else from then on, except through [Server.Do].
+func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
+	if err := o.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	s := &Server{
+		store: st, o: o,
+		nodes:    make(map[nodeID]*node),
+		budget:   newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes),
+		queue:    queue{wake: make(chan struct{}, 1)},
+		jobs:     make(chan job),
+		unpriced: unpriced{log: o.Log, devices: make(map[string]*unpricedDevice)},
+		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
+	}
+	err := st.View(ctx, func(r store.Reader) error {
+		s.writer.commits = r.Commits()
+		return r.Ranges(ctx, func(x store.Range) error {
+			n := s.known(nodeID{x.Cluster, x.Node})
+			n.has.spans = append(n.has.spans, span{x.From, x.To, x.Boot})
+			n.storedThrough = max(n.storedThrough, x.To)
+			s.newest.Store(max(s.newest.Load(), int64(x.To)))
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is stored: %w", err)
+	}
+	s.forgotten.Store(s.writer.commits)
+	for _, n := range s.nodes {
+		n.has.sort()
+	}
+	return s, nil
+}
+
+// known is the node of an id, made if need be.
+func (s *Server) known(id nodeID) *node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	if n == nil {
+		n = &node{id: id}
+		s.nodes[id] = n
+	}
+	return n
+}
+
+func (s *Server) allNodes() []*node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ns := make([]*node, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		ns = append(ns, n)
+	}
+	return ns
+}
+
+// connect makes st the stream of its node, in place of an older one, and
+// welcomes it. The node's lock is never held while the server's is asked for.
+func (s *Server) connect(st *stream, id nodeID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.gone {
+		return errSuperseded
+	}
+	n := s.nodes[id]
+	if n == nil {
+		if len(s.nodes) >= s.o.Limits.Nodes {
+			return status.Errorf(codes.ResourceExhausted, "%d nodes are known, as many as may be: raise limits.nodes", len(s.nodes))
+		}
+		n = &node{id: id}
+		s.nodes[id] = n
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if old := n.stream; old != nil {
+		s.count.superseded.Add(1)
+		close(old.superseded)
+	}
+	if n.boot != st.boot {
+		n.dropLive(func(*live) bool { return true })
+	}
+	n.stream, n.boot, n.version = st, st.boot, st.version
+	st.node = n
+	return st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
+		Version: s.o.Version, StoredThrough: int64(n.storedThrough),
+	}}})
+}
+
+// disconnect notes the end of a stream.
+func (s *Server) disconnect(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.gone = true
+	n := st.node
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stream != st {
+		return
+	}
+	n.stream, n.left = nil, s.o.Clock()
+	if n.idle() {
+		delete(s.nodes, n.id)
+	}
+}
+
+// SetRateCard gives a card to every stream, now and when it begins. The server
+// keeps it; it must not change.
+func (s *Server) SetRateCard(card *pb.RateCard) {
+	s.card.Store(card)
+	for _, n := range s.allNodes() {
+		n.mu.Lock()
+		if n.stream != nil {
+			n.stream.signal()
+		}
+		n.mu.Unlock()
+	}
+}
+
+// Drain ends the service gracefully: nothing more is accepted, what is accepted
+// is committed and acknowledged, and streams end with Unavailable. Where ctx
+// ends first, what is not committed stays with the agents. The writer must be
+// running; Drain is called once. The gRPC server is stopped after it.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	close(s.draining)
+	s.mu.Unlock()
+	s.readyAll()
+	err := s.budget.empty(ctx, s.dead)
+	close(s.drained)
+	return err
+}
+
+var (
+	errStopped    = errors.New("the writer has stopped")
+	errDraining   = status.Error(codes.Unavailable, "the collector is stopping")
+	errSuperseded = status.Error(codes.Aborted, "a newer stream of this node has taken over")
+)
+
+// readyAll makes every group ready and asks for their commit at once.
+func (s *Server) readyAll() {
+	for _, n := range s.allNodes() {
+		n.mu.Lock()
+		gs := n.makeReady(func(*group) bool { return true })
+		n.mu.Unlock()
+		s.queue.add(gs, s.o.Clock())
+	}
+	s.queue.rush()
+}
+
+// press asks the writer to do readyAll.
+func (s *Server) press() {
+	if !s.pressed.Swap(true) {
+		s.queue.signal()
+	}
+}
+
+// job is something to be done by the writer.
+type job struct {
+	ctx  context.Context
+	do   func(context.Context) error
+	done chan error
+}
+
+// Do calls f between commits on the writer's goroutine, the only one that may
+// change the store, and returns what f does. It waits its turn as long as ctx
+// lasts.
+func (s *Server) Do(ctx context.Context, f func(context.Context) error) error {
+	j := job{ctx, f, make(chan error, 1)}
+	select {
+	case s.jobs <- j:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.dead:
+		return errStopped
+	}
+	return <-j.done
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	ks := make([]string, 0, len(m))
+	for k := range m {
+		ks = append(ks, k)
+	}
+	slices.Sort(ks)
+	return ks
+}

@@ -1,0 +1,277 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Limits of what an agent may say of itself. A node's name is a DNS name.
+const (
+	maxName    = 253
+	maxVersion = 128
+)
+
+// stream is one agent's connection. Two goroutines work on it: the receiver
+// takes in what comes and may wait for memory, the sender (gRPC's own) sends
+// what is in the outbox and waits for nothing but the agent.
+type stream struct {
+	s          *Server
+	superseded chan struct{} // closed by the stream that takes over
+	outbox     outbox
+
+	// Set by the receiver when the stream is connected, fixed afterwards.
+	boot    attribution.Boot
+	version string
+	node    *node // set under the server's mutex
+	gone    bool  // guarded by the server's mutex: has ended
+
+	// The receiver's own.
+	rosters rosters
+	counted *roster // whose memory has been counted
+
+	// Guarded by the node's mutex.
+	receipts     receipts
+	rejectLogged time.Time
+}
+
+// signal wakes the sender.
+func (st *stream) signal() { st.outbox.signal() }
+
+// Stream serves one agent.
+func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) error {
+	s.mu.Lock()
+	select {
+	case <-s.draining:
+		s.mu.Unlock()
+		return errDraining
+	case <-s.dead:
+		s.mu.Unlock()
+		return errDraining
+	default:
+	}
+	s.streams.Add(2)
+	s.mu.Unlock()
+	defer s.streams.Done()
+	s.count.streams.Add(1)
+	defer s.count.streams.Add(-1)
+
+	st := &stream{
+		s: s, superseded: make(chan struct{}), outbox: outbox{wake: make(chan struct{}, 1)},
+		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes},
+	}
+	introduced, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer s.streams.Done()
+		ended <- st.receive(g, introduced)
+	}()
+	err := st.send(g, introduced, ended)
+	s.disconnect(st)
+	if c := status.Code(err); c == codes.InvalidArgument || c == codes.FailedPrecondition {
+		s.count.invalid.Add(1)
+		s.o.Log.Warn("stream ended for what it sent", "error", err)
+	}
+	return err
+}
+
+// receive takes in messages until the stream ends. After the agent's last one
+// it returns io.EOF, and the stream stays the node's until all is acknowledged.
+func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], introduced chan<- struct{}) error {
+	m, err := g.Recv()
+	if err != nil {
+		return noHello(err)
+	}
+	if err := st.hello(m.GetHello()); err != nil {
+		return err
+	}
+	close(introduced)
+	for {
+		m, err := g.Recv()
+		if errors.Is(err, io.EOF) {
+			st.flush()
+			return io.EOF
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-st.s.draining:
+			return errDraining
+		default:
+		}
+		if err := st.handle(g.Context(), m); err != nil {
+			return err
+		}
+	}
+}
+
+func noHello(err error) error {
+	if errors.Is(err, io.EOF) {
+		return status.Error(codes.InvalidArgument, "the stream ended before its hello")
+	}
+	return err
+}
+
+// send sends what is in the outbox until the stream ends, and says why it did.
+func (st *stream) send(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], introduced <-chan struct{}, ended <-chan error) error {
+	hello := time.NewTimer(st.s.o.Timing.Hello)
+	defer hello.Stop()
+	late := hello.C
+	var why error // not nil: end when the outbox is empty
+	var sent *pb.RateCard
+	closing := false // the agent has sent its last: end when all is acknowledged
+	for {
+		// Asked before the outbox is emptied: the ack that settles the last
+		// chunk is then in it.
+		done := closing && st.settled()
+		for _, m := range st.outbox.take() {
+			if err := g.Send(m); err != nil {
+				return err
+			}
+		}
+		if introduced == nil {
+			if card := st.s.card.Load(); card != sent {
+				sent = card
+				if err := g.Send(&pb.ToAgent{Message: &pb.ToAgent_RateCard{RateCard: card}}); err != nil {
+					return err
+				}
+			}
+		}
+		if why != nil {
+			return why
+		}
+		if done {
+			return nil
+		}
+		select {
+		case <-st.outbox.wake:
+		case <-introduced:
+			introduced, late = nil, nil
+		case <-late:
+			why = status.Errorf(codes.DeadlineExceeded, "no hello within %v", st.s.o.Timing.Hello)
+		case <-st.superseded:
+			return errSuperseded
+		case <-st.s.drained:
+			why = errDraining
+		case <-st.s.dead:
+			return errDraining
+		case err := <-ended:
+			ended = nil
+			switch {
+			case errors.Is(err, io.EOF):
+				closing = true
+				st.signal()
+			case errors.Is(err, errDraining):
+				// Acks of what was accepted are still to come.
+			default:
+				why = err
+			}
+		case <-g.Context().Done():
+			return status.FromContextError(context.Cause(g.Context())).Err()
+		}
+	}
+}
+
+func (st *stream) hello(h *pb.Hello) error {
+	if h == nil {
+		return status.Error(codes.InvalidArgument, "the first message must be hello")
+	}
+	for _, f := range []struct {
+		field, value string
+		empty        bool
+		most         int
+	}{{"cluster", h.Cluster, true, maxName}, {"node", h.Node, false, maxName}, {"version", h.Version, true, maxVersion}} {
+		if err := checkName(f.value, f.empty, f.most); err != nil {
+			return status.Errorf(codes.InvalidArgument, "hello: %s: %v", f.field, err)
+		}
+	}
+	if len(h.Boot) != len(st.boot) {
+		return status.Errorf(codes.InvalidArgument, "hello: boot has %d bytes: want %d", len(h.Boot), len(st.boot))
+	}
+	copy(st.boot[:], h.Boot)
+	st.version = h.Version
+	return st.s.connect(st, nodeID{h.Cluster, h.Node})
+}
+
+func checkName(s string, empty bool, most int) error {
+	switch {
+	case s == "" && !empty:
+		return errors.New("is missing")
+	case len(s) > most:
+		return fmt.Errorf("has %d bytes: at most %d are taken", len(s), most)
+	case !utf8.ValidString(s):
+		return errors.New("is not UTF-8")
+	}
+	for _, r := range s {
+		if !unicode.IsGraphic(r) {
+			return fmt.Errorf("has the character %U: only printable ones are taken", r)
+		}
+	}
+	return nil
+}
+
+// outbox holds what the sender has yet to send. Acks replace one another, so
+// it is bounded by the rejects and resends, each of which answers one chunk.
+type outbox struct {
+	wake chan struct{}
+
+	mu      sync.Mutex
+	answers []*pb.ToAgent
+	ack     *pb.ToAgent
+}
+
+// mostAnswers is how many rejects and resends may wait for an agent that does
+// not read them.
+const mostAnswers = 4096
+
+func (b *outbox) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answer adds a welcome, reject or resend. It returns an error where the agent
+// has too many unread ones.
+func (b *outbox) answer(m *pb.ToAgent) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.answers) >= mostAnswers {
+		return status.Errorf(codes.ResourceExhausted, "%d answers wait to be read", len(b.answers))
+	}
+	b.answers = append(b.answers, m)
+	b.signal()
+	return nil
+}
+
+// acknowledge replaces the ack that waits.
+func (b *outbox) acknowledge(boot attribution.Boot, sequence attribution.Second) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ack = &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: boot[:], Sequence: int64(sequence)}}}
+	b.signal()
+}
+
+// take empties the box; a reject comes before the ack that covers it.
+func (b *outbox) take() []*pb.ToAgent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ms := b.answers
+	if b.ack != nil {
+		ms = append(ms, b.ack)
+	}
+	b.answers, b.ack = nil, nil
+	return ms
+}
