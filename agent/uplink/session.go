@@ -1,0 +1,334 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// maxRosters is how many rosters a stream is remembered to have been sent. One
+// more, and they are forgotten, and sent again when needed: that is harmless.
+const maxRosters = 1024
+
+// DialOptions are what a connection to the collector should have: keepalive,
+// so that a silently lost peer is noticed within half a minute, and no retries
+// of its own, since a stream can't be retried.
+func DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDisableRetry(),
+	}
+}
+
+// session is one stream's life. The sender's goroutine owns what is not under
+// the uplink's mutex.
+type session struct {
+	stream grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent]
+
+	// The sender's own.
+	sent    attribution.Second // the newest chunk sent
+	rosters map[attribution.Fingerprint]struct{}
+	wentOut map[attribution.Second]struct{} // seconds sent live and not yet in a chunk
+	flushed uint64                          // Flush requests answered
+	flushAt attribution.Second              // sent, when the last Flush went out
+
+	// Under the uplink's mutex.
+	inFlight []flight           // in order
+	newest   attribution.Second // ever in flight
+	bytes    int64
+	resend   map[attribution.Second]struct{} // of those in flight
+}
+
+// flight is a chunk that was sent and not yet acknowledged.
+type flight struct {
+	sequence attribution.Second
+	bytes    int64
+}
+
+// runSession opens a stream and works it until it fails or ctx ends.
+func (u *Uplink) runSession(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	u.mu.Lock()
+	u.status.Streams++
+	u.mu.Unlock()
+	stream, err := u.o.Client.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	s := &session{
+		stream: stream, sent: spool.Start, flushAt: spool.Start, newest: spool.Start,
+		rosters: map[attribution.Fingerprint]struct{}{}, wentOut: map[attribution.Second]struct{}{},
+		resend: map[attribution.Second]struct{}{},
+	}
+	boot := u.o.Spool.Boot()
+	hello := &pb.Hello{Cluster: u.o.Cluster, Node: u.o.Node, Boot: boot[:], Version: u.o.Version}
+	err = stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Hello{Hello: hello}})
+	if err != nil && !errors.Is(err, io.EOF) { // at EOF, Recv knows the cause
+		return err
+	}
+	late := time.AfterFunc(u.o.WelcomeTimeout, cancel)
+	m, err := stream.Recv()
+	switch inTime := late.Stop(); {
+	case !inTime:
+		return fmt.Errorf("no welcome within %v", u.o.WelcomeTimeout)
+	case err != nil:
+		return err
+	case m.GetWelcome() == nil:
+		return fmt.Errorf("the collector began with %T in place of Welcome", m.GetMessage())
+	}
+	u.begin(s, m.GetWelcome())
+	defer u.end()
+
+	received := make(chan error, 1)
+	go func() {
+		received <- u.receive(s)
+		cancel()
+	}()
+	err = u.sendAll(ctx, s)
+	cancel()
+	// The receiver knows the cause; the sender often only that the stream is gone.
+	if cause := <-received; err == nil || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
+		err = cause
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the collector ended it")
+	}
+	return err
+}
+
+func (u *Uplink) begin(s *session, w *pb.Welcome) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.session, u.live = s, liveQueue{}
+	u.status.Connected, u.status.LastError = true, ""
+	u.status.ServerVersion = w.GetVersion()
+	u.status.StoredThrough = max(attribution.Second(w.GetStoredThrough()), 0)
+	select {
+	case <-u.welcomed:
+	default:
+		close(u.welcomed)
+	}
+	u.signal()
+}
+
+func (u *Uplink) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.status.LiveDropped += uint64(len(u.live.seconds))
+	u.session, u.live, u.status.Connected = nil, liveQueue{}, false
+}
+
+// sendAll sends until the stream or ctx ends.
+func (u *Uplink) sendAll(ctx context.Context, s *session) error {
+	for {
+		changed := u.o.Spool.Changed()
+		busy, err := u.sendOne(s)
+		if err != nil {
+			return err
+		}
+		if busy {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-u.wake:
+		}
+	}
+}
+
+// sendOne sends what is most urgent, if there is anything: what was asked for
+// again, a live second, the next chunk, a flush.
+func (u *Uplink) sendOne(s *session) (busy bool, err error) {
+	if q, ok := u.takeResend(s); ok {
+		return true, u.sendAgain(s, q)
+	}
+	backlog := u.o.Spool.Waiting(s.sent)
+	if backlog <= 1 { // caught up: the chunk that has just been closed may lie there
+		if l, ok := u.takeLive(s); ok {
+			return true, u.sendLive(s, &l)
+		}
+	}
+	if backlog > 0 {
+		return u.sendNext(s)
+	}
+	return u.sendFlush(s)
+}
+
+func (u *Uplink) takeResend(s *session) (attribution.Second, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for q := range s.resend {
+		delete(s.resend, q)
+		return q, true
+	}
+	return 0, false
+}
+
+// sendAgain sends a chunk in full that is in flight already.
+func (u *Uplink) sendAgain(s *session, sequence attribution.Second) error {
+	c, ok, err := u.o.Spool.Read(sequence - 1)
+	if err != nil {
+		return u.unreadable(s, c.Sequence, err)
+	}
+	if !ok || c.Sequence != sequence {
+		return nil // acknowledged meanwhile
+	}
+	s.flushed, s.flushAt = 0, spool.Start // it was not there when the last Flush came
+	return u.sendChunk(s, &c, false)
+}
+
+// sendNext sends the next chunk, if the limits of what is in flight allow it.
+func (u *Uplink) sendNext(s *session) (busy bool, err error) {
+	c, ok, err := u.o.Spool.Read(s.sent)
+	if err != nil {
+		return true, u.unreadable(s, c.Sequence, err)
+	}
+	if !ok {
+		return true, nil // acknowledged or set aside meanwhile: look again
+	}
+	n := int64(len(c.Body))
+	u.mu.Lock()
+	full := len(s.inFlight) > 0 && (len(s.inFlight) >= u.o.InFlightChunks || s.bytes+n > u.o.InFlightBytes)
+	if !full {
+		s.inFlight, s.newest = append(s.inFlight, flight{c.Sequence, n}), c.Sequence
+		s.bytes += n
+	}
+	u.mu.Unlock()
+	if full {
+		return false, nil // an acknowledgement wakes us, through the spool
+	}
+	s.sent = c.Sequence
+	return true, u.sendChunk(s, &c, s.wasLive(&c))
+}
+
+// unreadable gives up a chunk that the disk has damaged. Other errors end the
+// stream, and are tried again with the next.
+func (u *Uplink) unreadable(s *session, sequence attribution.Second, err error) error {
+	if !errors.Is(err, spool.ErrCorrupt) {
+		return err
+	}
+	u.o.Logger.Error("uplink: a chunk in the spool is damaged and lost", "node", u.o.Node, "sequence", int64(sequence), "err", err)
+	u.mu.Lock()
+	s.land(sequence)
+	u.mu.Unlock()
+	return u.o.Spool.SetAside(sequence, err.Error())
+}
+
+// wasLive reports whether all seconds of a chunk went out live on this stream,
+// and forgets them and older ones.
+func (s *session) wasLive(c *spool.Chunk) bool {
+	all := true
+	for q := c.Sequence; q < c.End(); q++ {
+		_, ok := s.wentOut[q]
+		all = all && ok
+	}
+	for q := range s.wentOut {
+		if q < c.End() {
+			delete(s.wentOut, q)
+		}
+	}
+	return all
+}
+
+// sendChunk sends a chunk, or announces it where its windows went out live.
+func (u *Uplink) sendChunk(s *session, c *spool.Chunk, announce bool) error {
+	m := &pb.Chunk{}
+	if err := proto.Unmarshal(c.Body, m); err != nil {
+		return u.unreadable(s, c.Sequence, fmt.Errorf("%w: %w", spool.ErrCorrupt, err))
+	}
+	if err := u.sendRoster(s, c.RosterID, func() ([]byte, error) { return u.o.Spool.Roster(c.Sequence) }); err != nil {
+		if errors.Is(err, spool.ErrCorrupt) {
+			return u.unreadable(s, c.Sequence, err)
+		}
+		return err
+	}
+	out := &pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: m}}
+	if announce {
+		m.Body = nil
+		out.Message = &pb.FromAgent_Closed{Closed: &pb.ChunkClosed{Chunk: m}}
+	}
+	u.mu.Lock()
+	if announce {
+		u.status.ChunksClosed++
+	} else {
+		u.status.ChunksSent++
+		u.status.BytesSent += uint64(len(c.Body))
+	}
+	u.mu.Unlock()
+	return s.stream.Send(out)
+}
+
+// sendRoster sends a roster unless this stream has it.
+func (u *Uplink) sendRoster(s *session, id attribution.Fingerprint, encoding func() ([]byte, error)) error {
+	if _, ok := s.rosters[id]; ok {
+		return nil
+	}
+	b, err := encoding()
+	if err != nil {
+		return err
+	}
+	m := &pb.Roster{}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return fmt.Errorf("roster %v: %w: %w", id, spool.ErrCorrupt, err)
+	}
+	if len(s.rosters) >= maxRosters {
+		clear(s.rosters)
+	}
+	s.rosters[id] = struct{}{}
+	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: m}})
+}
+
+// takeLive is the next live second that is not in a chunk sent already.
+func (u *Uplink) takeLive(s *session) (liveSecond, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for len(u.live.seconds) > 0 {
+		l := u.live.pop()
+		if l.second > s.sent {
+			u.status.LiveSent++
+			return l, true
+		}
+		u.status.LiveDropped++
+	}
+	return liveSecond{}, false
+}
+
+func (u *Uplink) sendLive(s *session, l *liveSecond) error {
+	if err := u.sendRoster(s, l.rosterID, func() ([]byte, error) { return l.roster, nil }); err != nil {
+		return err
+	}
+	if len(s.wentOut) >= 8*attribution.ChunkSeconds {
+		clear(s.wentOut) // their chunks never came: those travel in full if they do
+	}
+	s.wentOut[l.second] = struct{}{}
+	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: l.message}})
+}
+
+// sendFlush passes a request to flush on, once for every state of the stream.
+func (u *Uplink) sendFlush(s *session) (busy bool, err error) {
+	u.mu.Lock()
+	due := len(s.inFlight) > 0 && u.flush > s.flushed && s.flushAt != s.sent
+	s.flushed = u.flush
+	u.mu.Unlock()
+	if !due {
+		return false, nil
+	}
+	s.flushAt = s.sent
+	return true, s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Flush{Flush: &pb.Flush{}}})
+}
