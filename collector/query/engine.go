@@ -84,7 +84,7 @@ type Snapshot struct {
 // everything stored or open. Where nothing is, From and To are 0 and queries
 // answer nothing. It waits for a free slot and bounds f's context in time.
 func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
-	if err := checkRange(from, to); err != nil {
+	if err := CheckRange(from, to); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)

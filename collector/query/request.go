@@ -154,9 +154,9 @@ func parseFilter(t string) (f store.Filter, err error) {
 // maxSecond is far beyond any clock, and small enough to count with.
 const maxSecond = attribution.Second(math.MaxInt64 / 1_000_000_000)
 
-// checkRange refuses ranges that hold nothing by their own numbers. 0 and 0 is
-// left to be filled in.
-func checkRange(from, to attribution.Second) error {
+// CheckRange refuses ranges that hold nothing by their own numbers. 0 and 0 is
+// everything.
+func CheckRange(from, to attribution.Second) error {
 	switch {
 	case from == 0 && to == 0:
 		return nil

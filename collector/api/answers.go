@@ -1,0 +1,181 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math/big"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/economics"
+	"github.com/gpuledger/gpuledger/collector/query"
+	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Report answers a showback question.
+func (s *Server) Report(ctx context.Context, req *pb.ReportRequest) (*pb.ReportResponse, error) {
+	rep, err := s.cfg.Query.Report(ctx, &query.Request{
+		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()), Step: req.GetStep(),
+		GroupBy: req.GetGroupBy(), Filters: req.GetFilter(), Limit: int(req.GetLimit()),
+	})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	currency, err := s.currency(ctx)
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	out := &pb.ReportResponse{
+		From: int64(rep.From), To: int64(rep.To), Step: rep.Step, Currency: currency, GroupBy: names(rep.GroupBy),
+		Rows: make([]*pb.ReportRow, 0, len(rep.Rows)), Total: encodeRow(&rep.Total),
+	}
+	for i := range rep.Rows {
+		out.Rows = append(out.Rows, encodeRow(&rep.Rows[i]))
+	}
+	return out, nil
+}
+
+func names(ds []store.Dimension) []string {
+	out := make([]string, 0, len(ds))
+	for _, d := range ds {
+		out = append(out, string(d))
+	}
+	return out
+}
+
+func keys(ks []store.Key) (values []string, missing []bool) {
+	for _, k := range ks {
+		values, missing = append(values, k.Value), append(missing, k.Missing)
+	}
+	return values, missing
+}
+
+func encodeRow(r *query.Row) *pb.ReportRow {
+	m := &pb.ReportRow{Time: int64(r.Time), Other: r.Other, Sum: encodeSum("", &r.Sum)}
+	m.Keys, m.Missing = keys(r.Keys)
+	for i := range r.ByBasis {
+		m.ByBasis = append(m.ByBasis, encodeSum(r.ByBasis[i].Basis.String(), &r.ByBasis[i].Sum))
+	}
+	return m
+}
+
+func encodeSum(basis string, s *query.Sum) *pb.BasisSum {
+	m := &pb.BasisSum{
+		Basis: basis, DeviceTimeNs: s.DeviceTime.String(), SmActiveNs: s.SMActive.String(),
+		Cost: cost(&s.Cost, s.Priced()), UnpricedTimeNs: s.Unpriced.String(),
+	}
+	if s.HasMemory {
+		m.MemoryByteSeconds = s.Memory.String()
+	}
+	if s.HasEnergy {
+		m.EnergyUj = s.Energy.String()
+	}
+	return m
+}
+
+// cost is an amount, "" where nothing was priced (law 9).
+func cost(nanos *big.Int, priced bool) string {
+	if !priced {
+		return ""
+	}
+	return money.Text(nanos)
+}
+
+// UnitCosts answers what inferences and tokens cost.
+func (s *Server) UnitCosts(ctx context.Context, req *pb.UnitCostsRequest) (*pb.UnitCostsResponse, error) {
+	ans, err := economics.UnitCosts(ctx, s.cfg.Query, &economics.Request{
+		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()),
+		GroupBy: req.GetGroupBy(), Filters: req.GetFilter(),
+	})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	currency, err := s.currency(ctx)
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	out := &pb.UnitCostsResponse{
+		From: int64(ans.From), To: int64(ans.To), Currency: currency, GroupBy: names(ans.GroupBy),
+		Rows: make([]*pb.UnitCost, 0, len(ans.Rows)), Total: encodeUnitCost(&ans.Total),
+	}
+	for i := range ans.Rows {
+		out.Rows = append(out.Rows, encodeUnitCost(&ans.Rows[i]))
+	}
+	return out, nil
+}
+
+func encodeUnitCost(r *economics.Row) *pb.UnitCost {
+	alloc, f := r.Allocation(), r.Figures()
+	m := &pb.UnitCost{
+		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: cost(&r.Used.Cost, r.Used.Priced()),
+		DeviceTimeNs: alloc.Time.String(), UsedTimeNs: r.Used.Time.String(),
+		Inferences: r.Served.Successes.Inferences(), Failures: r.Served.Failures.Inferences(),
+		InputTokens: r.Served.Input.Tokens(), CachedTokens: r.Served.Cached.Tokens(), OutputTokens: r.Served.Output.Tokens(),
+		Per_1KInferencesAllocation: f.Per1kAllocation, Per_1KInferencesUsage: f.Per1kUsage,
+		Per_1MTokensAllocation: f.Per1MTokensAllocation, Per_1MTokensUsage: f.Per1MTokensUsage,
+		Coverage: f.Coverage, UnpricedTimeNs: alloc.Unpriced.String(), Reason: f.Reason,
+		UnallocatedCost: cost(&r.Unallocated.Cost, r.Unallocated.Priced()), UnattributedCost: cost(&r.Unattributed.Cost, r.Unattributed.Priced()),
+		UnallocatedTimeNs: r.Unallocated.Time.String(), UnattributedTimeNs: r.Unattributed.Time.String(),
+	}
+	m.Keys, m.Missing = keys(r.Keys)
+	return m
+}
+
+// Devices lists devices with what they cost now.
+func (s *Server) Devices(ctx context.Context, req *pb.DevicesRequest) (*pb.DevicesResponse, error) {
+	ds, err := s.cfg.Query.Devices(ctx, &query.DevicesRequest{
+		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()), Filters: req.GetFilter(),
+	})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	card, err := s.cfg.Documents.RateCard(ctx, 0)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, s.fail(err)
+	}
+	out := &pb.DevicesResponse{Devices: make([]*pb.DeviceRow, 0, len(ds))}
+	prices := make([]attribution.Price, len(ds))
+	if card != nil {
+		out.Currency = card.Currency
+		if err := s.prices(card, ds, prices); err != nil {
+			return nil, s.fail(err)
+		}
+	}
+	for i := range ds {
+		d := &ds[i].Device
+		m := &pb.DeviceRow{
+			Id: d.ID, Cluster: d.Cluster, Node: d.Node, Model: d.Model, CapacityType: d.CapacityType,
+			Parent: d.Parent, Profile: d.Profile, MemoryBytes: d.MemoryBytes,
+			FirstSecond: int64(ds[i].First), LastSecond: int64(ds[i].Last) - 1,
+			Sum: encodeSum("", &ds[i].Sum), UsedTimeNs: ds[i].Used.String(),
+		}
+		if prices[i].Known() {
+			m.PricePerHour = prices[i].PerHour.String()
+		}
+		out.Devices = append(out.Devices, m)
+	}
+	return out, nil
+}
+
+// prices prices devices under a card, as of now, node by node: overheads are
+// shared by a node's devices. Devices come in order of (cluster, node). A
+// question that leaves out some of a node's devices divides a node's overhead
+// over the rest.
+func (s *Server) prices(card *rating.Card, ds []query.Device, out []attribution.Price) error {
+	rater, err := rating.NewRater(card)
+	if err != nil {
+		return err
+	}
+	now := attribution.SecondOf(s.cfg.Now().UnixNano())
+	for i := 0; i < len(ds); {
+		var node []attribution.Device
+		begin := i
+		for ; i < len(ds) && ds[i].Device.Cluster == ds[begin].Device.Cluster && ds[i].Device.Node == ds[begin].Device.Node; i++ {
+			node = append(node, ds[i].Device)
+		}
+		rater.Prices(node, now, out[begin:i])
+	}
+	return nil
+}
