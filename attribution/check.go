@@ -11,6 +11,19 @@ import (
 // ErrBroken is wrapped by every [Broken].
 var ErrBroken = errors.New("the facts break a law")
 
+// Bounds of what one window can hold. They are far beyond what any machine
+// does, and keep the sums of a day within 64 bits.
+const (
+	// MaxPerSecond bounds a slice's memory (byte-seconds), a window's energy
+	// (µJ) and a tally's value: 64 TiB·s, 70 MJ, 70 million events.
+	MaxPerSecond int64 = 1 << 46
+	// MaxPerHour bounds the price of a device-hour: a hundred million units.
+	MaxPerHour = 100_000_000 * money.Unit
+	// MaxSecond bounds the time of a window either side of 1970, so that its
+	// nanoseconds fit 64 bits: the year 2255.
+	MaxSecond Second = 9_000_000_000
+)
+
 // Broken says which law a chunk breaks, where, and how.
 type Broken struct {
 	Law    int
@@ -32,12 +45,16 @@ func (b *Broken) Unwrap() error { return ErrBroken }
 // returns a *Broken, or nil.
 func (c *Chunk) Check() error {
 	k := c.Key
+	if k.Sequence < -MaxSecond || k.Sequence > MaxSecond || c.Roster == nil {
+		return c.broken(4, "", "has no roster, or is from an impossible time")
+	}
 	if c.Seconds < 1 || c.Seconds > ChunkSeconds || (k.Sequence+Second(c.Seconds)-1).ChunkStart() != k.Sequence.ChunkStart() {
 		return c.broken(4, "", "covers %d seconds from %d: want 1 to 10 within one wall-clock ten", c.Seconds, k.Sequence)
 	}
 	if err := c.checkRoster(); err != nil {
 		return err
 	}
+	var seen uint16 // seconds of the device ID so far; facts of one ID may change between windows
 	for i := range c.Windows {
 		w := &c.Windows[i]
 		if i > 0 {
@@ -49,6 +66,14 @@ func (c *Chunk) Check() error {
 		if err := c.checkWindow(w); err != nil {
 			return err
 		}
+		if i > 0 && c.Roster.Devices[w.Device].ID != c.Roster.Devices[c.Windows[i-1].Device].ID {
+			seen = 0
+		}
+		bit := uint16(1) << (w.Second - k.Sequence)
+		if seen&bit != 0 {
+			return c.broken(2, w.where(), "the device's second is there twice, under other facts")
+		}
+		seen |= bit
 	}
 	return c.checkTallies()
 }
@@ -65,7 +90,7 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 		return c.broken(4, w.where(), "its device or method is not on the roster")
 	case w.Second < c.Key.Sequence || w.Second >= c.End():
 		return c.broken(4, w.where(), "lies outside the chunk")
-	case w.Energy < 0 || w.Price.PerHour < 0 || (!w.Price.Known() && w.Price.PerHour != 0):
+	case w.Energy < 0 || w.Energy > MaxPerSecond || w.Price.PerHour < 0 || w.Price.PerHour > MaxPerHour || (!w.Price.Known() && w.Price.PerHour != 0):
 		return c.broken(1, w.where(), "energy %d µJ or price %v is impossible", w.Energy, w.Price)
 	case len(w.Slices) == 0:
 		return c.broken(1, w.where(), "has no slices")
@@ -81,7 +106,9 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 			return c.broken(2, w.where(), "slice %d has no basis", i)
 		case i > 0 && !lessSlice(&w.Slices[i-1], s):
 			return c.broken(2, w.where(), "an owner has a basis twice, or slices are out of order")
-		case s.Time < 0 || s.Time > WindowNanos || s.SMActive < 0 || s.SMActive > WindowNanos || s.Memory < 0:
+		case !suits(s.Basis, c.Roster.Owners[s.Owner].Kind):
+			return c.broken(2, w.where(), "slice %d: %s time of %s", i, s.Basis, c.Roster.Owners[s.Owner].Kind)
+		case s.Time < 0 || s.Time > WindowNanos || s.SMActive < 0 || s.SMActive > WindowNanos || s.Memory < 0 || s.Memory > MaxPerSecond:
 			return c.broken(1, w.where(), "slice %d: time %d ns, SM-active %d ns, memory %d", i, s.Time, s.SMActive, s.Memory)
 		}
 		time += s.Time
@@ -92,6 +119,22 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 		return c.broken(1, w.where(), "device times sum to %d ns", time)
 	}
 	return c.checkRated(w, cost, energy)
+}
+
+// suits reports whether an owner of a kind can have time on a basis: somebody
+// uses and reserves, nobody is unallocated, and what is unattributed maps to
+// no owner.
+func suits(b Basis, k OwnerKind) bool {
+	switch b {
+	case Used, Reserved:
+		return k != Nobody
+	case Unallocated:
+		return k == Nobody
+	case Unattributed:
+		return k == Nobody || k == UnknownProcess
+	default:
+		return true
+	}
 }
 
 func (c *Chunk) checkRated(w *DeviceWindow, cost money.Amount, energy int64) error {
@@ -131,17 +174,20 @@ func (c *Chunk) checkRated(w *DeviceWindow, cost money.Amount, energy int64) err
 
 func (c *Chunk) checkTallies() error {
 	for i, t := range c.Tallies {
-		where := fmt.Sprintf(" tally %d", i)
+		var reason string
 		switch {
 		case int(t.Subject) >= len(c.Roster.Subjects) || int(t.Measure) >= len(c.Roster.Measures):
-			return c.broken(4, where, "its subject or measure is not on the roster")
+			reason = "its subject or measure is not on the roster"
 		case t.Second < c.Key.Sequence || t.Second >= c.End():
-			return c.broken(4, where, "lies outside the chunk")
-		case t.Value < 0:
-			return c.broken(4, where, "counts %d", t.Value)
+			reason = "lies outside the chunk"
+		case t.Value < 0 || t.Value > MaxPerSecond:
+			reason = fmt.Sprintf("counts %d", t.Value)
 		case i > 0 && CompareTallies(c.Tallies[i-1], t) >= 0:
-			return c.broken(4, where, "is there twice, or out of order")
+			reason = "is there twice, or out of order"
+		default:
+			continue
 		}
+		return c.broken(4, fmt.Sprintf(" tally %d", i), "%s", reason)
 	}
 	return nil
 }

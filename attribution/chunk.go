@@ -67,6 +67,69 @@ func BuildChunk(key ChunkKey, seconds int, facts Facts, windows []DeviceWindow, 
 	return &Chunk{Key: key, Seconds: seconds, Roster: b.roster, Windows: windows, Tallies: foldTallies(tallies)}
 }
 
+// Join makes one chunk of chunks that hold disjoint parts of its seconds, such
+// as the seconds that were sent as they were sealed. It is the chunk that
+// BuildChunk makes of all their windows and tallies (law 4). parts stay as
+// they are; the chunk shares no windows or slices with them.
+func Join(key ChunkKey, seconds int, parts []*Chunk) *Chunk {
+	var all Roster
+	var windows []DeviceWindow
+	var tallies []Tally
+	nw, ns, nt := 0, 0, 0
+	for _, p := range parts {
+		nw, nt = nw+len(p.Windows), nt+len(p.Tallies)
+		for i := range p.Windows {
+			ns += len(p.Windows[i].Slices)
+		}
+	}
+	if nw > 0 {
+		windows = make([]DeviceWindow, 0, nw)
+	}
+	if nt > 0 {
+		tallies = make([]Tally, 0, nt)
+	}
+	arena := make([]Slice, 0, ns)
+	var last *Roster
+	var devices, owners, subjects uint32 // where the numbering of last begins in all
+	var methods, measures uint16
+	for _, p := range parts {
+		if r := p.Roster; r != last {
+			last = r
+			devices, owners, subjects = uint32(len(all.Devices)), uint32(len(all.Owners)), uint32(len(all.Subjects))
+			methods, measures = uint16(len(all.Methods)), uint16(len(all.Measures))
+			all.append(r)
+		}
+		for _, w := range p.Windows {
+			at := len(arena)
+			for _, s := range w.Slices {
+				s.Owner += owners
+				arena = append(arena, s)
+			}
+			w.Device, w.Method, w.Slices = w.Device+devices, w.Method+methods, arena[at:len(arena):len(arena)]
+			windows = append(windows, w)
+		}
+		for _, t := range p.Tallies {
+			t.Subject, t.Measure = t.Subject+subjects, t.Measure+measures
+			tallies = append(tallies, t)
+		}
+	}
+	return BuildChunk(key, seconds, all.Facts(), windows, tallies)
+}
+
+// append adds another roster's entries behind r's own, whose order it so
+// loses.
+func (r *Roster) append(o *Roster) {
+	owners := uint32(len(r.Owners))
+	r.Devices = append(r.Devices, o.Devices...)
+	r.Owners = append(r.Owners, o.Owners...)
+	r.Methods = append(r.Methods, o.Methods...)
+	r.Measures = append(r.Measures, o.Measures...)
+	for _, s := range o.Subjects {
+		s.Owner += owners
+		r.Subjects = append(r.Subjects, s)
+	}
+}
+
 // foldSlices puts a window's slices in their canonical order, (owner, basis),
 // and merges those of owners that turned out to be the same.
 func foldSlices(ss []Slice) []Slice {
@@ -85,6 +148,10 @@ func foldSlices(ss []Slice) []Slice {
 }
 
 func sortSlices(ss []Slice) {
+	if len(ss) > 64 {
+		slices.SortFunc(ss, func(a, b Slice) int { return cmp.Or(cmp.Compare(a.Owner, b.Owner), cmp.Compare(a.Basis, b.Basis)) })
+		return
+	}
 	// Windows have a handful of slices, mostly in order: insertion sort.
 	for i := 1; i < len(ss); i++ {
 		for j := i; j > 0 && lessSlice(&ss[j], &ss[j-1]); j-- {

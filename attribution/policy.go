@@ -10,9 +10,23 @@ import (
 // It is a pure function with a name that goes into every slice's method.
 type Policy struct {
 	Name string
-	// used fills one device time (ns) per entry of g.Uses. The times sum to at
-	// most g.Length.
-	used func(g *Segment, sm []int64, out []int64)
+	// used fills out with one device time (ns) per use. The times sum to at
+	// most length.
+	used usedFunc
+	// methods has the method's name for each means of giving activity.
+	methods [len(meansNames)]string
+}
+
+// usedFunc decides on a segment of so many ns, of a device with so many bytes
+// of memory. sm has the uses' SM-active times, which sum to at most length.
+type usedFunc func(length, capacity int64, uses []Use, sm, out []int64)
+
+func newPolicy(name string, used usedFunc) Policy {
+	p := Policy{Name: name, used: used}
+	for i, m := range meansNames {
+		p.methods[i] = name + m
+	}
+	return p
 }
 
 // The policies, by name.
@@ -21,9 +35,9 @@ type Policy struct {
 //	memory    a use's share of the device's memory
 //	dominant  the larger of the two
 var (
-	PolicySM       = Policy{"sm", usedBySM}
-	PolicyDominant = Policy{"dominant", usedByDominant}
-	PolicyMemory   = Policy{"memory", usedByMemory}
+	PolicySM       = newPolicy("sm", usedBySM)
+	PolicyDominant = newPolicy("dominant", usedByDominant)
+	PolicyMemory   = newPolicy("memory", usedByMemory)
 )
 
 // PolicyByName finds a policy; "" is the default, sm.
@@ -39,30 +53,30 @@ func PolicyByName(name string) (Policy, error) {
 	return Policy{}, fmt.Errorf("unknown policy %q: want sm, dominant or memory", name)
 }
 
-func usedBySM(_ *Segment, sm, out []int64) { copy(out, sm) }
+func usedBySM(_, _ int64, _ []Use, sm, out []int64) { copy(out, sm) }
 
-func usedByMemory(g *Segment, _ []int64, out []int64) {
-	memoryTimes(g, out)
-	shrink(out, g.Length)
+func usedByMemory(length, capacity int64, uses []Use, _, out []int64) {
+	memoryTimes(length, capacity, uses, out)
+	shrink(out, length)
 }
 
-func usedByDominant(g *Segment, sm, out []int64) {
-	memoryTimes(g, out)
+func usedByDominant(length, capacity int64, uses []Use, sm, out []int64) {
+	memoryTimes(length, capacity, uses, out)
 	for i := range out {
 		out[i] = max(out[i], sm[i])
 	}
-	shrink(out, g.Length)
+	shrink(out, length)
 }
 
 // memoryTimes turns each use's share of the device's memory into time. Without
 // a known capacity no share can be told, and every time is 0.
-func memoryTimes(g *Segment, out []int64) {
-	for i, u := range g.Uses {
+func memoryTimes(length, capacity int64, uses []Use, out []int64) {
+	for i, u := range uses {
 		out[i] = 0
-		if g.MemoryBytes > 0 {
+		if capacity > 0 {
 			// Memory is byte-seconds over the segment: divided by the capacity
 			// it is seconds of the whole memory.
-			out[i] = min(g.Length, mulDiv(u.Memory, WindowNanos, g.MemoryBytes))
+			out[i] = min(length, mulDiv(u.Memory, WindowNanos, capacity))
 		}
 	}
 }

@@ -18,8 +18,8 @@ type Holding struct {
 type Use struct {
 	Owner    uint32
 	Kind     OwnerKind
-	SMActive int64 // ns, as far as measured per process
-	Memory   int64 // byte-seconds
+	SMActive int64 // ns ≥ 0, as far as measured per process
+	Memory   int64 // byte-seconds, 0 to MaxPerSecond
 }
 
 // Segment is a stretch of one device's time within a window, in which the
@@ -64,7 +64,7 @@ type Splitter struct {
 //   - What is left idle is reserved by the holders, by replicas; without
 //     holders it is unallocated.
 func (s *Splitter) Split(segs []Segment, dst []Slice) ([]Slice, string) {
-	base, means, total := len(dst), "", int64(0)
+	base, means, total := len(dst), meansNone, int64(0)
 	for i := range segs {
 		g := &segs[i]
 		if g.Length < 0 || g.SMActive < 0 || g.SMActive > g.Length {
@@ -76,45 +76,47 @@ func (s *Splitter) Split(segs []Segment, dst []Slice) ([]Slice, string) {
 			dst = addMemory(dst, base, g)
 			continue
 		}
-		m := s.measure(g)
-		if m > means {
-			means = m
-		}
+		means = max(means, s.measure(g))
 		dst = s.emit(g, dst, base)
 	}
 	if total != WindowNanos {
 		panic(fmt.Sprintf("BUG: split: segments cover %d ns of a window", total))
 	}
-	switch means {
-	case meansNone:
-		return dst, s.Policy.Name
-	default:
-		return dst, s.Policy.Name + "/" + means
-	}
+	return dst, s.Policy.methods[means]
 }
 
-// How activity was given to owners, in rising order of precedence when a
-// window's segments differ.
+// means says how activity was given to owners, in rising order of precedence
+// when a window's segments differ.
+type means uint8
+
 const (
-	meansNone     = ""         // there was nothing to give
-	meansDevice   = "device"   // a single holder has the device's counter
-	meansMemory   = "memory"   // no process counters: by memory
-	meansProcess  = "process"  // by process counters
-	meansReplicas = "replicas" // no process counters, no memory: by replicas
+	meansNone     means = iota // there was nothing to give
+	meansDevice                // a single holder has the device's counter
+	meansMemory                // no process counters: by memory
+	meansProcess               // by process counters
+	meansReplicas              // no process counters, no memory: by replicas
 )
+
+// meansNames extend a policy's name to the method's.
+var meansNames = [...]string{"", "/device", "/memory", "/process", "/replicas"}
 
 // measure fills s.uses with everyone who may have used the segment and s.sm
 // with their SM-active time, summing to at most g.SMActive.
-func (s *Splitter) measure(g *Segment) string {
+func (s *Splitter) measure(g *Segment) means {
 	s.uses, s.sm = append(s.uses[:0], g.Uses...), s.sm[:0]
-	for _, u := range s.uses {
-		x := u.SMActive
-		if !g.ProcessSM {
-			x = 0
+	known := int64(0)
+	for i := range s.uses {
+		u := &s.uses[i]
+		if u.SMActive < 0 || u.Memory < 0 || u.Memory > MaxPerSecond {
+			panic(fmt.Sprintf("BUG: split: a use with %d ns active, %d byte-seconds", u.SMActive, u.Memory))
+		}
+		x := int64(0)
+		if g.ProcessSM {
+			x = min(u.SMActive, g.Length) // a process is not active for longer than time passes
 		}
 		s.sm = append(s.sm, x)
+		known += x
 	}
-	known := sum(s.sm)
 	if known > g.SMActive {
 		apportion.ByWeight(g.SMActive, s.sm, s.sm)
 		known = g.SMActive
@@ -122,11 +124,12 @@ func (s *Splitter) measure(g *Segment) string {
 	rest := g.SMActive - known
 	switch {
 	case len(g.Holdings) == 1:
-		s.sm[s.use(g.Holdings[0].Owner)] += rest
-		if len(s.uses) == 1 {
-			return meansDevice
+		holder := s.use(g.Holdings[0].Owner) // may grow s.sm
+		s.sm[holder] += rest
+		if g.ProcessSM && len(s.uses) > 1 {
+			return meansProcess
 		}
-		return meansProcess
+		return meansDevice
 	case g.ProcessSM:
 		return meansProcess
 	case rest == 0:
@@ -175,9 +178,7 @@ func (s *Splitter) use(owner uint32) int {
 
 func (s *Splitter) emit(g *Segment, dst []Slice, base int) []Slice {
 	s.used = resize(s.used, len(s.uses))
-	full := *g
-	full.Uses = s.uses
-	s.Policy.used(&full, s.sm, s.used)
+	s.Policy.used(g.Length, g.MemoryBytes, s.uses, s.sm, s.used)
 
 	idle := g.Length
 	for i, u := range s.uses {
@@ -190,7 +191,7 @@ func (s *Splitter) emit(g *Segment, dst []Slice, base int) []Slice {
 		if t == 0 && s.sm[i] == 0 {
 			// Not active: its memory belongs to the time it reserved, if any.
 			if u.Memory > 0 {
-				if b := find(g.Holdings, u.Owner); b {
+				if holds(g.Holdings, u.Owner) {
 					basis = Reserved
 				}
 				dst = add(dst, base, u.Owner, basis, 0, 0, u.Memory)
@@ -243,7 +244,7 @@ func addMemory(dst []Slice, base int, g *Segment) []Slice {
 	return dst
 }
 
-func find(hs []Holding, owner uint32) bool {
+func holds(hs []Holding, owner uint32) bool {
 	for _, h := range hs {
 		if h.Owner == owner {
 			return true

@@ -3,8 +3,10 @@
 package apportion
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // ByWeight divides total over len(weights) parts in proportion to the weights
@@ -13,8 +15,8 @@ import (
 // first. The parts sum to total. parts must be as long as weights.
 //
 // total and the weights must not be negative, Σ weights must be positive and
-// fit an int64: anything else is a caller's bug and panics. It does not
-// allocate for up to 64 parts.
+// fit an int64: anything else is a caller's bug and panics. parts may be
+// weights. It does not allocate for up to 64 parts.
 func ByWeight(total int64, weights, parts []int64) {
 	if len(parts) != len(weights) {
 		panic(fmt.Sprintf("BUG: apportion: %d parts for %d weights", len(parts), len(weights)))
@@ -46,6 +48,10 @@ func ByWeight(total int64, weights, parts []int64) {
 		left -= int64(q)
 	}
 	// left < number of non-zero remainders ≤ len(weights): at most one each.
+	if len(weights) > len(scratch) {
+		largest(rems, int(left), parts)
+		return
+	}
 	for ; left > 0; left-- {
 		best := 0
 		for i, r := range rems[:len(weights)] {
@@ -55,6 +61,18 @@ func ByWeight(total int64, weights, parts []int64) {
 		}
 		parts[best]++
 		rems[best] = 0
+	}
+}
+
+// largest adds one to the n parts with the largest remainders.
+func largest(rems []uint64, n int, parts []int64) {
+	order := make([]int, len(rems))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(rems[b], rems[a]), a-b) })
+	for _, i := range order[:n] {
+		parts[i]++
 	}
 }
 

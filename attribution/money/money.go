@@ -106,12 +106,15 @@ func Parse(s string) (Amount, error) {
 		return bad("more than nine decimals")
 	}
 	digits := whole + frac + "000000000"[:scaleDigits-len(frac)]
-	var v uint64
+	var v, limit uint64 = 0, math.MaxInt64
+	if neg {
+		limit++ // two's complement reaches one further
+	}
 	for _, c := range []byte(digits) {
 		if c < '0' || c > '9' {
 			return bad("only digits and one point are allowed")
 		}
-		if v > (math.MaxInt64-uint64(c-'0'))/10 {
+		if v > (limit-uint64(c-'0'))/10 {
 			return 0, fmt.Errorf("money: %q: %w", clip(s), ErrOverflow)
 		}
 		v = v*10 + uint64(c-'0')
