@@ -96,16 +96,16 @@ type openbNode struct {
 }
 
 type openbPod struct {
-	name, qos   string
-	gpus, milli int64 // devices, thousandths of each
-	models      []string
-	start, end  int64 // trace seconds
-	owner       *attribution.Owner
-	devices     []*openbDevice
-	pid         uint32
-	level       int64   // made-up mean activity, thousandths of its part
-	active      []int64 // by device: ns of made-up SM activity
-	seed        uint64
+	name, qos             string
+	gpus, milli           int64 // devices, thousandths of each
+	models                []string
+	scheduled, start, end int64 // trace seconds, the last two within the recording
+	owner                 *attribution.Owner
+	devices               []*openbDevice
+	pid                   uint32
+	level                 int64   // made-up mean activity, thousandths of its part
+	active                []int64 // by device: ns of made-up SM activity
+	seed                  uint64
 }
 
 func runOpenb(j *job) error {
@@ -202,7 +202,7 @@ func (j *job) openbPods(from, to int64) ([]*openbPod, error) {
 				return r.errorf("%s %q: want a whole number", columns[at], r.fields[at])
 			}
 		}
-		p := &openbPod{gpus: n[0], milli: n[1], start: max(n[2], from), end: min(n[3], to)}
+		p := &openbPod{gpus: n[0], milli: n[1], scheduled: n[2], start: max(n[2], from), end: min(n[3], to)}
 		if p.gpus == 0 || p.start >= p.end {
 			return nil
 		}
@@ -220,6 +220,8 @@ func (j *job) openbPods(from, to int64) ([]*openbPod, error) {
 		pods = append(pods, p)
 		return nil
 	})
-	slices.SortFunc(pods, func(a, b *openbPod) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.name, b.name)) })
+	slices.SortFunc(pods, func(a, b *openbPod) int {
+		return cmp.Or(cmp.Compare(a.scheduled, b.scheduled), cmp.Compare(a.name, b.name))
+	})
 	return pods, err
 }

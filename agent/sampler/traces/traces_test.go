@@ -85,6 +85,8 @@ func total(t *testing.T, recording []byte) (x totals) {
 					x.input += v.Value
 				case attribution.TokensOutput:
 					x.output += v.Value
+				default:
+					t.Errorf("measure %q", v.Measure)
 				}
 			}
 		case sampler.Held, sampler.Released:
@@ -135,7 +137,7 @@ func TestOpenbPlacesItsBusiestHour(t *testing.T) {
 	if x.owners != 96 || !strings.Contains(x.header.Notes, "96 of 96 pods fit") || !strings.Contains(x.header.Notes, "SYNTHETIC") || x.active == 0 {
 		t.Fatalf("%d owners, %d ns active: %s", x.owners, x.active, x.header.Notes)
 	}
-	x = total(t, imported(t, "openb", dir, map[string]string{"activity": "none", "nodes": "10"}))
+	x = total(t, imported(t, "openb", dir, map[string]string{"activity": "none", "nodes": "2"}))
 	if x.active != 0 || strings.Contains(x.header.Source+x.header.Notes, "96 of 96") {
 		t.Fatalf("%d ns active: %s", x.active, x.header.Notes)
 	}
@@ -272,9 +274,9 @@ func TestOpenbRules(t *testing.T) {
 0 device T4
 0 device A10
 0 device A10
+0 whole holds 1000
+0 whole holds 1000
 0 part-a holds 300
-0 whole holds 1000
-0 whole holds 1000
 20 part-c holds 300
 50 part-a releases`)
 	if !strings.Contains(x.header.Notes, "3 of 5 pods fit") {
