@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/gpuledger/gpuledger/attribution/apportion"
 	"github.com/gpuledger/gpuledger/attribution/money"
 )
 
@@ -43,7 +42,18 @@ func (b *Broken) Unwrap() error { return ErrBroken }
 // a second (2), that order and roster are canonical, so that equal facts are
 // equal chunks (4), and that cost and energy follow from the rest (6). It
 // returns a *Broken, or nil.
-func (c *Chunk) Check() error {
+func (c *Chunk) Check() error { return c.check(c.checkRated) }
+
+// Derive checks a chunk as Check does, save that it fills in the costs and
+// energies of the slices instead of judging them. After it, Check passes.
+func (c *Chunk) Derive() error {
+	return c.check(func(w *DeviceWindow) error {
+		Rate(w)
+		return nil
+	})
+}
+
+func (c *Chunk) check(rated func(*DeviceWindow) error) error {
 	k := c.Key
 	if k.Sequence < -MaxSecond || k.Sequence > MaxSecond || c.Roster == nil {
 		return c.broken(4, "", "has no roster, or is from an impossible time")
@@ -64,6 +74,9 @@ func (c *Chunk) Check() error {
 			}
 		}
 		if err := c.checkWindow(w); err != nil {
+			return err
+		}
+		if err := rated(w); err != nil {
 			return err
 		}
 		if i > 0 && c.Roster.Devices[w.Device].ID != c.Roster.Devices[c.Windows[i-1].Device].ID {
@@ -95,8 +108,7 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 	case len(w.Slices) == 0:
 		return c.broken(1, w.where(), "has no slices")
 	}
-	var time, energy int64
-	var cost money.Amount
+	var time int64
 	for i := range w.Slices {
 		s := &w.Slices[i]
 		switch {
@@ -112,13 +124,11 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 			return c.broken(1, w.where(), "slice %d: time %d ns, SM-active %d ns, memory %d", i, s.Time, s.SMActive, s.Memory)
 		}
 		time += s.Time
-		cost += s.Cost
-		energy += s.Energy
 	}
 	if time != WindowNanos {
 		return c.broken(1, w.where(), "device times sum to %d ns", time)
 	}
-	return c.checkRated(w, cost, energy)
+	return nil
 }
 
 // suits reports whether an owner of a kind can have time on a basis: somebody
@@ -137,39 +147,32 @@ func suits(b Basis, k OwnerKind) bool {
 	}
 }
 
-func (c *Chunk) checkRated(w *DeviceWindow, cost money.Amount, energy int64) error {
-	var want money.Amount
-	if w.Price.Known() {
-		want = money.SecondPrice(w.Price.PerHour, int64(w.Second))
-	}
-	if cost != want || energy != w.Energy {
-		return c.broken(1, w.where(), "costs sum to %d of %d nano, energies to %d of %d µJ", cost, want, energy, w.Energy)
-	}
-	if len(w.Slices) == 1 {
-		return nil // the sums are the parts
-	}
-	var scratch [2][32]int64
-	weights, parts := scratch[0][:0], scratch[1][:]
-	for i := range w.Slices {
-		weights = append(weights, w.Slices[i].Time)
-	}
-	if len(weights) > len(parts) {
-		parts = make([]int64, len(weights))
-	}
-	parts = parts[:len(weights)]
-	apportion.ByWeight(int64(want), weights, parts)
-	for i := range w.Slices {
-		if int64(w.Slices[i].Cost) != parts[i] {
-			return c.broken(6, w.where(), "slice %d costs %d nano; its time makes it %d", i, w.Slices[i].Cost, parts[i])
+// checkRated compares costs and energies to those that follow from the rest.
+func (c *Chunk) checkRated(w *DeviceWindow) error {
+	var scratch [16]Slice
+	was := append(scratch[:0], w.Slices...)
+	judged := *w
+	judged.Slices = was
+	Rate(&judged)
+	var cost, wantCost money.Amount
+	var energy int64
+	wrong := -1
+	for i := range was {
+		got, want := &w.Slices[i], &was[i]
+		cost, energy, wantCost = cost+got.Cost, energy+got.Energy, wantCost+want.Cost
+		if wrong < 0 && (got.Cost != want.Cost || got.Energy != want.Energy) {
+			wrong = i
 		}
 	}
-	apportion.ByWeight(w.Energy, weights, parts)
-	for i := range w.Slices {
-		if w.Slices[i].Energy != parts[i] {
-			return c.broken(6, w.where(), "slice %d has %d µJ; its time makes it %d", i, w.Slices[i].Energy, parts[i])
-		}
+	switch {
+	case wrong < 0:
+		return nil
+	case cost != wantCost || energy != w.Energy:
+		return c.broken(1, w.where(), "costs sum to %d of %d nano, energies to %d of %d µJ", cost, wantCost, energy, w.Energy)
 	}
-	return nil
+	got, want := &w.Slices[wrong], &was[wrong]
+	return c.broken(6, w.where(), "slice %d costs %d nano and %d µJ; its time makes it %d and %d",
+		wrong, got.Cost, got.Energy, want.Cost, want.Energy)
 }
 
 func (c *Chunk) checkTallies() error {

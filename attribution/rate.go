@@ -22,12 +22,19 @@ func Rate(w *DeviceWindow) {
 		w.Slices[0].Cost, w.Slices[0].Energy = cost, w.Energy
 		return
 	}
-	var scratch [2][32]int64
-	weights, parts := scratch[0][:], scratch[1][:]
-	if n > len(weights) {
-		weights, parts = make([]int64, n), make([]int64, n)
+	switch {
+	case n <= 16:
+		var scratch [32]int64
+		rate(w, cost, scratch[:n], scratch[16:16+n])
+	case n <= 256:
+		var scratch [512]int64
+		rate(w, cost, scratch[:n], scratch[256:256+n])
+	default:
+		rate(w, cost, make([]int64, n), make([]int64, n))
 	}
-	weights, parts = weights[:n], parts[:n]
+}
+
+func rate(w *DeviceWindow, cost money.Amount, weights, parts []int64) {
 	for i := range w.Slices {
 		weights[i] = w.Slices[i].Time
 	}

@@ -35,11 +35,19 @@ func ByWeight(total int64, weights, parts []int64) {
 		parts[0] = total
 		return
 	}
-	var scratch [64]uint64
-	rems := scratch[:]
-	if len(weights) > len(rems) {
-		rems = make([]uint64, len(weights))
+	switch n := len(weights); {
+	case n <= 16:
+		var rems [16]uint64
+		divide(total, sum, weights, parts, rems[:n])
+	case n <= 64:
+		var rems [64]uint64
+		divide(total, sum, weights, parts, rems[:n])
+	default:
+		divide(total, sum, weights, parts, make([]uint64, n))
 	}
+}
+
+func divide(total, sum int64, weights, parts []int64, rems []uint64) {
 	left := total
 	for i, w := range weights {
 		hi, lo := bits.Mul64(uint64(total), uint64(w))
@@ -48,13 +56,13 @@ func ByWeight(total int64, weights, parts []int64) {
 		left -= int64(q)
 	}
 	// left < number of non-zero remainders ≤ len(weights): at most one each.
-	if len(weights) > len(scratch) {
+	if len(rems) > 64 {
 		largest(rems, int(left), parts)
 		return
 	}
 	for ; left > 0; left-- {
 		best := 0
-		for i, r := range rems[:len(weights)] {
+		for i, r := range rems {
 			if r > rems[best] {
 				best = i
 			}

@@ -6,7 +6,8 @@ import (
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
-// DecodeColumns rebuilds a chunk from its columns, rates it and checks it.
+// DecodeColumns rebuilds a chunk from its columns and checks it; costs and
+// energies are derived, so that the whole passes [attribution.Chunk.Check].
 // The columns must cover the seconds from key.Sequence on. The chunk shares
 // nothing with m; it keeps the roster.
 func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
@@ -38,7 +39,7 @@ func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.
 	if c.Tallies, err = decodeTallies(m); err != nil {
 		return nil, err
 	}
-	if err := c.Check(); err != nil {
+	if err := c.Derive(); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -173,7 +174,6 @@ func (d *columnsReader) window(c *attribution.Chunk, i int, before *attribution.
 		return err
 	}
 	d.activity(w.Slices, previous, same)
-	attribution.Rate(w)
 	return nil
 }
 
