@@ -1,0 +1,382 @@
+package duckdb
+
+import (
+	"cmp"
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	duck "github.com/duckdb/duckdb-go/v2"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// commit is one batch on its way into the tables.
+type commit struct {
+	db      *database
+	dims    *dimensions
+	state   state
+	mapping store.Mapping
+	batch   *store.Batch
+}
+
+type appendRow func(values ...driver.Value) error
+
+func uuid(b [16]byte) duck.UUID { return duck.UUID(b) }
+
+// append writes rows to a table by DuckDB's appender. catalog is "" or "temp".
+func (c *commit) append(catalog, table string, rows func(appendRow) error) error {
+	return appendTo(c.db, catalog, table, rows)
+}
+
+func appendTo(db *database, catalog, table string, rows func(appendRow) error) error {
+	return db.writer.Raw(func(conn any) error {
+		a, err := duck.NewAppender(conn.(driver.Conn), catalog, "", table)
+		if err != nil {
+			return err
+		}
+		err = rows(a.AppendRow)
+		return errors.Join(err, a.Close())
+	})
+}
+
+func (c *commit) exec(ctx context.Context, statements ...string) error {
+	for _, q := range statements {
+		if _, err := c.db.writer.ExecContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Commit implements [store.Store].
+func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if err := s.check(b); err != nil {
+		return err
+	}
+	c := &commit{db: s.db, dims: s.dims, state: s.state, mapping: s.mapping, batch: b}
+	err := s.write(ctx, "commit", func() error { return c.write(ctx) }, func(now state) bool { return now.commits == b.Number })
+	if err != nil {
+		return err
+	}
+	for i := range b.Chunks {
+		k := &b.Chunks[i].Key
+		n := node{k.Cluster, k.Node}
+		first := k.Sequence
+		s.cover.add(n, span{first, first + attribution.Second(b.Chunks[i].Seconds), s.dims.lives[lifeKey{n, k.Boot}]})
+	}
+	return nil
+}
+
+// check refuses a batch that cannot be stored, before anything is written.
+func (s *Store) check(b *store.Batch) error {
+	if b.Number != s.state.commits+1 {
+		return fmt.Errorf("%w: its number is %d and follows %d", store.ErrBadBatch, b.Number, s.state.commits)
+	}
+	for i := range b.Chunks {
+		ch := &b.Chunks[i]
+		if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || int64(ch.Key.Sequence) != int64(int32(ch.Key.Sequence/60))*60+int64(ch.Key.Sequence%60) {
+			return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
+		}
+	}
+	for i := range b.Rows {
+		r := &b.Rows[i]
+		if !inMinute(r.Time) || !inMinute(r.SMActive) || !inMinute(r.Memory) || !inMinute(r.Energy) || !inMinute(r.Cost) || !wholeMinute(r.Bucket) {
+			return fmt.Errorf("%w: the sums of minute %d of device %s, owner %s are impossible: %+v",
+				store.ErrBadBatch, r.Bucket, r.Series.Device, r.Series.Owner, r.Sums)
+		}
+	}
+	for i := range b.Tallies {
+		if r := &b.Tallies[i]; !inMinute(r.Value) || !wholeMinute(r.Bucket) {
+			return fmt.Errorf("%w: the tally %s of minute %d of owner %s is impossible: %d", store.ErrBadBatch, r.Series.Measure, r.Bucket, r.Series.Owner, r.Value)
+		}
+	}
+	if err := checkText(b); err != nil {
+		return err
+	}
+	return s.cover.check(b.Chunks)
+}
+
+func inMinute(v int64) bool { return v >= 0 && v <= rollup.MaxSecond*int64(rollup.Minute) }
+
+func wholeMinute(t attribution.Second) bool {
+	return t%60 == 0 && int64(t/60) == int64(int32(t/60))
+}
+
+// checkText refuses text that is not UTF-8, which DuckDB cannot hold.
+func checkText(b *store.Batch) error {
+	bad := func(what string, ss ...string) error {
+		for _, s := range ss {
+			if !utf8.ValidString(s) {
+				return fmt.Errorf("%w: %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
+			}
+		}
+		return nil
+	}
+	var err error
+	for _, o := range b.Owners {
+		err = cmp.Or(err, bad("an owner", o.Cluster, o.Node, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Command))
+		for _, l := range o.Labels {
+			err = cmp.Or(err, bad("an owner", l.Key, l.Value))
+		}
+	}
+	for _, d := range b.Devices {
+		err = cmp.Or(err, bad("a device", d.ID, d.Cluster, d.Node, d.Model, d.CapacityType, d.Parent, d.Profile))
+		for _, l := range d.Labels {
+			err = cmp.Or(err, bad("a device", l.Key, l.Value))
+		}
+	}
+	for i := range b.Rows {
+		err = cmp.Or(err, bad("a method", b.Rows[i].Series.Method))
+	}
+	for i := range b.Tallies {
+		t := &b.Tallies[i].Series
+		err = cmp.Or(err, bad("a tally", t.Model, t.Tenant, t.Tier, string(t.Measure)))
+	}
+	for i := range b.Chunks {
+		err = cmp.Or(err, bad("a chunk", b.Chunks[i].Key.Cluster, b.Chunks[i].Key.Node))
+	}
+	return err
+}
+
+func (c *commit) write(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{c.writeRows, c.writeTallies, c.writeChunks, c.writeState} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fact is a row of a fact table.
+type fact struct {
+	bucket, series int32
+	rollup.Sums
+	gap int64
+}
+
+// gapOf is how SM activity is stored: see the package.
+func gapOf(b attribution.Basis, s *rollup.Sums) int64 {
+	if b == attribution.Used {
+		return s.Time - s.SMActive
+	}
+	return s.SMActive
+}
+
+func (c *commit) writeRows(ctx context.Context) error {
+	rows := c.batch.Rows
+	n := len(rows)
+	owners, err := c.owners(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Owner })
+	if err != nil {
+		return err
+	}
+	devices, err := c.devices(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Device })
+	if err != nil {
+		return err
+	}
+	methods, err := c.methods(ctx, n, func(i int) string { return rows[i].Series.Method })
+	if err != nil {
+		return err
+	}
+	series, err := c.series(ctx, n, func(i int) seriesKey {
+		return seriesKey{devices[i], owners[i], methods[i], rows[i].Series.Revision, rows[i].Series.Basis}
+	})
+	if err != nil {
+		return err
+	}
+	facts := make([]fact, n)
+	for i := range rows {
+		r := &rows[i]
+		facts[i] = fact{int32(r.Bucket / 60), series[i], r.Sums, gapOf(r.Series.Basis, &r.Sums)}
+	}
+	return writeAll(c, "", facts, func(f *fact) (bucket, series *int32) { return &f.bucket, &f.series },
+		func(row appendRow, f *fact) error {
+			return row(f.bucket, f.series, f.Time, f.gap, f.Memory, f.Energy, f.Cost)
+		})
+}
+
+type tallyFact struct {
+	bucket, series int32
+	value          int64
+}
+
+func (c *commit) writeTallies(ctx context.Context) error {
+	rows := c.batch.Tallies
+	n := len(rows)
+	owners, err := c.owners(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Owner })
+	if err != nil {
+		return err
+	}
+	series, err := c.tallySeries(ctx, n, func(i int) tallyKey {
+		s := &rows[i].Series
+		return tallyKey{owners[i], s.Model, s.Tenant, s.Tier, s.Measure}
+	})
+	if err != nil {
+		return err
+	}
+	facts := make([]tallyFact, n)
+	for i := range rows {
+		facts[i] = tallyFact{int32(rows[i].Bucket / 60), series[i], rows[i].Value}
+	}
+	return writeAll(c, "tally_", facts, func(f *tallyFact) (bucket, series *int32) { return &f.bucket, &f.series },
+		func(row appendRow, f *tallyFact) error { return row(f.bucket, f.series, f.value) })
+}
+
+// writeAll appends minute rows in the order in which they compress best, and
+// adds those that come late to the hours and days that are rolled already.
+func writeAll[F any](c *commit, prefix string, facts []F, key func(*F) (bucket, series *int32), put func(appendRow, *F) error) error {
+	sort := func() {
+		slices.SortFunc(facts, func(a, b F) int {
+			ab, as := key(&a)
+			bb, bs := key(&b)
+			return cmp.Or(cmp.Compare(*as, *bs), cmp.Compare(*ab, *bb))
+		})
+	}
+	write := func(table string) error {
+		return c.append("", prefix+table, func(row appendRow) error {
+			for i := range facts {
+				if err := put(row, &facts[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	sort()
+	if err := write("minute"); err != nil {
+		return err
+	}
+	for _, r := range []struct {
+		table  string
+		length int32 // in buckets of the last
+		rolled int64
+	}{{"hour", 60, int64(c.state.rolled(rollup.Hour)) / 3600}, {"day", 24, int64(c.state.rolled(rollup.Day)) / 86400}} {
+		late := facts[:0]
+		buckets := make(map[int32]bool)
+		for i := range facts {
+			b, _ := key(&facts[i])
+			*b = floorDiv(*b, r.length)
+			if int64(*b) < r.rolled {
+				buckets[*b] = true
+				late = append(late, facts[i])
+			}
+		}
+		if facts = late; len(facts) == 0 {
+			return nil
+		}
+		if err := write(r.table); err != nil {
+			return err
+		}
+		if err := c.append("", "late", func(row appendRow) error {
+			for b := range buckets {
+				if err := row(r.table == "day", b); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func floorDiv(a, b int32) int32 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+func (c *commit) writeChunks(ctx context.Context) error {
+	chunks := c.batch.Chunks
+	bodies := make(map[rollup.Fingerprint][]byte, len(c.batch.Rosters))
+	for i := range c.batch.Rosters {
+		bodies[c.batch.Rosters[i].ID] = c.batch.Rosters[i].Body
+	}
+	rosters, err := resolve(ctx, c, byFingerprint(&c.dims.rosters, "roster"), len(chunks),
+		func(i int) rollup.Fingerprint { return chunks[i].RosterID },
+		func(fresh []rollup.Fingerprint, first int32) error {
+			return c.append("", "roster", func(row appendRow) error {
+				for i, f := range fresh {
+					body, ok := bodies[f]
+					if !ok {
+						return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, f)
+					}
+					if err := row(first+int32(i), uuid(f), nonNil(body)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+	if err != nil {
+		return err
+	}
+	lives, err := c.writeLives()
+	if err != nil {
+		return err
+	}
+	return c.append("", "chunk", func(row appendRow) error {
+		for i := range chunks {
+			ch := &chunks[i]
+			if err := row(lives[i], int64(ch.Key.Sequence), uint8(ch.Seconds), rosters[i], nonNil(ch.Body), nonNil(ch.Digest)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// nonNil keeps an empty blob from being taken for none.
+func nonNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+func (c *commit) writeLives() ([]int32, error) {
+	out := make([]int32, len(c.batch.Chunks))
+	var fresh []lifeKey
+	for i := range c.batch.Chunks {
+		k := &c.batch.Chunks[i].Key
+		l := lifeKey{node{k.Cluster, k.Node}, k.Boot}
+		id, ok := c.dims.lives[l]
+		if !ok {
+			id = int32(len(c.dims.lives))
+			c.dims.lives[l] = id
+			fresh = append(fresh, l)
+		}
+		out[i] = id
+	}
+	return out, c.append("", "life", func(row appendRow) error {
+		for _, l := range fresh {
+			if err := row(c.dims.lives[l], l.node.cluster, l.node.name, uuid(l.boot)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (c *commit) writeState(ctx context.Context) error {
+	st := c.state
+	st.commits = c.batch.Number
+	for i := range c.batch.Chunks {
+		k := &c.batch.Chunks[i]
+		st.extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
+	}
+	return st.write(ctx, c.db)
+}

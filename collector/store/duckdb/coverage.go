@@ -1,0 +1,83 @@
+package duckdb
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// node is a node of a cluster.
+type node struct{ cluster, name string }
+
+// span is a run of stored seconds, [first, last), from one life of a node.
+type span struct {
+	first, last attribution.Second
+	life        int32
+}
+
+// coverage is which seconds of which node are stored: per node, its spans in
+// order and without overlap, adjacent ones of one life merged.
+type coverage map[node][]span
+
+// check finds a chunk of the batch that holds a second that is covered, or
+// that another chunk of the batch holds.
+func (c coverage) check(chunks []store.Chunk) error {
+	order := make([]*store.Chunk, len(chunks))
+	for i := range chunks {
+		order[i] = &chunks[i]
+	}
+	slices.SortFunc(order, func(a, b *store.Chunk) int {
+		return cmp.Or(cmp.Compare(a.Key.Cluster, b.Key.Cluster), cmp.Compare(a.Key.Node, b.Key.Node), cmp.Compare(a.Key.Sequence, b.Key.Sequence))
+	})
+	for i, ch := range order {
+		n := node{ch.Key.Cluster, ch.Key.Node}
+		end := ch.Key.Sequence + attribution.Second(ch.Seconds)
+		if i > 0 {
+			p := order[i-1]
+			if n == (node{p.Key.Cluster, p.Key.Node}) && p.Key.Sequence+attribution.Second(p.Seconds) > ch.Key.Sequence {
+				return fmt.Errorf("%w: node %q second %d, twice in the batch", store.ErrDuplicate, n.name, ch.Key.Sequence)
+			}
+		}
+		if s, ok := overlap(c[n], ch.Key.Sequence, end); ok {
+			return fmt.Errorf("%w: node %q chunk [%d, %d): [%d, %d) is there", store.ErrDuplicate, n.name, ch.Key.Sequence, end, s.first, s.last)
+		}
+	}
+	return nil
+}
+
+// overlap finds the first span with a second in [first, last).
+func overlap(spans []span, first, last attribution.Second) (span, bool) {
+	i, _ := slices.BinarySearchFunc(spans, first, func(s span, x attribution.Second) int {
+		if s.last <= x {
+			return -1
+		}
+		return 1
+	})
+	if i < len(spans) && spans[i].first < last {
+		return spans[i], true
+	}
+	return span{}, false
+}
+
+// add covers a span that overlaps none.
+func (c coverage) add(n node, s span) {
+	spans := c[n]
+	i, _ := slices.BinarySearchFunc(spans, s.first, func(t span, x attribution.Second) int { return cmp.Compare(t.first, x) })
+	joinsLeft := i > 0 && spans[i-1].last == s.first && spans[i-1].life == s.life
+	joinsRight := i < len(spans) && spans[i].first == s.last && spans[i].life == s.life
+	switch {
+	case joinsLeft && joinsRight:
+		spans[i-1].last = spans[i].last
+		spans = slices.Delete(spans, i, i+1)
+	case joinsLeft:
+		spans[i-1].last = s.last
+	case joinsRight:
+		spans[i].first = s.first
+	default:
+		spans = slices.Insert(spans, i, s)
+	}
+	c[n] = spans
+}

@@ -1,0 +1,22 @@
+package duckdb_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/duckdb"
+	"github.com/gpuledger/gpuledger/collector/store/storetest"
+)
+
+var driver = storetest.Driver{
+	New: func(t testing.TB) string { return t.TempDir() },
+	Open: func(ctx context.Context, place string) (store.Store, error) {
+		return duckdb.Open(ctx, duckdb.Options{Dir: place, Decode: storetest.Decode})
+	},
+}
+
+func TestMain(m *testing.M) { os.Exit(storetest.Main(m, driver)) }
+
+func TestStore(t *testing.T) { storetest.Run(t, driver) }

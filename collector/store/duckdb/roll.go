@@ -1,0 +1,194 @@
+package duckdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// factSums and tallySums add up the rows of one bucket and series.
+const (
+	factSums  = `sum(time)::BIGINT AS time, sum(gap)::BIGINT AS gap, sum(memory)::BIGINT AS memory, sum(energy)::BIGINT AS energy, sum(cost)::BIGINT AS cost`
+	tallySums = `sum(value)::BIGINT AS value`
+)
+
+// Roll implements [store.Store]. It never goes beyond what is stored, so that
+// a ledger that catches up is not all late.
+func (s *Store) Roll(ctx context.Context, through attribution.Second) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if s.state.empty {
+		return nil
+	}
+	through = min(through, s.state.last)
+	if err := s.foldAll(ctx, rollup.Hour, rollup.Minute, rollup.Hour.Start(through)); err != nil {
+		return err
+	}
+	if err := s.foldAll(ctx, rollup.Day, rollup.Hour, rollup.Day.Start(min(through, s.state.hourRolled))); err != nil {
+		return err
+	}
+	return s.foldLate(ctx)
+}
+
+// foldAll folds finer rows into those of a resolution, a day at most in one
+// transaction.
+func (s *Store) foldAll(ctx context.Context, to, from rollup.Resolution, through attribution.Second) error {
+	for {
+		done := s.state.rolled(to)
+		if done >= through {
+			return nil
+		}
+		var first sql.NullInt64
+		err := s.db.writer.QueryRowContext(ctx, fmt.Sprintf(`SELECT least((SELECT min(bucket) FROM %[1]s WHERE bucket >= %[2]d),
+			(SELECT min(bucket) FROM tally_%[1]s WHERE bucket >= %[2]d))`, table(from), int64(done)/int64(from))).Scan(&first)
+		if err != nil {
+			return unavailable("roll", err)
+		}
+		next := through
+		if at := attribution.Second(first.Int64) * attribution.Second(from); first.Valid && at < through {
+			done = to.Start(at)
+			next = min(through, rollup.Day.Start(at)+attribution.Second(rollup.Day))
+		}
+		if err := s.fold(ctx, to, from, done, next); err != nil {
+			return err
+		}
+	}
+}
+
+// fold folds [low, high) and moves the watermark to high.
+func (s *Store) fold(ctx context.Context, to, from rollup.Resolution, low, high attribution.Second) error {
+	began := time.Now()
+	err := s.write(ctx, "roll", func() error {
+		for _, t := range [...]struct{ prefix, sums string }{{"", factSums}, {"tally_", tallySums}} {
+			_, err := s.db.writer.ExecContext(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s
+				SELECT bucket // %[4]d, series, %[5]s FROM %[1]s%[3]s WHERE bucket >= %[6]d AND bucket < %[7]d GROUP BY ALL ORDER BY ALL`,
+				t.prefix, table(to), table(from), int64(to)/int64(from), t.sums, int64(low)/int64(from), int64(high)/int64(from)))
+			if err != nil {
+				return err
+			}
+		}
+		st := s.state
+		if to == rollup.Hour {
+			st.hourRolled = high
+		} else {
+			st.dayRolled = high
+		}
+		return st.write(ctx, s.db)
+	}, func(now state) bool { return now.rolled(to) >= high })
+	s.log.DebugContext(ctx, "rolled", "resolution", table(to), "through", utc(high), "took", time.Since(began))
+	return err
+}
+
+// foldLate adds up the rows of rolled hours and days that got more rows since.
+func (s *Store) foldLate(ctx context.Context) error {
+	var buckets int
+	if err := s.db.writer.QueryRowContext(ctx, `SELECT count(*) FROM late`).Scan(&buckets); err != nil {
+		return unavailable("roll", err)
+	}
+	if buckets == 0 {
+		return nil
+	}
+	return s.write(ctx, "roll", func() error {
+		for _, t := range [...]struct {
+			table, sums string
+			day         bool
+		}{{"hour", factSums, false}, {"tally_hour", tallySums, false}, {"day", factSums, true}, {"tally_day", tallySums, true}} {
+			for _, q := range []string{
+				`CREATE OR REPLACE TEMP TABLE folded AS SELECT bucket, series, ` + t.sums + ` FROM ` + t.table +
+					fmt.Sprintf(` WHERE bucket IN (SELECT bucket FROM late WHERE day = %t) GROUP BY ALL HAVING count(*) > 1`, t.day),
+				`DELETE FROM ` + t.table + ` USING temp.folded WHERE ` + t.table + `.bucket = folded.bucket AND ` + t.table + `.series = folded.series`,
+				`INSERT INTO ` + t.table + ` SELECT * FROM temp.folded ORDER BY bucket, series`,
+				`DROP TABLE temp.folded`,
+			} {
+				if _, err := s.db.writer.ExecContext(ctx, q); err != nil {
+					return err
+				}
+			}
+		}
+		_, err := s.db.writer.ExecContext(ctx, `DELETE FROM late`)
+		return err
+	}, func(state) bool { return false }) // nothing tells: it will be tried again
+}
+
+// Retain implements [store.Store].
+func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.Second) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if r.Second < 0 || r.Minute < 0 || r.Hour < 0 || r.Day < 0 {
+		return errors.New("store: a retention is negative")
+	}
+	st := s.state
+	cut := func(kept *attribution.Second, keep time.Duration, at rollup.Resolution, rolled attribution.Second) {
+		if keep > 0 {
+			*kept = max(*kept, min(at.Start(now-attribution.Second(keep/time.Second)), rolled))
+		}
+	}
+	cut(&st.secondKept, r.Second, rollup.Minute, now)
+	cut(&st.minuteKept, r.Minute, rollup.Hour, st.hourRolled)
+	cut(&st.hourKept, r.Hour, rollup.Day, st.dayRolled)
+	cut(&st.dayKept, r.Day, rollup.Day, st.dayRolled)
+	return s.write(ctx, "retain", func() error {
+		if err := s.dropChunks(ctx, st.secondKept); err != nil {
+			return err
+		}
+		for _, t := range []struct {
+			table string
+			kept  attribution.Second
+			r     rollup.Resolution
+		}{{"minute", st.minuteKept, rollup.Minute}, {"hour", st.hourKept, rollup.Hour}, {"day", st.dayKept, rollup.Day}} {
+			if t.kept == never {
+				continue
+			}
+			for _, prefix := range []string{"", "tally_"} {
+				if _, err := s.db.writer.ExecContext(ctx, fmt.Sprintf(`DELETE FROM %s%s WHERE bucket < %d`, prefix, t.table, int64(t.kept)/int64(t.r))); err != nil {
+					return err
+				}
+			}
+		}
+		return st.write(ctx, s.db)
+	}, func(now state) bool {
+		return now.secondKept == st.secondKept && now.minuteKept == st.minuteKept && now.hourKept == st.hourKept && now.dayKept == st.dayKept
+	})
+}
+
+// dropChunks drops the chunks before a second. That they were stored stays.
+func (s *Store) dropChunks(ctx context.Context, kept attribution.Second) error {
+	if kept == never {
+		return nil
+	}
+	dropped, err := s.db.writer.ExecContext(ctx, `DELETE FROM chunk WHERE sequence < ?`, int64(kept))
+	if err != nil {
+		return err
+	}
+	if n, err := dropped.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	for _, q := range []string{`DELETE FROM roster WHERE id NOT IN (SELECT roster FROM chunk)`, `DELETE FROM covered`} {
+		if _, err := s.db.writer.ExecContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	s.dims.rosters = ids[rollup.Fingerprint]{next: s.dims.rosters.next}
+	return appendTo(s.db, "", "covered", func(row appendRow) error {
+		for _, spans := range s.cover {
+			for _, x := range spans {
+				if err := row(x.life, int64(x.first), int64(x.last)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,72 @@
+package duckdb
+
+// schemaVersion is that of the tables below. A ledger of a newer version is
+// refused; there is no older one.
+const schemaVersion = 1
+
+// never is a watermark before all seconds: nothing was dropped.
+const never = -1 << 62
+
+// schema makes an empty ledger.
+var schema = [...]string{
+	// One row. Seconds are Unix seconds; first and last bound what is stored.
+	`CREATE TABLE state (
+		version INTEGER NOT NULL, commits BIGINT NOT NULL,
+		hour_rolled BIGINT NOT NULL, day_rolled BIGINT NOT NULL,
+		second_kept BIGINT NOT NULL, minute_kept BIGINT NOT NULL, hour_kept BIGINT NOT NULL, day_kept BIGINT NOT NULL,
+		mapping BIGINT NOT NULL, first BIGINT, last BIGINT)`,
+
+	`CREATE TABLE owner (
+		id INTEGER NOT NULL, fingerprint UUID NOT NULL, kind UTINYINT NOT NULL,
+		cluster VARCHAR NOT NULL, node VARCHAR NOT NULL, namespace VARCHAR NOT NULL, pod VARCHAR NOT NULL,
+		pod_uid VARCHAR NOT NULL, container VARCHAR NOT NULL, controller_kind VARCHAR NOT NULL,
+		controller VARCHAR NOT NULL, pid UINTEGER NOT NULL, command VARCHAR NOT NULL)`,
+	`CREATE TABLE owner_label (owner INTEGER NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL)`,
+	`CREATE TABLE owner_map (
+		owner INTEGER NOT NULL, team VARCHAR NOT NULL, model VARCHAR NOT NULL, class VARCHAR NOT NULL, tier VARCHAR NOT NULL)`,
+	`CREATE TABLE served (owner INTEGER NOT NULL, model VARCHAR NOT NULL, several BOOLEAN NOT NULL)`,
+
+	`CREATE TABLE device (
+		id INTEGER NOT NULL, fingerprint UUID NOT NULL, uuid VARCHAR NOT NULL,
+		cluster VARCHAR NOT NULL, node VARCHAR NOT NULL, model VARCHAR NOT NULL, capacity_type VARCHAR NOT NULL,
+		memory_bytes BIGINT NOT NULL, parent VARCHAR NOT NULL, profile VARCHAR NOT NULL,
+		compute INTEGER NOT NULL, compute_of INTEGER NOT NULL, memory INTEGER NOT NULL, memory_of INTEGER NOT NULL,
+		remainder BOOLEAN NOT NULL, sensors UTINYINT NOT NULL)`,
+	`CREATE TABLE device_label (device INTEGER NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL)`,
+
+	`CREATE TABLE method (id INTEGER NOT NULL, name VARCHAR NOT NULL)`,
+	`CREATE TABLE series (
+		id INTEGER NOT NULL, device INTEGER NOT NULL, owner INTEGER NOT NULL,
+		basis UTINYINT NOT NULL, method INTEGER NOT NULL, revision UINTEGER NOT NULL)`,
+	`CREATE TABLE tally_series (
+		id INTEGER NOT NULL, owner INTEGER NOT NULL,
+		model VARCHAR NOT NULL, tenant VARCHAR NOT NULL, tier VARCHAR NOT NULL, measure VARCHAR NOT NULL)`,
+
+	// bucket counts from 1970 in units of the resolution. Several rows of one
+	// (bucket, series) add up.
+	factTable("minute"), factTable("hour"), factTable("day"),
+	tallyTable("minute"), tallyTable("hour"), tallyTable("day"),
+	// Buckets of rolled hours and days to which something came late.
+	`CREATE TABLE late (day BOOLEAN NOT NULL, bucket INTEGER NOT NULL)`,
+
+	`CREATE TABLE life (id INTEGER NOT NULL, cluster VARCHAR NOT NULL, node VARCHAR NOT NULL, boot UUID NOT NULL)`,
+	`CREATE TABLE roster (id INTEGER NOT NULL, fingerprint UUID NOT NULL, body BLOB NOT NULL)`,
+	// Bodies are compressed already, and analysing them again costs more than
+	// all else of a commit.
+	`CREATE TABLE chunk (
+		life INTEGER NOT NULL, sequence BIGINT NOT NULL, seconds UTINYINT NOT NULL, roster INTEGER NOT NULL,
+		body BLOB NOT NULL USING COMPRESSION uncompressed, digest BLOB NOT NULL USING COMPRESSION uncompressed)`,
+	// Seconds whose chunks may be gone. What is stored is this and the chunks.
+	`CREATE TABLE covered (life INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL)`,
+
+	`CREATE TABLE document (kind VARCHAR NOT NULL, revision INTEGER NOT NULL, applied BIGINT NOT NULL, body BLOB NOT NULL)`,
+}
+
+func factTable(name string) string {
+	return `CREATE TABLE ` + name + ` (bucket INTEGER NOT NULL, series INTEGER NOT NULL,
+		time BIGINT NOT NULL, gap BIGINT NOT NULL, memory BIGINT NOT NULL, energy BIGINT NOT NULL, cost BIGINT NOT NULL)`
+}
+
+func tallyTable(name string) string {
+	return `CREATE TABLE tally_` + name + ` (bucket INTEGER NOT NULL, series INTEGER NOT NULL, value BIGINT NOT NULL)`
+}
