@@ -274,6 +274,7 @@ func (s *Spool) write(batch []record, c *checkpoint, rotate bool) (written, erro
 		w.seg = newSegment(s.dir, s.number)
 		buf = c.frame(append(buf, magic...))
 	}
+	head := len(buf)
 	base := w.seg.size
 	buf = appendFrame(buf, recordBatch)
 	frame := func(f func([]byte) []byte) location {
@@ -298,7 +299,7 @@ func (s *Spool) write(batch []record, c *checkpoint, rotate bool) (written, erro
 	}
 	w.size = base + int64(len(buf))
 	if rotate {
-		return w, s.begin(w.seg, buf)
+		return w, s.begin(w.seg, buf, head)
 	}
 	err := writeSync(w.seg.file, buf, base)
 	if err != nil {
@@ -323,12 +324,16 @@ func writeSync(f File, b []byte, off int64) error {
 	return f.Sync()
 }
 
-// begin creates a segment with its first content.
-func (s *Spool) begin(seg *segment, b []byte) (err error) {
+// begin creates a segment with its first content. The head, which says how
+// much of the segment before counts, is durable before a batch follows it.
+func (s *Spool) begin(seg *segment, b []byte, head int) (err error) {
 	if seg.file, err = s.fsys.Create(seg.name); err != nil {
 		return err
 	}
-	if err = writeSync(seg.file, b, 0); err == nil {
+	if err = writeSync(seg.file, b[:head], 0); err == nil {
+		err = writeSync(seg.file, b[head:], int64(head))
+	}
+	if err == nil {
 		err = s.fsys.SyncDir(s.dir)
 	}
 	if err != nil {

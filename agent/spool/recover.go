@@ -8,7 +8,6 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -48,7 +47,7 @@ func (s *Spool) recover() error {
 	}
 	slices.Sort(numbers)
 	var kept []uint64
-	from := &checkpoint{prev: math.MaxUint64, prevLength: -1}
+	var from *checkpoint
 	for _, n := range slices.Backward(numbers) {
 		ok, c, err := s.repair(n, len(kept) == 0, from)
 		if err != nil {
@@ -80,31 +79,28 @@ func segmentNumber(name string) (uint64, bool) {
 
 // repair makes a segment whole: it holds nothing but whole records afterwards,
 // and of those all that were ever durable. ok is false where none were. newer
-// is the checkpoint of the next segment, whose prev is 0 where it is unknown.
+// is the checkpoint of the next segment, nil where that is lost.
 func (s *Spool) repair(number uint64, newest bool, newer *checkpoint) (ok bool, c *checkpoint, err error) {
 	name := newSegment(s.dir, number).name
 	b, err := readAll(s.fsys, name)
 	if err != nil {
 		return false, nil, err
 	}
-	c = &checkpoint{}
 	d := scanSegment(b, func(_ int, t recordType, payload []byte) {
 		if t == recordCheckpoint {
-			*c = parseCheckpoint(payload)
-			c.meter = slices.Clone(c.meter)
+			x := parseCheckpoint(payload)
+			c, s.boot = &x, x.boot
 		}
 	})
-	if c.boot != (attribution.Boot{}) && s.boot == (attribution.Boot{}) {
-		s.boot = c.boot
-	}
 	end := len(b)
 	switch {
 	case newest:
 		end = d.durableEnd(len(b))
+	case newer == nil:
 	case newer.prev == number:
 		end = min(end, int(newer.prevLength))
-	case newer.prev != 0 && newer.prev < number:
-		end = 0 // begun and given up for the newer one
+	case newer.prev < number:
+		end = 0 // begun, and given up for the newer one
 	}
 	if err := s.repairTo(name, b, d.bad, end); err != nil {
 		return false, nil, err
@@ -197,7 +193,7 @@ func (s *Spool) load(number uint64) error {
 		case recordCheckpoint:
 			c := parseCheckpoint(payload)
 			s.through, s.acked = max(s.through, c.through), max(s.acked, c.acked)
-			s.meter = slices.Clone(c.meter)
+			s.meter = append([]byte(nil), c.meter...) // nil where it is empty
 		case recordRoster:
 			seg.rosters[attribution.Fingerprint(payload[:rosterHead])] = at
 		case recordMeter:
