@@ -59,7 +59,8 @@ func (m *Meter) cut(s *slot, second attribution.Second) {
 
 // findEdges collects the instants at which a window is cut, its ends included.
 func (m *Meter) findEdges(s *slot, activities int, from, to int64) {
-	e := append(m.cutter.edges[:0], from, to)
+	e := m.cutter.edges[:0]
+	e = append(e, from, to)
 	for i := range s.activity.all()[:activities] {
 		x := &s.activity.all()[i]
 		if x.from > from {

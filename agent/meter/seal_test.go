@@ -244,3 +244,17 @@ func TestLaw8HostileAmountsAreHeldToTheirTime(t *testing.T) {
 		t.Errorf("clamped %d records, want 20", n)
 	}
 }
+
+// Uses that began at different times still come in the owners' canonical
+// order, each owner once: of equal remainders the first owner's is rounded up.
+func TestUsesComeInCanonicalOrder(t *testing.T) {
+	r := newRig(t, Options{})
+	d, a, b := r.dev("G"), r.own("a"), r.own("b")
+	r.record(
+		Added(d, at(0)), Hold(d, b, 1, at(0)), Hold(d, a, 1, at(0)), Activity(d, at(0), at(1), 3, 0, true),
+		Use(d, b, at(0), at(1), 2, 0), Use(d, a, at(0.25), at(1), 4, 0), Use(d, b, at(0.5), at(1), 2, 0),
+	)
+	r.seal(0)
+	// Half of 3 each: the odd one is a's.
+	r.expect(0, "\nG(H100) sm/process energy=0: [a used 2 sm=2 mem=0] [a reserved 499999999 sm=0 mem=0] [b used 1 sm=1 mem=0] [b reserved 499999998 sm=0 mem=0]")
+}

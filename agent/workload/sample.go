@@ -99,14 +99,13 @@ func (f *Feed) process(d *device, p *sampler.Process, covers bool, length int64,
 	id := processID{p.PID, p.Start}
 	x := d.processes[id]
 	active := int64(0)
-	switch {
-	case x == nil:
+	if x == nil {
 		x = &process{}
 		d.processes[id] = x
 		if p.SMActive <= length { // it started within the interval
 			active = p.SMActive
 		}
-	default:
+	} else {
 		active = increase(x.smActive, p.SMActive, length)
 	}
 	if !x.owner.Is(p.Owner) {
