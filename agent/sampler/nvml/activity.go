@@ -15,8 +15,8 @@ const (
 	// maxProcesses bounds what is kept per device. A GPU runs at most a few
 	// dozen contexts; a list longer than this is broken.
 	maxProcesses = 4096
-	// maxMemory bounds what one process is believed to hold: 1 PiB.
-	maxMemory = 1 << 50
+	// maxMemory bounds what one process is believed to hold: 64 TiB.
+	maxMemory = 1 << 46
 	// farFuture bounds how far a sample's time may be ahead of the wall clock.
 	farFuture = 5_000_000 // µs
 	// mpsServer is how the kernel shows "nvidia-cuda-mps-server" (15 bytes).

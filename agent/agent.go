@@ -1,0 +1,368 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gpuledger/gpuledger/agent/sampler"
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Source is what an agent looks at: a script, or something live.
+type Source struct {
+	// Script is played at Speed virtual seconds a second; 0 is as fast as
+	// possible. The agent closes it.
+	Script sampler.Script
+	Speed  float64
+	// Now says that the script's virtual time is the wall clock's, as it is
+	// for a simulation that began now. Otherwise virtual time begins where the
+	// nodes' spools are.
+	Now bool
+
+	// Live opens a live source whose events are on the given timeline.
+	Live func(now func() int64) (sampler.Live, error)
+}
+
+// Deps is what an agent needs of the world.
+type Deps struct {
+	Client  pb.IngestClient // reaches the collector
+	FS      spool.FS
+	Machine Machine
+	Log     *slog.Logger
+	Version string
+	// Abort cuts a graceful stop short when it ends. nil: nothing does.
+	Abort context.Context //nolint:containedctx // it is a second signal, not the scope of a call
+}
+
+// Agent is one process's pipelines.
+type Agent struct {
+	cfg    Config
+	source Source
+	deps   Deps
+
+	mu    sync.Mutex // for what is read while Run runs
+	nodes []*node
+	live  *liveNode
+	began time.Time
+}
+
+// New makes an agent of a valid configuration; Run runs it.
+func New(cfg Config, source Source, deps Deps) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if (source.Script == nil) == (source.Live == nil) {
+		return nil, errors.New("agent: want either a script or a live source")
+	}
+	if deps.Abort == nil {
+		deps.Abort = context.Background()
+	}
+	return &Agent{cfg: cfg, source: source, deps: deps}, nil
+}
+
+// Run runs until a script has been played and everything of it acknowledged,
+// or ctx ends; then it stops gracefully and returns nil. It is called once.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.close()) }()
+	a.mu.Lock()
+	a.began = time.Now()
+	a.mu.Unlock()
+
+	ids, err := a.nodeIDs()
+	if err != nil {
+		return err
+	}
+	if err := a.open(ids); err != nil {
+		return err
+	}
+	// Spools and uplinks outlast what drives the nodes.
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	for _, n := range a.nodes {
+		wg.Go(func() {
+			if err := n.run(below); err != nil {
+				n.log.Error("the node's spool or uplink ended", "error", err)
+			}
+		})
+	}
+	if a.source.Script != nil {
+		err = a.play(ctx)
+	} else {
+		err = a.runLive(ctx)
+	}
+	stop()
+	wg.Wait()
+	return err
+}
+
+// nodeIDs are the nodes to run.
+func (a *Agent) nodeIDs() ([]sampler.Node, error) {
+	if a.source.Script == nil {
+		name, err := a.cfg.NodeName(os.Getenv)
+		return []sampler.Node{{Cluster: a.cfg.Cluster, Name: name}}, err
+	}
+	ids := a.source.Script.Nodes()
+	if len(ids) == 0 {
+		return nil, errors.New("the script has no nodes")
+	}
+	seen := make(map[string]bool, len(ids))
+	for i := range ids {
+		if ids[i].Cluster == "" || ids[i].Name == "" {
+			return nil, fmt.Errorf("the script's node %d has no cluster or no name", i)
+		}
+		if seen[ids[i].Name] {
+			return nil, fmt.Errorf("the script lists node %q twice", ids[i].Name)
+		}
+		seen[ids[i].Name] = true
+	}
+	return ids, nil
+}
+
+func (a *Agent) open(ids []sampler.Node) error {
+	for _, id := range ids {
+		n, err := openNode(id, nodeOptions{
+			dir: spoolDir(a.cfg.StateDir, id.Cluster, id.Name), boot: id.Boot, spool: a.cfg.Spool,
+			fs: a.deps.FS, client: a.deps.Client, version: a.deps.Version, log: a.deps.Log,
+			// A script's chunks must come out the same again: it takes the card
+			// that the collector has, not one of an earlier run.
+			storedCard: a.source.Script == nil || a.source.Speed > 0,
+		})
+		if err != nil {
+			return fmt.Errorf("node %s: %w", id.Name, err)
+		}
+		a.mu.Lock()
+		a.nodes = append(a.nodes, n)
+		a.mu.Unlock()
+	}
+	return nil
+}
+
+func (a *Agent) close() error {
+	var errs []error
+	for _, n := range a.nodes {
+		errs = append(errs, n.spool.Close())
+	}
+	if a.source.Script != nil {
+		errs = append(errs, a.source.Script.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// play plays the script and waits until everything is acknowledged.
+func (a *Agent) play(ctx context.Context) error {
+	if err := a.awaitRateCards(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	var p *pace
+	if a.source.Speed > 0 {
+		p = a.pace()
+	}
+	pl, err := newPlayer(a.source.Script, a.nodes, p)
+	if err != nil {
+		return err
+	}
+	if err := pl.run(ctx); err != nil {
+		if stopped(ctx, err) == nil {
+			a.drain(a.deps.Abort, false)
+			return nil
+		}
+		return err
+	}
+	a.deps.Log.Info("the script has ended; waiting until everything is durable")
+	if err := a.finish(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	return a.summarise()
+}
+
+// stopped is nil for an error that is only ctx's end.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// awaitRateCards waits until all nodes have a rate card: for ever if the
+// script runs as fast as possible.
+func (a *Agent) awaitRateCards(ctx context.Context) error {
+	var timeout <-chan time.Time
+	if a.source.Speed > 0 {
+		t := time.NewTimer(a.cfg.Limits.RateCardWait.Duration)
+		defer t.Stop()
+		timeout = t.C
+	}
+	for _, n := range a.nodes {
+		priced, err := n.awaitRateCard(ctx, timeout)
+		if err != nil {
+			return err
+		}
+		if !priced {
+			n.log.Error("UNPRICED: no rate card has come from the collector: time is recorded, its cost is unknown until one does")
+			return nil
+		}
+	}
+	return nil
+}
+
+// pace maps the machine's time onto the script's.
+func (a *Agent) pace() *pace {
+	clock := NewClock(a.deps.Machine.Wall, a.deps.Machine.Uptime, 0)
+	start := a.source.Script.Start()
+	p := &pace{wall: clock.Now, from: clock.Now(), virtual0: start, speed: a.source.Speed}
+	if a.source.Now {
+		p.from = start
+		return p
+	}
+	next := attribution.Second(0)
+	for i, n := range a.nodes {
+		if s := n.spool.Next(); i == 0 || s < next {
+			next = s
+		}
+	}
+	p.virtual0 = max(start, next.Nanos())
+	return p
+}
+
+// finish closes what is open and waits for all acknowledgements.
+func (a *Agent) finish(ctx context.Context) error {
+	return a.each(func(n *node) error { return n.finish(ctx) })
+}
+
+// each does f for all nodes, some of them at a time.
+func (a *Agent) each(f func(*node) error) error {
+	const atOnce = 64
+	var wg sync.WaitGroup
+	errs := make([]error, len(a.nodes))
+	slots := make(chan struct{}, atOnce)
+	for i, n := range a.nodes {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := f(n); err != nil {
+				errs[i] = fmt.Errorf("node %s: %w", n.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// drain gives what is in the spools, at a stop, some time to be acknowledged.
+// What is not stays there. A live node's open chunk is closed first; a script
+// will come to the same second again.
+func (a *Agent) drain(abort context.Context, closeOpen bool) {
+	ctx, cancel := context.WithTimeout(abort, a.cfg.Limits.DrainTimeout.Duration)
+	defer cancel()
+	err := a.each(func(n *node) error {
+		if closeOpen {
+			if err := n.chunks.Flush(); err != nil {
+				return err
+			}
+		}
+		return n.uplink.Drain(ctx)
+	})
+	if err != nil {
+		a.deps.Log.Warn("stopped before everything was acknowledged; the rest is sent after the next start", "error", err)
+	}
+}
+
+// runLive runs the one node of a live source.
+func (a *Agent) runLive(ctx context.Context) error {
+	l, kept, err := newLiveNode(a.nodes[0], a.deps.Machine, a.cfg.Limits)
+	if err != nil {
+		return err
+	}
+	source, err := a.source.Live(l.clock.Now)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.live = l
+	a.mu.Unlock()
+	if err := stopped(ctx, l.run(ctx, kept, source)); err != nil {
+		return err
+	}
+	a.drain(a.deps.Abort, true)
+	return nil
+}
+
+// Summary is what a finished script came to.
+type Summary struct {
+	Nodes           int     `json:"nodes"`
+	Windows         uint64  `json:"windows"` // device seconds handed to the spool in this run
+	Slices          uint64  `json:"slices"`
+	UnpricedWindows uint64  `json:"unpriced_windows"`
+	Chunks          uint64  `json:"chunks"`
+	RejectedChunks  uint64  `json:"rejected_chunks"`
+	BytesSent       uint64  `json:"bytes_sent"` // bodies of chunks
+	WallSeconds     float64 `json:"wall_seconds"`
+	SlicesPerSecond float64 `json:"slices_per_second"`
+}
+
+// Summary adds up what has happened so far. It may be called at any time.
+func (a *Agent) Summary() Summary {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Summary{Nodes: len(a.nodes), WallSeconds: time.Since(a.began).Seconds()}
+	for _, n := range a.nodes {
+		c, u := n.counts.load(), n.uplink.Status()
+		s.Windows += n.windows.Load()
+		s.Slices += n.slices.Load()
+		s.UnpricedWindows += c.UnpricedWindows
+		s.Chunks += c.Chunks
+		s.RejectedChunks += u.Rejected
+		s.BytesSent += u.BytesSent
+	}
+	if s.WallSeconds > 0 {
+		s.SlicesPerSecond = float64(s.Slices) / s.WallSeconds
+	}
+	return s
+}
+
+// ErrRejected says that the collector has refused chunks for good.
+var ErrRejected = errors.New("the collector refused chunks; they are kept in the spools' folder rejected")
+
+// summarise logs and writes the summary.
+func (a *Agent) summarise() error {
+	s := a.Summary()
+	a.deps.Log.Info("done", "nodes", s.Nodes, "windows", s.Windows, "slices", s.Slices, "chunks", s.Chunks,
+		"wall_seconds", s.WallSeconds, "slices_per_second", int64(s.SlicesPerSecond))
+	var errs []error
+	if s.RejectedChunks > 0 {
+		errs = append(errs, fmt.Errorf("%w: %d of %d", ErrRejected, s.RejectedChunks, s.Chunks))
+	}
+	if a.cfg.SummaryFile != "" {
+		errs = append(errs, writeSummary(a.cfg.SummaryFile, &s))
+	}
+	return errors.Join(errs...)
+}
+
+func writeSummary(name string, s *Summary) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("summary: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	if err != nil {
+		return fmt.Errorf("summary: %w", err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("summary: %w", err), os.Remove(f.Name()))
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// ServeHTTP serves /healthz, /readyz and /metrics on a listener until ctx
+// ends.
+//
+//	/healthz   200 while the sealer advances: within 15 s of the timeline
+//	/readyz    200 once there is a rate card and the collector is connected
+//	/metrics   what the agent counts of itself
+func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(&metrics{agent: a}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", answer(a.Healthy))
+	mux.HandleFunc("GET /readyz", answer(a.Ready))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("http: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		_ = server.Close() // who is slower than a second is cut off
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http: %w", err)
+	}
+	return nil
+}
+
+func answer(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		text := "ok\n"
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			text = err.Error() + "\n"
+		}
+		_, _ = w.Write([]byte(text)) // nobody to tell
+	}
+}
+
+// stalledAfter is how far a live node's sealer may lag before it counts as
+// stuck.
+const stalledAfter = 15 * time.Second
+
+// Healthy fails where a live node seals no more.
+func (a *Agent) Healthy() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.live == nil {
+		return nil
+	}
+	if lag := a.live.lag(); lag > stalledAfter {
+		return fmt.Errorf("windows are sealed %v late", lag.Round(time.Second))
+	}
+	return nil
+}
+
+// Ready fails until every node has a rate card and is connected.
+func (a *Agent) Ready() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.nodes) == 0 {
+		return errors.New("starting")
+	}
+	for _, n := range a.nodes {
+		if n.prices.rater.Load() == nil {
+			return fmt.Errorf("node %s: no rate card yet", n.Name)
+		}
+		if s := n.uplink.Status(); !s.Connected {
+			return fmt.Errorf("node %s: not connected to the collector: %s", n.Name, s.LastError)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,350 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gpuledger/gpuledger/agent/meter"
+	"github.com/gpuledger/gpuledger/agent/sampler"
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/agent/workload"
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// stateSeconds is how often a live node's state is kept.
+const stateSeconds = attribution.ChunkSeconds
+
+// liveState is what a live node keeps beside its chunks.
+type liveState struct {
+	BootID string      `json:"boot_id"` // of the machine
+	Now    int64       `json:"now"`     // the timeline, Unix ns
+	Uptime int64       `json:"uptime"`  // of the machine at that time, ns
+	Meter  meter.State `json:"meter"`
+}
+
+// liveNode runs a node on what happens now.
+type liveNode struct {
+	*node
+	machine Machine
+	clock   *Clock
+	limits  LimitsConfig
+
+	kept    attribution.Second // when the state was last kept
+	letGo   bool               // the spool is full: seconds are let go
+	holders meter.State        // when that began
+
+	restored restoredDevices
+
+	dropped atomic.Uint64 // seconds let go
+	refused atomic.Uint64 // events that made no sense, or met a limit
+}
+
+// newLiveNode reads what an earlier run kept and resumes its timeline, so that
+// the source can be opened on it.
+func newLiveNode(n *node, m Machine, limits LimitsConfig) (*liveNode, *liveState, error) {
+	l := &liveNode{node: n, machine: m, limits: limits}
+	if err := n.openChunker(false); err != nil {
+		return nil, nil, err
+	}
+	var kept *liveState
+	if b := n.spool.Meter(); b != nil {
+		kept = &liveState{}
+		if err := json.Unmarshal(b, kept); err != nil {
+			n.log.Error("the kept state is damaged: the time since the last run is nobody's", "error", err)
+			kept = nil
+		}
+	}
+	floor := n.chunks.Next().Nanos()
+	if kept != nil && kept.BootID == m.BootID && m.Uptime() >= kept.Uptime {
+		l.clock = ResumeClock(m.Wall, m.Uptime, max(kept.Now, floor), kept.Uptime)
+	} else {
+		l.clock = NewClock(m.Wall, m.Uptime, floor)
+	}
+	return l, kept, nil
+}
+
+// from is the second to go on with: the next whole one on a new node; else the
+// first unsealed one, but not before the machine came up, and not more than
+// max_gap back.
+func (l *liveNode) from(kept *liveState) attribution.Second {
+	now, uptime := l.clock.Read()
+	next := l.chunks.Next()
+	if kept == nil || next == 0 {
+		return max(attribution.SecondOf(now)+1, next)
+	}
+	from := next
+	if kept.BootID != l.machine.BootID {
+		from = max(from, attribution.SecondOf(now-uptime))
+	}
+	if oldest := attribution.SecondOf(now - int64(l.limits.MaxGap.Duration)); from < oldest {
+		l.log.Warn("the agent was away for longer than limits.max_gap: what lies further back is not billed",
+			"unbilled_seconds", int64(oldest-from), "max_gap", l.limits.MaxGap)
+		from = oldest
+	}
+	return from
+}
+
+// run seals until ctx ends. The uplink and the spool run already.
+func (l *liveNode) run(ctx context.Context, kept *liveState, source sampler.Live) error {
+	if err := l.begin(ctx, kept); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := source.Run(ctx, l.producer); err != nil {
+			cancel(fmt.Errorf("the source ended: %w", err))
+		}
+	})
+	err := l.sealOnTime(ctx)
+	cancel(nil)
+	wg.Wait()
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return errors.Join(err, l.keepState(true))
+}
+
+// begin waits for a rate card for a while, and then seals the time that the
+// agent was away.
+func (l *liveNode) begin(ctx context.Context, kept *liveState) error {
+	timeout := time.NewTimer(l.limits.RateCardWait.Duration)
+	defer timeout.Stop()
+	priced, err := l.awaitRateCard(ctx, timeout.C)
+	if err != nil {
+		return err
+	}
+	if !priced {
+		l.log.Error("UNPRICED: no rate card has ever come from the collector: time is recorded, its cost is unknown until one does",
+			"waited", l.limits.RateCardWait)
+	}
+	from := l.from(kept)
+	if kept == nil { // a spool that was lost must not repeat what is stored
+		from = max(from, l.uplink.Status().StoredThrough)
+	}
+	l.meter = meter.New(meter.Options{From: from, LaneRecords: 1024})
+	if kept != nil {
+		if err := l.meter.Restore(kept.Meter, from); err != nil {
+			l.log.Error("the kept holdings can't be used: the time since the last run is nobody's", "error", err)
+			l.meter = meter.New(meter.Options{From: from, LaneRecords: 1024})
+		}
+		l.restored.begin(kept.Meter, attribution.SecondOf(l.clock.Now())+forgetAfter)
+	}
+	l.metered.Store(l.meter)
+	l.refresh()
+	if through := l.due(); through-from > liveWithin {
+		l.log.Info("sealing the time that the agent was away as unobserved", "from_second", int64(from), "seconds", int64(through-from)+1)
+		return l.sealThrough(through)
+	}
+	return nil
+}
+
+// lag is how late windows are sealed, 0 where they are on time. Any goroutine
+// may call it.
+func (l *liveNode) lag() time.Duration {
+	m := l.metered.Load()
+	if m == nil {
+		return 0 // waiting for the first rate card
+	}
+	return max(time.Duration(l.clock.Now()-grace-(m.Next()+1).Nanos()), 0)
+}
+
+// due is the last second that may be sealed now.
+func (l *liveNode) due() attribution.Second { return attribution.SecondOf(l.clock.Now()-grace) - 1 }
+
+// sealOnTime seals each second one second after its end.
+func (l *liveNode) sealOnTime(ctx context.Context) error {
+	for {
+		if through := l.due(); through >= l.meter.Next() {
+			if err := l.sealThrough(through); err != nil {
+				return err
+			}
+		}
+		wait := (l.meter.Next() + 1).Nanos() + grace - l.clock.Now()
+		if err := sleep(ctx, max(time.Duration(wait), time.Millisecond)); err != nil {
+			return nil //nolint:nilerr // being told to stop is no failure
+		}
+	}
+}
+
+// sealThrough seals and keeps the state. It changes to journal and live
+// seconds when it has caught up, at the end of a ten.
+func (l *liveNode) sealThrough(through attribution.Second) error {
+	live := through-l.meter.Next() <= liveWithin
+	if live != l.live && !l.letGo && l.chunks.Next() == l.chunks.Next().ChunkStart() {
+		if err := l.openChunker(live); err != nil && !errors.Is(err, spool.ErrFull) {
+			return err
+		}
+	}
+	l.refresh()
+	if err := l.meter.Seal(through, l.emitOrLetGo); err != nil {
+		return err
+	}
+	if err := l.forgetGone(); err != nil {
+		return err
+	}
+	return l.keepState(false)
+}
+
+// keepState keeps the meter's state every ten seconds, or now.
+func (l *liveNode) keepState(now bool) error {
+	if !now && l.kept != 0 && l.meter.Next() < l.kept+stateSeconds {
+		return nil
+	}
+	l.kept = l.meter.Next()
+	at, uptime := l.clock.Read()
+	b, err := json.Marshal(liveState{BootID: l.machine.BootID, Now: at, Uptime: uptime, Meter: l.meter.State()})
+	if err != nil {
+		panic("BUG: a meter's state is not JSON: " + err.Error())
+	}
+	if err := l.spool.AppendMeter(b); err != nil && !errors.Is(err, spool.ErrFull) {
+		return err
+	}
+	return nil
+}
+
+// emitOrLetGo hands a second to the chunker. While the spool is full, seconds
+// are let go; when there is space again, they are made up for as unobserved.
+func (l *liveNode) emitOrLetGo(s *meter.Sealed) error {
+	if l.letGo {
+		if !l.space() {
+			l.dropped.Add(1)
+			return nil
+		}
+		if err := l.makeUp(s.Second); err != nil {
+			return l.full(err)
+		}
+		l.letGo, l.holders = false, meter.State{}
+		l.log.Info("the spool has space again")
+	}
+	return l.full(l.emit(s))
+}
+
+// full takes a full spool as the beginning of letting go.
+func (l *liveNode) full(err error) error {
+	if !errors.Is(err, spool.ErrFull) {
+		return err
+	}
+	if !l.letGo {
+		l.letGo, l.holders = true, l.meter.State()
+		l.log.Error("THE SPOOL IS FULL: new seconds are let go, and will be unobserved", "error", err)
+	}
+	l.dropped.Add(1)
+	return nil
+}
+
+// space reports whether the spool takes chunks again.
+func (l *liveNode) space() bool {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return l.spool.AwaitSpace(ctx) == nil && l.chunks.Flush() == nil
+}
+
+// makeUp seals what was let go before a second as unobserved, billed to those
+// who held the devices when it began.
+func (l *liveNode) makeUp(before attribution.Second) error {
+	from := max(l.chunks.Next(), before-attribution.Second(l.limits.MaxGap.Duration/time.Second))
+	m := meter.New(meter.Options{From: from})
+	if err := m.Restore(l.holders, from); err != nil {
+		return fmt.Errorf("make up for %d seconds: %w", before-from, err)
+	}
+	if l.rater != nil {
+		m.SetPolicy(l.rater.Policy())
+	}
+	if err := m.Seal(before-1, l.emit); err != nil {
+		return err
+	}
+	return l.chunks.Flush() // its numbers are another meter's
+}
+
+// producer gives a goroutine of the source a feed.
+func (l *liveNode) producer() func(*sampler.Event) {
+	feed, err := workload.NewFeed(l.meter)
+	if err != nil {
+		l.log.Error("a producer is refused: what it sees is unobserved", "error", err)
+		return func(*sampler.Event) { l.refused.Add(1) }
+	}
+	refusing := false
+	return func(e *sampler.Event) {
+		if e.Kind == sampler.DeviceAdded {
+			l.restored.seen(e.DeviceID)
+		}
+		err := feed.Apply(e)
+		if err != nil {
+			l.refused.Add(1)
+			if !refusing { // the first of a row: the rest is counted
+				l.log.Warn("an event is refused", "error", err)
+			}
+		}
+		refusing = err != nil
+	}
+}
+
+// forgetAfter is how long a device that is only known from an earlier run is
+// waited for.
+const forgetAfter = 600 // seconds
+
+// restoredDevices are the devices that a restart found in the kept state, and
+// that the source has not shown yet.
+type restoredDevices struct {
+	mu    sync.Mutex
+	ids   map[string]bool
+	until attribution.Second
+}
+
+func (r *restoredDevices) begin(st meter.State, until attribution.Second) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids, r.until = make(map[string]bool, len(st.Devices)), until
+	for i := range st.Devices {
+		r.ids[st.Devices[i].Device.ID] = true
+	}
+}
+
+func (r *restoredDevices) seen(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.ids, id)
+}
+
+// overdue takes the ids of those that have not come in time.
+func (r *restoredDevices) overdue(now attribution.Second) (ids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now < r.until {
+		return nil
+	}
+	ids = slices.Sorted(maps.Keys(r.ids))
+	r.ids = nil
+	return ids
+}
+
+// forgetGone ends devices that were there before a restart and have not come
+// back: taken out, or cut in other instances, while nobody looked. Until then
+// they are unobserved, as a lost GPU is.
+func (l *liveNode) forgetGone() error {
+	ids := l.restored.overdue(l.meter.Next())
+	if len(ids) == 0 {
+		return nil
+	}
+	lane, err := l.meter.Lane()
+	if err != nil {
+		return err
+	}
+	defer lane.Close()
+	for _, id := range ids {
+		if h, ok := l.meter.Lookup(id); ok {
+			l.log.Warn("a device of before the restart has not come back and is no longer billed", "device", id)
+			lane.Record(meter.Removed(h, l.meter.Next().Nanos()))
+		}
+	}
+	return nil
+}
