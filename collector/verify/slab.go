@@ -14,6 +14,9 @@ import (
 
 // slab checks the minutes [from, to): chunks, then rows against them.
 func (r *run) slab(ctx context.Context, from, to attribution.Second) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	cover := newCoverage(from, to)
 	sums, err := r.chunks(ctx, from, to, cover)
 	if err != nil {
@@ -22,6 +25,7 @@ func (r *run) slab(ctx context.Context, from, to attribution.Second) error {
 	if err := r.settle(cover); err != nil {
 		return err
 	}
+	r.prune(cover, sums)
 	r.progress.Chunks += sums.chunks
 	r.progress.Windows += sums.windows
 	r.progress.Slices += sums.slices
@@ -29,6 +33,18 @@ func (r *run) slab(ctx context.Context, from, to attribution.Second) error {
 		return err
 	}
 	return r.minuteTallies(ctx, from, to, cover, sums)
+}
+
+// prune takes out what can't be compared: minutes of which only some chunks are
+// kept. Tallies of nobody are of no node, so they are left out, too.
+func (r *run) prune(cover *coverage, sums *fold) {
+	maps.DeleteFunc(sums.rows, func(k rowKey, _ rollup.Sums) bool {
+		return !cover.complete(nodeMinute{r.facts.homes[k.device], k.bucket})
+	})
+	maps.DeleteFunc(sums.tallies, func(k tallyKey, _ int64) bool {
+		o := &r.facts.owners.facts[k.owner]
+		return !cover.complete(nodeMinute{r.facts.node(o.Cluster, o.Node), k.bucket})
+	})
 }
 
 func (r *run) key(x *store.FactRow) rowKey {
