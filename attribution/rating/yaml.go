@@ -128,6 +128,9 @@ func Parse(source []byte) (*Card, error) {
 	if len(source) > MaxBytes {
 		return nil, fmt.Errorf("rate card: %d bytes: at most %d are read", len(source), MaxBytes)
 	}
+	if line := nestedAt(source); line > 0 {
+		return nil, &lineError{line, "is nested too deeply: a card has lists of mappings, and no more"}
+	}
 	file, err := parser.ParseBytes(source, 0)
 	if err != nil {
 		return nil, syntaxError(err)
@@ -147,6 +150,33 @@ func Parse(source []byte) (*Card, error) {
 		return nil, withLines(err, file)
 	}
 	return c, nil
+}
+
+// nestedAt is the first line that opens far more brackets, or entries within
+// entries, than any card does, or 0. The parser takes quadratic time over
+// these, and memory on the stack.
+func nestedAt(source []byte) int {
+	const most = 64
+	line, open, dashes := 1, 0, 0
+	for i, c := range source {
+		switch c {
+		case '\n':
+			line++
+			dashes = 0
+		case '[', '{':
+			open++
+		case ']', '}':
+			open = max(open-1, 0)
+		case '-', '?':
+			if i+1 < len(source) && source[i+1] == ' ' {
+				dashes++
+			}
+		}
+		if open > most || dashes > most {
+			return line
+		}
+	}
+	return 0
 }
 
 func syntaxError(err error) error {

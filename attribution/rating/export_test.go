@@ -1,0 +1,4 @@
+package rating
+
+// GlobsMeet is tested against all short names.
+var GlobsMeet = globsMeet
