@@ -98,7 +98,7 @@ func show(c *attribution.Chunk) string {
 	return out
 }
 
-// bench is a meter with one lane and its things by name.
+// rig is a meter with one lane and its things by name.
 type rig struct {
 	t testing.TB
 	*Meter

@@ -36,7 +36,7 @@ func (x *sums) add(c *attribution.Chunk) {
 	}
 }
 
-// producer records random facts about all devices through one lane, forward in
+// produce records random facts about all devices through one lane, forward in
 // time with gaps, and returns what it recorded.
 func produce(seed uint64, l *Lane, ds []DeviceHandle, os []OwnerHandle, s SubjectHandle, measure MeasureHandle, n int) (x sums) {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -176,13 +176,16 @@ func TestLaw3StateContinuesWhereItWasTaken(t *testing.T) {
 		}
 		want := play(t, facts, Options{From: start}, 0)
 
-		m := New(Options{From: start})
-		l, err := m.Lane()
-		if err != nil {
-			t.Fatal(err)
-		}
 		got := map[attribution.Second]*attribution.Chunk{}
-		tell := func(m *Meter, l *Lane, after bool) {
+		tell := func(m *Meter, after bool) {
+			var lanes []*Lane
+			for range 4 {
+				l, err := m.Lane()
+				if err != nil {
+					t.Fatal(err)
+				}
+				lanes = append(lanes, l)
+			}
 			var ds []DeviceHandle
 			for i := range 2 * modelIDs {
 				d, err := m.Device(modelDevice(i))
@@ -197,7 +200,7 @@ func TestLaw3StateContinuesWhereItWasTaken(t *testing.T) {
 			}
 			for _, f := range facts {
 				if (f.from >= edge) == after && (!after || f.kind != added) {
-					l.Record(f.record(ds, os))
+					lanes[f.lane].Record(f.record(ds, os))
 				}
 			}
 		}
@@ -206,7 +209,8 @@ func TestLaw3StateContinuesWhereItWasTaken(t *testing.T) {
 				t.Skip("a device that is added again states its holdings afresh")
 			}
 		}
-		tell(m, l, false)
+		m := New(Options{From: start})
+		tell(m, false)
 		if err := m.Seal(start+cut-1, into(t, got)); err != nil {
 			t.Fatal(err)
 		}
@@ -222,10 +226,7 @@ func TestLaw3StateContinuesWhereItWasTaken(t *testing.T) {
 		if err := m.Restore(st, st.Next); err != nil {
 			t.Fatal(err)
 		}
-		if l, err = m.Lane(); err != nil {
-			t.Fatal(err)
-		}
-		tell(m, l, true)
+		tell(m, true)
 		if err := m.Seal(start+modelSeconds+7, into(t, got)); err != nil {
 			t.Fatal(err)
 		}

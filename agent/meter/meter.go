@@ -33,7 +33,7 @@ type Options struct {
 	// Measures are never forgotten. Default 512, at most 65535.
 	Measures int
 	// Intervals is how many activities, and how many uses, are kept apart per
-	// device. Default 8192, 80 bytes each.
+	// device. Default 8192, 72 bytes each.
 	Intervals int
 	// Changes is how many changes of holdings and existence that lie ahead
 	// are kept apart per device. Default 4096.

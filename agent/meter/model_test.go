@@ -64,8 +64,11 @@ func (m *model) now(id int, t int64) (device *attribution.Device, holdings map[i
 		}
 	}
 	slices.SortStableFunc(cs, func(a, b fact) int {
-		return cmp.Or(cmp.Compare(a.effective(), b.effective()), cmp.Compare(a.from, b.from), cmp.Compare(a.kind, b.kind),
-			attribution.CompareDevices(modelDevice(a.device), modelDevice(b.device)), cmp.Compare(a.a, b.a))
+		n := cmp.Or(cmp.Compare(a.effective(), b.effective()), cmp.Compare(a.from, b.from), cmp.Compare(a.kind, b.kind), cmp.Compare(a.a, b.a))
+		if n == 0 && a.kind == added {
+			return attribution.CompareDevices(modelDevice(a.device), modelDevice(b.device))
+		}
+		return n
 	})
 	holdings = map[int]int64{}
 	for _, c := range cs {
