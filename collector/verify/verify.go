@@ -98,7 +98,10 @@ func (v *Verifier) Run(ctx context.Context, from, to attribution.Second, report 
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	p := &r.progress
-	p.Done, p.ChunksTotal = true, p.Chunks
+	p.Done, p.ChunksTotal = true, max(p.Chunks, p.ChunksTotal)
+	if p.Broken == nil {
+		p.ChunksTotal = p.Chunks
+	}
 	p.Unchecked = r.notes.list()
 	return p, nil
 }
