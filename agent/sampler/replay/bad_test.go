@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -237,4 +238,17 @@ func FuzzReader(f *testing.F) {
 			t.Fatalf("%s\nbecame\n%s", one.Bytes(), two.Bytes())
 		}
 	})
+}
+
+// TestDocumentedRecording: the example that users read is a recording.
+func TestDocumentedRecording(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/recording.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(doc), "```json\n")
+	example, _, _ = strings.Cut(example, "```")
+	if err := parse(example); err != nil {
+		t.Fatal(err)
+	}
 }

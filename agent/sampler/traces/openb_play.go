@@ -15,7 +15,8 @@ type openbPlayer struct {
 	*job
 	openbConfig
 	nodes   []*openbNode
-	refused int // pods that fit nowhere
+	refused int    // pods that fit nowhere
+	pids    uint32 // given out
 }
 
 func (p *openbPlayer) unix(t int64) int64 { return (p.epoch + t) * second }
@@ -106,7 +107,8 @@ func (p *openbPlayer) start(pod *openbPod, t int64) {
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(p.seed)))
 	h.Write([]byte(pod.name))
 	pod.seed = h.Sum64()
-	pod.pid = uint32(1000 + pod.seed%4_000_000)
+	p.pids++
+	pod.pid = 1000 + p.pids
 	pod.active = make([]int64, len(pod.devices))
 	// Latency-sensitive pods idle a lot, best-effort ones are there to compute.
 	if pod.level = 50 + int64(scramble(pod.seed)%350); pod.qos == "BE" {
@@ -116,7 +118,7 @@ func (p *openbPlayer) start(pod *openbPod, t int64) {
 		p.sample(d, t) // what follows is with the pod
 		d.free -= pod.milli
 		d.pods = append(d.pods, pod)
-		slices.SortFunc(d.pods, func(a, b *openbPod) int { return cmp.Or(cmp.Compare(a.pid, b.pid), cmp.Compare(a.name, b.name)) })
+		slices.SortFunc(d.pods, func(a, b *openbPod) int { return cmp.Compare(a.pid, b.pid) })
 		e := p.on(d, t, sampler.Held)
 		e.Owner, e.Replicas = pod.owner, pod.milli
 		p.add(e)
@@ -149,7 +151,7 @@ func (p *openbPlayer) sample(d *openbDevice, t int64) {
 			grown := pod.activity(d.at, t) * pod.milli // of a thousandth of a thousandth
 			*active += grown
 			d.sm += grown
-			s.Processes = append(s.Processes, sampler.Process{PID: pod.pid, Start: pod.seed, Owner: pod.owner, SMActive: *active})
+			s.Processes = append(s.Processes, sampler.Process{PID: pod.pid, Start: uint64(p.unix(pod.start)), Owner: pod.owner, SMActive: *active})
 		}
 	}
 	s.SMActive = d.sm
