@@ -1,0 +1,322 @@
+package uplink_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/agent/spool/memfs"
+	"github.com/gpuledger/gpuledger/agent/uplink"
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const start = attribution.Second(1_700_000_000)
+
+var boot = attribution.Boot{4, 2}
+
+// collector is a small one that keeps the protocol: it stores chunks whose
+// roster or live windows it has seen on the stream, and acknowledges them.
+// What it is told to do wrong, it does.
+type collector struct {
+	pb.UnimplementedIngestServer
+
+	mu      sync.Mutex
+	streams int
+	began   []time.Time
+	stored  map[int64][]byte // bodies; nil where announced
+	order   []int64          // every chunk as it came, announced or not
+	lives   int
+	flushes int
+	pending int // chunks in a row not acknowledged
+	most    int
+	errs    []error
+	asked   map[int64]bool // chunks asked for again
+
+	storedThrough int64
+	cards         []*pb.RateCard
+	silent        bool                                                      // no Welcome
+	keep          bool                                                      // acknowledge on Flush only
+	onChunk       func(s pb.Ingest_StreamServer, c *pb.Chunk) (bool, error) // true: handled
+	onHello       func(s pb.Ingest_StreamServer)                            // after Welcome
+}
+
+func (c *collector) Stream(s pb.Ingest_StreamServer) error {
+	m, err := s.Recv()
+	if err != nil {
+		return err
+	}
+	if h := m.GetHello(); h.GetNode() != "n" || !bytes.Equal(h.GetBoot(), boot[:]) {
+		c.fail("hello %v", m)
+	}
+	c.mu.Lock()
+	c.streams++
+	c.began = append(c.began, time.Now())
+	c.pending = 0
+	c.mu.Unlock()
+	if c.silent {
+		<-s.Context().Done()
+		return s.Context().Err()
+	}
+	err = s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{Version: "test", StoredThrough: c.storedThrough}}})
+	for _, card := range c.cards {
+		err = errors.Join(err, s.Send(&pb.ToAgent{Message: &pb.ToAgent_RateCard{RateCard: card}}))
+	}
+	if c.onHello != nil {
+		c.onHello(s)
+	}
+	rosters, lives := map[string]bool{}, map[int64]bool{}
+	newest := int64(0)
+	for err == nil {
+		if m, err = s.Recv(); err != nil {
+			return err
+		}
+		err = c.take(s, m, rosters, lives, &newest)
+	}
+	return err
+}
+
+func (c *collector) take(s pb.Ingest_StreamServer, m *pb.FromAgent, rosters map[string]bool, lives map[int64]bool, newest *int64) error {
+	switch x := m.GetMessage().(type) {
+	case *pb.FromAgent_Roster:
+		rosters[x.Roster.GetMethods()[0]] = true
+	case *pb.FromAgent_Live:
+		c.mu.Lock()
+		c.lives++
+		c.mu.Unlock()
+		if !rosters[string(x.Live.GetRosterId())] {
+			c.fail("live second before its roster")
+		}
+		lives[x.Live.GetColumns().GetFirstSecond()] = true
+	case *pb.FromAgent_Flush:
+		c.mu.Lock()
+		c.flushes++
+		c.mu.Unlock()
+		if c.keep {
+			return c.ack(s, *newest)
+		}
+	case *pb.FromAgent_Chunk:
+		return c.chunk(s, x.Chunk, rosters, newest)
+	case *pb.FromAgent_Closed:
+		for q := x.Closed.GetChunk().GetSequence(); q < x.Closed.GetChunk().GetSequence()+int64(x.Closed.GetChunk().GetSeconds()); q++ {
+			if !lives[q] {
+				c.fail("chunk %d announced without second %d", x.Closed.GetChunk().GetSequence(), q)
+			}
+		}
+		return c.chunk(s, x.Closed.GetChunk(), rosters, newest)
+	default:
+		c.fail("message %T", x)
+	}
+	return nil
+}
+
+func (c *collector) chunk(s pb.Ingest_StreamServer, m *pb.Chunk, rosters map[string]bool, newest *int64) error {
+	if !rosters[string(m.GetRosterId())] {
+		c.fail("chunk %d before its roster", m.GetSequence())
+	}
+	c.mu.Lock()
+	c.order = append(c.order, m.GetSequence())
+	c.pending++
+	c.most = max(c.most, c.pending)
+	c.mu.Unlock()
+	*newest = max(*newest, m.GetSequence())
+	if c.onChunk != nil {
+		if handled, err := c.onChunk(s, m); handled || err != nil {
+			return err
+		}
+	}
+	c.store(m)
+	if c.keep {
+		return nil
+	}
+	return c.ack(s, *newest)
+}
+
+func (c *collector) store(m *pb.Chunk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stored[m.GetSequence()] = m.GetBody()
+}
+
+func (c *collector) ack(s pb.Ingest_StreamServer, sequence int64) error {
+	c.mu.Lock()
+	c.pending = 0
+	c.mu.Unlock()
+	for q := range c.asked { // what was asked for again is not here yet, whatever came after it
+		sequence = min(sequence, q-10)
+	}
+	return s.Send(ackOf(boot, sequence))
+}
+
+func ackOf(b attribution.Boot, sequence int64) *pb.ToAgent {
+	return &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: b[:], Sequence: sequence}}}
+}
+
+func (c *collector) fail(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, fmt.Errorf(format, args...))
+}
+
+// world is a spool, its uplink and a collector.
+type world struct {
+	t     *testing.T
+	sp    *spool.Spool
+	up    *uplink.Uplink
+	col   *collector
+	next  attribution.Second
+	close []func()
+}
+
+// newWorld starts everything but the uplink; run starts that.
+func newWorld(t *testing.T, col *collector, change func(*uplink.Options)) *world {
+	t.Helper()
+	sp, err := spool.Open(memfs.New(), "/s", spool.Options{Boot: boot})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, sp: sp, col: col, next: start}
+	col.stored = map[int64][]byte{}
+	lis := bufconn.Listen(1 << 16)
+	srv := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}))
+	pb.RegisterIngestServer(srv, col)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(lis) }()
+	conn, err := grpc.NewClient("passthrough:///collector", append(uplink.DialOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := uplink.Options{Client: pb.NewIngestClient(conn), Node: "n", Spool: sp, Rand: func() float64 { return 0.5 }}
+	if change != nil {
+		change(&o)
+	}
+	if w.up, err = uplink.New(o); err != nil {
+		t.Fatal(err)
+	}
+	w.close = append(w.close, func() {
+		_ = conn.Close()
+		srv.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if err := sp.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, err := range col.errs {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *world) run() {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.up.Run(ctx) }()
+	w.close = append(w.close, func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *world) end() {
+	for _, f := range slices.Backward(w.close) {
+		f()
+	}
+}
+
+// roster's only method is its id, which is how the collector knows it.
+func roster(n byte) (attribution.Fingerprint, []byte) {
+	id := attribution.Fingerprint(bytes.Repeat([]byte{'a' + n}, 16))
+	b, _ := proto.Marshal(&pb.Roster{Methods: []string{string(id[:])}})
+	return id, b
+}
+
+func rosterAt(s attribution.Second) (attribution.Fingerprint, []byte) {
+	return roster(byte(s / 600 % 20))
+}
+
+func body(sequence attribution.Second) []byte { return fmt.Appendf(nil, "body of %d", sequence) }
+
+// append adds chunks of ten seconds and syncs.
+func (w *world) append(n int) {
+	w.t.Helper()
+	for range n {
+		id, r := rosterAt(w.next)
+		b, err := proto.Marshal(&pb.Chunk{Boot: boot[:], Sequence: int64(w.next), Seconds: 10, RosterId: id[:], Body: body(w.next)})
+		if err == nil {
+			err = w.sp.AppendChunk(spool.Chunk{Sequence: w.next, Seconds: 10, RosterID: id, Body: b}, r)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.next += 10
+	}
+	if err := w.sp.Sync(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// live offers one second.
+func (w *world) live(s attribution.Second) {
+	id, r := rosterAt(s)
+	w.up.Live(s, id, r, &pb.Live{RosterId: id[:], Columns: &pb.Columns{FirstSecond: int64(s), Seconds: 1}})
+}
+
+func (w *world) drain() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Minute)
+	defer cancel()
+	if err := w.up.Drain(ctx); err != nil {
+		w.t.Fatalf("%v: %+v", err, w.up.Status())
+	}
+}
+
+// complete checks that the collector has every chunk, with its body where it
+// came in full.
+func (w *world) complete(announced bool) {
+	w.t.Helper()
+	w.col.mu.Lock()
+	defer w.col.mu.Unlock()
+	for s := start; s < w.next; s += 10 {
+		b, ok := w.col.stored[int64(s)]
+		if !ok || (!announced && !bytes.Equal(b, body(s))) {
+			w.t.Fatalf("chunk %d is there: %v, as %q", s, ok, b)
+		}
+	}
+	if st := w.sp.Stats(); st.UnackedChunks != 0 || st.Acked != w.next-10 {
+		w.t.Fatalf("%+v", st)
+	}
+}
+
+func chunkOf(s attribution.Second, id attribution.Fingerprint, body []byte) spool.Chunk {
+	return spool.Chunk{Sequence: s, Seconds: 10, RosterID: id, Body: body}
+}
+
+// Stream fails while the collector is away.
+func (f flaky) Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent], error) {
+	if f.away() {
+		return nil, errors.New("connection refused")
+	}
+	return f.IngestClient.Stream(ctx, opts...)
+}
