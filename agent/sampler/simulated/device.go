@@ -108,7 +108,7 @@ func (s *Script) step(d *device) {
 // blindness is for how many ticks the device is not seen from this one on: in
 // every fourth hour it happens once, for 10 to 59 s. 0 is none.
 func (s *Script) blindness(d *device) int64 {
-	if s.opt.Profile == ProfileBusy {
+	if s.opt.Profile == Busy {
 		return 0
 	}
 	hour := uint64(s.tick / 3600)

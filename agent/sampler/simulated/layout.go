@@ -57,7 +57,7 @@ func inference(namespace, name, team, model, env string, peak, life int64) app {
 	return a
 }
 
-// catalogue is the apps of ProfileFleet.
+// catalogue is the apps of Fleet.
 type catalogue struct {
 	llama, llamaIdle, mistral, bge, sdxl, sdxlFree, whisper, whisperShared app
 	finetune, lora, jupyter, workbench, clips, render, stray               app
@@ -164,7 +164,7 @@ func busyRack() []rack {
 // build makes the nodes of the profile, racks in turn.
 func (s *Script) build() {
 	racks := busyRack()
-	if s.opt.Profile == ProfileFleet {
+	if s.opt.Profile == Fleet {
 		racks = makeCatalogue().racks()
 	}
 	for i := range s.opt.Nodes {

@@ -42,14 +42,14 @@ type Profile uint8
 
 // The profiles.
 const (
-	// ProfileFleet is a mixed production fleet, for people to look at:
+	// Fleet is a mixed production fleet, for people to look at:
 	// exclusive, time-sliced and MIG devices; servers of several teams and
 	// models, training, notebooks, short jobs, bare processes, and much idle.
-	ProfileFleet Profile = iota
-	// ProfileBusy is nodes on which each device is shared by four pods of two
+	Fleet Profile = iota
+	// Busy is nodes on which each device is shared by four pods of two
 	// processes each, without any coming and going: 64 processes on 8 devices.
 	// It is what an agent's cost is measured with.
-	ProfileBusy
+	Busy
 )
 
 // Options say what to simulate. The zero value of a field is its default.
@@ -59,18 +59,18 @@ type Options struct {
 	Profile  Profile
 	Start    int64 // Unix second; 0 is 2026-01-01T00:00:00Z
 	Duration int64 // seconds; 0 is endless
-	Nodes    int   // 0 is 4, or 1 of ProfileBusy
+	Nodes    int   // 0 is 4, or 1 of Busy
 	Devices  int   // GPUs of a node; 0 is 8
 }
 
-// Fleet is the demo's fleet: 4 nodes of 8 GPUs.
-func Fleet() Options {
-	return Options{Seed: 1, Cluster: "demo", Profile: ProfileFleet, Nodes: 4, Devices: 8}
+// FleetOptions are the demo's fleet: 4 nodes of 8 GPUs.
+func FleetOptions() Options {
+	return Options{Seed: 1, Cluster: "demo", Profile: Fleet, Nodes: 4, Devices: 8}
 }
 
-// Node is one busy node: 8 GPUs, 64 processes.
-func Node() Options {
-	return Options{Seed: 1, Cluster: "demo", Profile: ProfileBusy, Nodes: 1, Devices: 8}
+// NodeOptions are one busy node: 8 GPUs, 64 processes.
+func NodeOptions() Options {
+	return Options{Seed: 1, Cluster: "demo", Profile: Busy, Nodes: 1, Devices: 8}
 }
 
 const defaultStart = 1_767_225_600
@@ -105,7 +105,7 @@ func New(opt Options) (*Script, error) {
 		opt.Start = defaultStart
 	}
 	if opt.Nodes == 0 {
-		if opt.Nodes = 4; opt.Profile == ProfileBusy {
+		if opt.Nodes = 4; opt.Profile == Busy {
 			opt.Nodes = 1
 		}
 	}
@@ -113,8 +113,8 @@ func New(opt Options) (*Script, error) {
 		opt.Devices = 8
 	}
 	switch {
-	case opt.Profile > ProfileBusy:
-		return nil, fmt.Errorf("simulation: unknown profile %d: want ProfileFleet or ProfileBusy", opt.Profile)
+	case opt.Profile > Busy:
+		return nil, fmt.Errorf("simulation: unknown profile %d: want Fleet or Busy", opt.Profile)
 	case opt.Start < 0 || opt.Duration < 0 || opt.Start+opt.Duration > 4_102_444_800:
 		return nil, fmt.Errorf("simulation: start %d and duration %d s: want times from 1970 to 2100", opt.Start, opt.Duration)
 	case opt.Nodes < 1 || opt.Nodes > 10_000 || opt.Devices < 1 || opt.Devices > 64:

@@ -62,7 +62,7 @@ func record(t interface {
 }
 
 func TestSameSeedSameEvents(t *testing.T) {
-	opt := Fleet()
+	opt := FleetOptions()
 	opt.Duration = 900
 	one, s := events(t, opt)
 	two, again := events(t, opt)
@@ -78,7 +78,7 @@ func TestSameSeedSameEvents(t *testing.T) {
 
 // TestEventsStayUnchanged: what an event points to outlives later calls.
 func TestEventsStayUnchanged(t *testing.T) {
-	opt := Fleet()
+	opt := FleetOptions()
 	opt.Duration = 60
 	s, err := New(opt)
 	if err != nil {
@@ -110,7 +110,7 @@ func TestAnyOptionsKeepTheRules(t *testing.T) {
 
 // TestTruth: the events come to what the simulation says happened.
 func TestTruth(t *testing.T) {
-	opt := Fleet()
+	opt := FleetOptions()
 	opt.Start, opt.Duration = defaultStart+13*3600, 2*3600
 	es, s := events(t, opt)
 	record(t, s, es)
@@ -200,7 +200,7 @@ func TestTruth(t *testing.T) {
 
 // TestFleetHasEverything that a ledger must cope with.
 func TestFleetHasEverything(t *testing.T) {
-	opt := Fleet()
+	opt := FleetOptions()
 	opt.Start, opt.Duration = defaultStart+14*3600, 2*3600
 	es, _ := events(t, opt)
 	seen := make(map[string]int)
@@ -272,7 +272,7 @@ func TestFleetHasEverything(t *testing.T) {
 }
 
 func TestNodeHas64Processes(t *testing.T) {
-	opt := Node()
+	opt := NodeOptions()
 	opt.Duration = 3
 	es, _ := events(t, opt)
 	processes, devices := 0, make(map[string]bool)
@@ -298,7 +298,7 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 func BenchmarkSecond(b *testing.B) {
-	for name, opt := range map[string]Options{"node": Node(), "fleet": Fleet()} {
+	for name, opt := range map[string]Options{"node": NodeOptions(), "fleet": FleetOptions()} {
 		b.Run(name, func(b *testing.B) {
 			s, err := New(opt)
 			if err != nil {
