@@ -182,7 +182,7 @@ func (s *Server) GetRules(ctx context.Context, req *pb.GetRulesRequest) (*pb.Rul
 	if err != nil {
 		return nil, s.fail(notThere("set of rules", "", req.GetRevision(), err))
 	}
-	return encodeRules(rules), nil
+	return EncodeRules(rules), nil
 }
 
 // ApplyRules makes rules the next revision.
@@ -190,7 +190,7 @@ func (s *Server) ApplyRules(ctx context.Context, req *pb.ApplyRulesRequest) (*pb
 	if req.GetRules() == nil {
 		return nil, s.fail(query.Invalid("the request has no rules"))
 	}
-	rules := decodeRules(req.GetRules())
+	rules := DecodeRules(req.GetRules())
 	rules.Revision = 0
 	if err := rules.Validate(); err != nil {
 		return nil, s.fail(err)
@@ -199,7 +199,7 @@ func (s *Server) ApplyRules(ctx context.Context, req *pb.ApplyRulesRequest) (*pb
 	if err != nil {
 		return nil, s.fail(err)
 	}
-	return encodeRules(rules), nil
+	return EncodeRules(rules), nil
 }
 
 func notThere(what, apply string, revision uint32, err error) error {
@@ -214,7 +214,7 @@ func notThere(what, apply string, revision uint32, err error) error {
 	return fmt.Errorf("there is no %s yet, so everything is unpriced; apply one with %s: %w", what, apply, err)
 }
 
-func decodeRules(m *pb.Rules) *mapping.Rules {
+func DecodeRules(m *pb.Rules) *mapping.Rules {
 	out := &mapping.Rules{Revision: m.GetRevision(), Rules: make([]mapping.Rule, 0, len(m.GetRules()))}
 	for _, r := range m.GetRules() {
 		out.Rules = append(out.Rules, mapping.Rule{
@@ -225,7 +225,7 @@ func decodeRules(m *pb.Rules) *mapping.Rules {
 	return out
 }
 
-func encodeRules(rs *mapping.Rules) *pb.Rules {
+func EncodeRules(rs *mapping.Rules) *pb.Rules {
 	out := &pb.Rules{Revision: rs.Revision}
 	for i := range rs.Rules {
 		r := &rs.Rules[i]

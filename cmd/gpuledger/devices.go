@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+func newDevices(t *target) *cobra.Command {
+	var r timeRange
+	var filter []string
+	var out string
+	c := &cobra.Command{
+		Use:   "devices",
+		Short: "The devices on record, with their prices, use and cost",
+		Args:  exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOutput(out, outTable, outJSON, outCSV); err != nil {
+				return err
+			}
+			from, to, err := r.unix(time.Now())
+			if err != nil {
+				return err
+			}
+			return t.with(c.Context(), c.ErrOrStderr(), func(l pb.LedgerClient) error {
+				res, err := l.Devices(c.Context(), &pb.DevicesRequest{From: from, To: to, Filter: filter})
+				if err != nil {
+					return err
+				}
+				return printDevices(c.OutOrStdout(), res, out)
+			})
+		},
+	}
+	r.flags(c)
+	c.Flags().StringArrayVar(&filter, "filter", nil, "keep KEY=VALUE or KEY!=VALUE, * is a wildcard; may be repeated")
+	c.Flags().StringVarP(&out, "output", "o", outTable, "table, json or csv")
+	return c
+}
+
+func printDevices(w io.Writer, res *pb.DevicesResponse, out string) error {
+	switch out {
+	case outJSON:
+		return printJSON(w, res)
+	case outCSV:
+		var rows [][]string
+		for _, d := range res.GetDevices() {
+			rows = append(rows, []string{
+				d.GetCluster(), d.GetNode(), d.GetId(), d.GetModel(), d.GetCapacityType(), d.GetParent(), d.GetProfile(),
+				fmt.Sprint(d.GetMemoryBytes()), d.GetPricePerHour(), secondsText(d.GetSum().GetDeviceTimeNs()), secondsText(d.GetUsedTimeNs()),
+				d.GetSum().GetCost(), secondsText(d.GetSum().GetUnpricedTimeNs()),
+			})
+		}
+		return printCSV(w, []string{
+			"cluster", "node", "device", "model", "capacity_type", "parent", "profile", "memory_bytes",
+			"price_per_hour", "device_seconds", "used_seconds", "cost_" + strings.ToLower(res.GetCurrency()), "unpriced_seconds",
+		}, rows)
+	}
+	if len(res.GetDevices()) == 0 {
+		fmt.Fprintln(w, "No devices are on record here.")
+		return nil
+	}
+	tab := newTable("NODE", "DEVICE", "MODEL", ">PRICE/H", ">GPU HOURS", ">USED", ">COST "+res.GetCurrency(), "")
+	for _, d := range res.GetDevices() {
+		model := keyText(d.GetModel(), d.GetModel() == "")
+		if d.GetProfile() != "" {
+			model += " " + d.GetProfile()
+		}
+		price, note := moneyText(d.GetPricePerHour()), ""
+		if d.GetPricePerHour() == "" {
+			note = "UNPRICED: add a price for this model with gpuledger ratecard apply"
+		}
+		tab.add(keyText(d.GetNode(), false), keyText(d.GetId(), false), model, price,
+			hoursText(d.GetSum().GetDeviceTimeNs()), percentText(d.GetUsedTimeNs(), d.GetSum().GetDeviceTimeNs()), moneyText(d.GetSum().GetCost()), note)
+	}
+	return tab.print(w)
+}

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gpuledger/gpuledger/agent/sampler/replay"
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+type replayOptions struct {
+	recording, data, rateCard, out string
+	speed                          float64
+}
+
+// played is the recording that is played.
+type played struct {
+	from, to int64 // Unix seconds
+	nodes    []string
+}
+
+// checkRecording reads a recording to its end, so that a bad one is found
+// before anything starts.
+func checkRecording(path string) (*played, error) {
+	sum, err := replay.Check(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := replay.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	p := &played{from: int64(attribution.SecondOf(sum.Header.Start)), to: int64(attribution.SecondOf(sum.Header.End-1)) + 1}
+	for _, n := range r.Nodes() {
+		p.nodes = append(p.nodes, n.Name)
+	}
+	return p, nil
+}
+
+func newReplay(t *target) *cobra.Command {
+	var o replayOptions
+	c := &cobra.Command{
+		Use:   "replay RECORDING",
+		Short: "Play a recording through agent and collector into a ledger folder",
+		Long: `replay starts the collector and the agent beside this program on loopback, plays
+the recording through them as fast as it goes, waits until everything is
+durable, stops them, and sums up.
+
+The recording is checked to its end before anything starts; a bad one leaves
+the ledger untouched. Playing the same recording again changes nothing.`,
+		Example: `  gpuledger import gentd26 ./traces/gentd26 -o gentd26.jsonl
+  gpuledger replay gentd26.jsonl --data ./ledger --ratecard prices.yaml`,
+		Args: exactArgs(1, "one recording"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.recording, o.data = args[0], t.data
+			if err := checkOutput(o.out, outTable, outJSON); err != nil {
+				return err
+			}
+			if o.data == "" {
+				return usagef("replay needs --data DIR, the ledger folder to write to")
+			}
+			return runReplay(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.rateCard, "ratecard", "", "rate card (YAML) to price by; without one all time is unpriced")
+	f.Float64Var(&o.speed, "speed", 0, "how many recorded seconds pass in a real one, such as 60 (0: as fast as it goes)")
+	f.StringVarP(&o.out, "output", "o", outTable, "table or json")
+	return c
+}
+
+func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) error {
+	info, err := checkRecording(o.recording)
+	if err != nil {
+		return err
+	}
+	if o.rateCard != "" {
+		if _, err := readRateCard(o.rateCard); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintln(stderr, "No --ratecard: all device time will be recorded as UNPRICED (its cost is unknown, not 0).")
+	}
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return err
+	}
+	coll, err := startCollector(ctx, collectorOptions{data: o.data, rateCard: o.rateCard, stderr: stderr})
+	if err != nil {
+		return err
+	}
+	defer coll.stop(stopGrace)
+	conn, err := dial(coll.ready.GRPC)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ledger := pb.NewLedgerClient(conn)
+
+	begin := time.Now()
+	counts, err := playRecording(ctx, stderr, o, coll, ledger, info)
+	if err != nil {
+		return err
+	}
+	wall := time.Since(begin)
+	s, err := summarize(ctx, ledger, o.recording, info)
+	if err != nil {
+		return err
+	}
+	s.Slices, s.DeviceWindows = counts.Slices, counts.Windows
+	s.WallSeconds = json.Number(strconv.FormatFloat(wall.Seconds(), 'f', 3, 64))
+	s.SlicesPerSecond = int64(float64(counts.Slices) / wall.Seconds())
+	if o.out == outJSON {
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	}
+	return s.print(stdout, o.data)
+}
+
+// agentCounts is what the agent says that it did.
+type agentCounts struct {
+	Windows int64 `json:"windows"`
+	Slices  int64 `json:"slices"`
+}
+
+// playRecording runs the agent to the recording's end, showing how far it is.
+func playRecording(ctx context.Context, stderr io.Writer, o replayOptions, coll *collectorChild, l pb.LedgerClient, info *played) (agentCounts, error) {
+	var counts agentCounts
+	dir, err := os.MkdirTemp("", "gpuledger-")
+	if err != nil {
+		return counts, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "agent.json")
+	conf := agentConfig{Source: "replay", StateDir: filepath.Join(o.data, "agent"), SummaryFile: file}
+	conf.Replay.File, conf.Replay.Speed = o.recording, o.speed
+	agent, err := startAgent(conf, coll.ready.GRPC, stderr)
+	if err != nil {
+		return counts, err
+	}
+	defer agent.stop(stopGrace)
+	if err := awaitAgent(ctx, stderr, agent, coll.child, l, info); err != nil {
+		return counts, err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return counts, fmt.Errorf("the agent left no summary: %w", err)
+	}
+	return counts, json.Unmarshal(b, &counts)
+}
+
+func awaitAgent(ctx context.Context, stderr io.Writer, agent, coll *child, l pb.LedgerClient, info *played) error {
+	bar := newProgress(stderr)
+	defer bar.clear()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(stderr, "stopped; run the same command again to go on from here")
+			return ctx.Err()
+		case <-coll.done:
+			return errors.New("the collector ended early; its message is above")
+		case <-agent.done:
+			if agent.err != nil {
+				return fmt.Errorf("the agent failed (%w); its message is above", agent.err)
+			}
+			return nil
+		case <-tick.C:
+			st, err := l.Status(ctx, &pb.StatusRequest{})
+			if err != nil || st.GetLastSecond() == 0 {
+				continue
+			}
+			bar.show("replaying", st.GetLastSecond()-info.from, info.to-info.from,
+				"at "+time.Unix(st.GetLastSecond(), 0).UTC().Format("2006-01-02 15:04:05"))
+		}
+	}
+}
+
+// summary is what replay prints. Numbers are exact decimals.
+type summary struct {
+	Recording       string                 `json:"recording"`
+	From            int64                  `json:"from"`
+	To              int64                  `json:"to"`
+	Currency        string                 `json:"currency"`
+	Devices         int                    `json:"devices"`
+	DeviceSeconds   json.Number            `json:"device_seconds"`
+	UnpricedSeconds json.Number            `json:"unpriced_seconds"`
+	Cost            json.Number            `json:"cost"`
+	CostNano        json.Number            `json:"cost_nano"`
+	Bases           map[string]basisFigure `json:"by_basis"`
+	Inferences      json.Number            `json:"inferences"`
+	InferencesExact json.Number            `json:"inferences_exact"`
+	TokensIn        json.Number            `json:"tokens_in"`
+	TokensOut       json.Number            `json:"tokens_out"`
+	Per1kAllocation json.Number            `json:"cost_per_1k_inferences_allocation"`
+	Per1kUsage      json.Number            `json:"cost_per_1k_inferences_usage"`
+	Reason          string                 `json:"reason,omitempty"`
+	DeviceWindows   int64                  `json:"device_windows"`
+	Slices          int64                  `json:"slices"`
+	WallSeconds     json.Number            `json:"wall_seconds"`
+	SlicesPerSecond int64                  `json:"slices_per_second"`
+}
+
+type basisFigure struct {
+	Seconds json.Number `json:"seconds"`
+	Percent json.Number `json:"percent"`
+	Cost    json.Number `json:"cost"`
+}
+
+// summarize asks for the recording's nodes in the recording's time.
+func summarize(ctx context.Context, l pb.LedgerClient, name string, info *played) (*summary, error) {
+	var filter []string
+	if len(info.nodes) <= maxNodeFilter {
+		for _, n := range info.nodes {
+			filter = append(filter, "node="+n)
+		}
+	}
+	rep, err := l.Report(ctx, &pb.ReportRequest{From: info.from, To: info.to, Filter: filter})
+	if err != nil {
+		return nil, err
+	}
+	unit, err := l.UnitCosts(ctx, &pb.UnitCostsRequest{From: info.from, To: info.to, Filter: filter, GroupBy: []string{"cluster"}})
+	if err != nil {
+		return nil, err
+	}
+	dev, err := l.Devices(ctx, &pb.DevicesRequest{From: info.from, To: info.to, Filter: filter})
+	if err != nil {
+		return nil, err
+	}
+	total, u := rep.GetTotal(), unit.GetTotal()
+	whole, _, _ := strings.Cut(u.GetInferences(), ".")
+	s := &summary{
+		Recording: name, From: info.from, To: info.to, Currency: rep.GetCurrency(), Devices: len(dev.GetDevices()),
+		DeviceSeconds:   number(secondsText(total.GetSum().GetDeviceTimeNs())),
+		UnpricedSeconds: number(secondsText(total.GetSum().GetUnpricedTimeNs())),
+		Cost:            number(total.GetSum().GetCost()), CostNano: number(nanoText(total.GetSum().GetCost())),
+		Inferences: number(whole), InferencesExact: number(u.GetInferences()),
+		TokensIn: number(u.GetInputTokens()), TokensOut: number(u.GetOutputTokens()),
+		Per1kAllocation: number(u.GetPer_1KInferencesAllocation()), Per1kUsage: number(u.GetPer_1KInferencesUsage()),
+		Reason: u.GetReason(), Bases: map[string]basisFigure{},
+	}
+	for _, b := range total.GetByBasis() {
+		percent := ""
+		if p, ok := figure(b.GetDeviceTimeNs()); ok {
+			w, _ := figure(total.GetSum().GetDeviceTimeNs())
+			percent = p.Quo(p.Mul(p, big.NewRat(100, 1)), w).FloatString(5)
+		}
+		s.Bases[b.GetBasis()] = basisFigure{number(secondsText(b.GetDeviceTimeNs())), number(percent), number(b.GetCost())}
+	}
+	return s, nil
+}
+
+// maxNodeFilter is up to how many nodes a summary is limited to the
+// recording's own.
+const maxNodeFilter = 200
+
+// number is a decimal as JSON has it; null where it is not known.
+func number(dec string) json.Number {
+	if dec == "" {
+		return "null"
+	}
+	return json.Number(dec)
+}
+
+// nanoText is an amount in nano units.
+func nanoText(dec string) string {
+	r, ok := figure(dec)
+	if !ok {
+		return ""
+	}
+	return r.Mul(r, big.NewRat(1e9, 1)).FloatString(0)
+}
+
+func (s *summary) print(w io.Writer, data string) error {
+	known := func(n json.Number) string {
+		if n == "null" {
+			return ""
+		}
+		return n.String()
+	}
+	fmt.Fprintf(w, "%s\n%s\n\n", s.Recording, spanText(s.From, s.To))
+	tab := newTable("BASIS", ">DEVICE SECONDS", ">PART", ">COST "+s.Currency)
+	for _, b := range []string{"used", "reserved", "unallocated", "unattributed", "unobserved"} {
+		if f, ok := s.Bases[b]; ok {
+			tab.add(b, thousands(known(f.Seconds)), known(f.Percent)+"%", orUnknown(known(f.Cost)))
+		}
+	}
+	tab.rows = append(tab.rows, nil)
+	tab.add("total", thousands(known(s.DeviceSeconds)), "100%", orUnknown(known(s.Cost)))
+	if err := tab.print(w); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\ndevices            %d\n", s.Devices)
+	fmt.Fprintf(w, "inferences         %s\n", countText(known(s.Inferences)))
+	fmt.Fprintf(w, "tokens in, out     %s, %s\n", countText(known(s.TokensIn)), countText(known(s.TokensOut)))
+	fmt.Fprintf(w, "per 1k inferences  %s %s (allocation), %s %s (usage)\n", moneyText(known(s.Per1kAllocation)), s.Currency, moneyText(known(s.Per1kUsage)), s.Currency)
+	if s.Reason != "" {
+		fmt.Fprintf(w, "                   %s\n", s.Reason)
+	}
+	if u := known(s.UnpricedSeconds); u != "" && u != "0" {
+		fmt.Fprintf(w, "UNPRICED           %s device seconds have no price: their cost is unknown\n", thousands(u))
+	}
+	fmt.Fprintf(w, "took               %s s: %s device windows, %s slices, %s slices/s\n",
+		s.WallSeconds, thousands(fmt.Sprint(s.DeviceWindows)), thousands(fmt.Sprint(s.Slices)), thousands(fmt.Sprint(s.SlicesPerSecond)))
+	_, err := fmt.Fprintf(w, "\nAsk more:  gpuledger report --data %s --by pod     gpuledger verify --data %s\n", data, data)
+	return err
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return unknown
+	}
+	return s
+}

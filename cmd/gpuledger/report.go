@@ -1,0 +1,212 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+const groupHelp = "cluster, node, device, device-model, namespace, controller, pod, container, team, model, class, tier, basis, method, label:KEY"
+
+// question is what report and inferences have in common.
+type question struct {
+	timeRange
+	by, filter []string
+	out        string
+}
+
+func (q *question) flags(c *cobra.Command, by string) {
+	q.timeRange.flags(c)
+	f := c.Flags()
+	f.StringSliceVar(&q.by, "by", strings.Split(by, ","), "what to group by: "+groupHelp)
+	f.StringArrayVar(&q.filter, "filter", nil, "keep KEY=VALUE or KEY!=VALUE, * is a wildcard; may be repeated")
+	f.StringVarP(&q.out, "output", "o", outTable, "table, json or csv")
+}
+
+// groups are the keys to group by; "none" or nothing is the fleet in one row.
+func (q *question) groups() []string {
+	var by []string
+	for _, b := range q.by {
+		if b = strings.TrimSpace(b); b != "" && b != "none" {
+			by = append(by, b)
+		}
+	}
+	return by
+}
+
+func newReport(t *target) *cobra.Command {
+	var q question
+	var step string
+	var limit int32
+	c := &cobra.Command{
+		Use:   "report",
+		Short: "Showback: device time and cost by team, model, namespace, …",
+		Long: `report shows who answers for how much device time, and what it cost.
+
+Every second of every device is in exactly one row; the rows sum to the total,
+and the total to the bill. The bases say why somebody answers for time: used
+(measured activity), reserved (held, idle), unallocated (held by nobody),
+unattributed (used by something that maps to no owner), unobserved (the agent
+was not looking; billed to the holders).`,
+		Example: `  gpuledger report --last 7d --by team
+  gpuledger report --by model,basis --filter namespace=prod
+  gpuledger report --last 24h --step 1h --by team -o csv
+  gpuledger report --by label:app.kubernetes.io/name`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOutput(q.out, outTable, outJSON, outCSV); err != nil {
+				return err
+			}
+			from, to, err := q.unix(time.Now())
+			if err != nil {
+				return err
+			}
+			req := &pb.ReportRequest{From: from, To: to, GroupBy: q.groups(), Filter: q.filter, Limit: limit}
+			if step != "" {
+				d, err := parseSpan(step)
+				if err != nil {
+					return err
+				}
+				req.Step = int64(d / time.Second)
+			}
+			return t.with(c.Context(), c.ErrOrStderr(), func(l pb.LedgerClient) error {
+				res, err := l.Report(c.Context(), req)
+				if err != nil {
+					return err
+				}
+				return printReport(c.OutOrStdout(), res, q.out)
+			})
+		},
+	}
+	q.flags(c, "team")
+	c.Flags().StringVar(&step, "step", "", "one set of rows for each such span, such as 1m, 1h, 1d (default: the whole range)")
+	c.Flags().Int32Var(&limit, "limit", 0, "most rows, by cost; the rest is summed into one (0: all)")
+	return c
+}
+
+func printReport(w io.Writer, res *pb.ReportResponse, out string) error {
+	switch out {
+	case outJSON:
+		return printJSON(w, res)
+	case outCSV:
+		return reportCSV(w, res)
+	}
+	fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo()))
+	if len(res.GetRows()) == 0 {
+		fmt.Fprintln(w, "No device time is on record here.")
+		return nil
+	}
+	var cols []string
+	if res.GetStep() > 0 {
+		cols = append(cols, "TIME (UTC)")
+	}
+	for _, g := range res.GetGroupBy() {
+		cols = append(cols, strings.ToUpper(g))
+	}
+	cur := res.GetCurrency()
+	tab := newTable(append(cols, ">GPU HOURS", ">USED", ">COST "+cur, ">OF IT IDLE", ">SHARE", "")...)
+	total := res.GetTotal()
+	for _, row := range res.GetRows() {
+		tab.add(append(reportKeys(res, row), reportFigures(row, total)...)...)
+	}
+	tab.rows = append(tab.rows, nil)
+	keys := make([]string, len(cols))
+	if len(keys) > 0 {
+		keys[0] = "total"
+	}
+	tab.add(append(keys, reportFigures(total, total)...)...)
+	if err := tab.print(w); err != nil {
+		return err
+	}
+	return reportFootnotes(w, total)
+}
+
+func reportKeys(res *pb.ReportResponse, row *pb.ReportRow) []string {
+	var cells []string
+	if res.GetStep() > 0 {
+		cells = append(cells, time.Unix(row.GetTime(), 0).UTC().Format("2006-01-02 15:04:05"))
+	}
+	for i, k := range row.GetKeys() {
+		if row.GetOther() {
+			cells = append(cells, "(all others)")
+			continue
+		}
+		cells = append(cells, keyText(k, row.GetMissing()[i]))
+	}
+	return cells
+}
+
+func reportFigures(row, total *pb.ReportRow) []string {
+	s := row.GetSum()
+	note := ""
+	if u, ok := figure(s.GetUnpricedTimeNs()); ok && u.Sign() > 0 {
+		note = "UNPRICED " + hoursText(s.GetUnpricedTimeNs()) + " h"
+	}
+	return []string{
+		hoursText(s.GetDeviceTimeNs()),
+		percentText(basisOf(row, "used").GetDeviceTimeNs(), s.GetDeviceTimeNs()),
+		moneyText(s.GetCost()),
+		moneyText(idleCost(row)),
+		percentText(s.GetCost(), total.GetSum().GetCost()),
+		note,
+	}
+}
+
+// basisOf is a row's part on a basis; its fields are "0" where there is none.
+func basisOf(row *pb.ReportRow, basis string) *pb.BasisSum {
+	for _, b := range row.GetByBasis() {
+		if b.GetBasis() == basis {
+			return b
+		}
+	}
+	return &pb.BasisSum{Basis: basis, DeviceTimeNs: "0", SmActiveNs: "0", Cost: "0", UnpricedTimeNs: "0"}
+}
+
+// idleCost is what was paid for time that nobody used.
+func idleCost(row *pb.ReportRow) string {
+	if row.GetSum().GetCost() == "" {
+		return ""
+	}
+	return addDecimals(basisOf(row, "reserved").GetCost(), basisOf(row, "unallocated").GetCost())
+}
+
+func reportFootnotes(w io.Writer, total *pb.ReportRow) error {
+	var notes []string
+	for basis, text := range map[string]string{
+		"unobserved":   "was not observed (billed to the holders)",
+		"unattributed": "was used by something that maps to no owner",
+	} {
+		b := basisOf(total, basis)
+		if t, ok := figure(b.GetDeviceTimeNs()); ok && t.Sign() > 0 {
+			notes = append(notes, fmt.Sprintf("%s of the time %s.", percentText(b.GetDeviceTimeNs(), total.GetSum().GetDeviceTimeNs()), text))
+		}
+	}
+	if u, ok := figure(total.GetSum().GetUnpricedTimeNs()); ok && u.Sign() > 0 {
+		notes = append(notes, fmt.Sprintf("%s GPU hours have NO PRICE: their cost is unknown and not in these sums. See: gpuledger devices, gpuledger ratecard apply", hoursText(total.GetSum().GetUnpricedTimeNs())))
+	}
+	if len(notes) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "\n%s\n", strings.Join(notes, "\n"))
+	return err
+}
+
+func reportCSV(w io.Writer, res *pb.ReportResponse) error {
+	head := append([]string{"time"}, res.GetGroupBy()...)
+	head = append(head, "basis", "device_seconds", "sm_active_seconds", "memory_byte_seconds", "energy_uj", "cost_"+strings.ToLower(res.GetCurrency()), "unpriced_seconds")
+	var rows [][]string
+	for _, r := range res.GetRows() {
+		for _, b := range r.GetByBasis() {
+			row := []string{time.Unix(r.GetTime(), 0).UTC().Format(time.RFC3339)}
+			row = append(row, r.GetKeys()...)
+			rows = append(rows, append(row, b.GetBasis(), secondsText(b.GetDeviceTimeNs()), secondsText(b.GetSmActiveNs()),
+				b.GetMemoryByteSeconds(), b.GetEnergyUj(), b.GetCost(), secondsText(b.GetUnpricedTimeNs())))
+		}
+	}
+	return printCSV(w, head, rows)
+}

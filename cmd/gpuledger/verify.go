@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+func newVerify(t *target) *cobra.Command {
+	var r timeRange
+	var out string
+	c := &cobra.Command{
+		Use:   "verify",
+		Short: "Recompute the laws over what is stored; exit 3 at the first break",
+		Long: `verify reads back everything stored in a range and recomputes what the laws
+determine: that each second of each device is shared out exactly, in time and
+in money; that no second is there twice; that minutes are the sums of their
+seconds, hours of their minutes, days of their hours.
+
+It exits 0 if every law holds, 3 at the first break, which it names.`,
+		Example: `  gpuledger verify --data ./ledger
+  gpuledger verify --last 2h`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOutput(out, outTable, outJSON); err != nil {
+				return err
+			}
+			from, to, err := r.unix(time.Now())
+			if err != nil {
+				return err
+			}
+			return t.with(c.Context(), c.ErrOrStderr(), func(l pb.LedgerClient) error {
+				return verify(c, l, &pb.VerifyRequest{From: from, To: to}, out)
+			})
+		},
+	}
+	r.flags(c)
+	c.Flags().StringVarP(&out, "output", "o", outTable, "table or json")
+	return c
+}
+
+func verify(c *cobra.Command, l pb.LedgerClient, req *pb.VerifyRequest, out string) error {
+	stream, err := l.Verify(c.Context(), req)
+	if err != nil {
+		return err
+	}
+	bar := newProgress(c.ErrOrStderr())
+	defer bar.clear()
+	for {
+		p, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("the collector ended the verification without a result")
+		}
+		if err != nil {
+			return err
+		}
+		if p.GetLaw() == 0 && !p.GetDone() {
+			bar.show("verifying", p.GetChunks(), p.GetChunksTotal(), fmt.Sprintf("%s device seconds", thousands(fmt.Sprint(p.GetWindows()))))
+			continue
+		}
+		bar.clear()
+		return verdict(c.OutOrStdout(), p, out)
+	}
+}
+
+func verdict(w io.Writer, p *pb.VerifyProgress, out string) error {
+	if out == outJSON {
+		if err := printJSON(w, p); err != nil {
+			return err
+		}
+	}
+	if p.GetLaw() != 0 {
+		return brokenError{fmt.Errorf("BROKEN: law %d: %s", p.GetLaw(), p.GetBroken())}
+	}
+	if out == outJSON {
+		return nil
+	}
+	fmt.Fprintf(w, "The laws hold: %s chunks, %s device seconds, %s slices, %s rollup rows.\n",
+		thousands(fmt.Sprint(p.GetChunks())), thousands(fmt.Sprint(p.GetWindows())), thousands(fmt.Sprint(p.GetSlices())), thousands(fmt.Sprint(p.GetRows())))
+	for _, u := range p.GetUnchecked() {
+		fmt.Fprintf(w, "Not checked: %s\n", u)
+	}
+	return nil
+}
