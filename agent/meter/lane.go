@@ -69,12 +69,17 @@ func newLane(id uint32, size int, stats *counters) *Lane {
 //     time will be sealed as unobserved. A quarter of the table is kept for
 //     holdings and existence; a caller repeats those until they are taken.
 func (l *Lane) Record(r Record) bool {
-	l.seq++
-	r.tag = r.tag.withSeq(l.seq)
 	if l.tail-l.seen >= l.size && !l.room(1) {
-		return l.overflow(&r)
+		return l.overflow(r)
 	}
-	l.ring[l.tail&l.mask] = r
+	l.seq++
+	// Word by word: copied as a whole, the words just spilled to the stack are
+	// loaded again in pairs, for which the processor waits.
+	slot := &l.ring[l.tail&l.mask]
+	slot.tag = r.tag.withSeq(l.seq)
+	slot.device, slot.owner, slot.subject = r.device, r.owner, r.subject
+	slot.from, slot.to = r.from, r.to
+	slot.a, slot.b = r.a, r.b
 	l.tail++
 	l.published.Store(l.tail)
 	return true
@@ -120,12 +125,14 @@ func (l *Lane) room(n uint64) bool {
 	return l.size-min(l.size, l.tail-l.seen) >= n && l.size > 0
 }
 
-func (l *Lane) overflow(r *Record) bool {
+func (l *Lane) overflow(r Record) bool {
+	l.seq++
+	r.tag = r.tag.withSeq(l.seq)
 	if l.closed.Load() {
 		panic("BUG: meter: a record on a closed lane")
 	}
 	s := l.spill.Swap(nil) // the sealer never leaves it nil
-	ok := s.put(r, l.stats)
+	ok := s.put(&r, l.stats)
 	l.spill.Store(s)
 	l.spilled.Add(1)
 	return ok
