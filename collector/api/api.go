@@ -214,6 +214,7 @@ func notThere(what, apply string, revision uint32, err error) error {
 	return fmt.Errorf("there is no %s yet, so everything is unpriced; apply one with %s: %w", what, apply, err)
 }
 
+// DecodeRules translates rules; they are not validated.
 func DecodeRules(m *pb.Rules) *mapping.Rules {
 	out := &mapping.Rules{Revision: m.GetRevision(), Rules: make([]mapping.Rule, 0, len(m.GetRules()))}
 	for _, r := range m.GetRules() {
@@ -225,6 +226,7 @@ func DecodeRules(m *pb.Rules) *mapping.Rules {
 	return out
 }
 
+// EncodeRules translates rules.
 func EncodeRules(rs *mapping.Rules) *pb.Rules {
 	out := &pb.Rules{Revision: rs.Revision}
 	for i := range rs.Rules {
