@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -23,10 +22,10 @@ type Source struct {
 	// possible. The agent closes it.
 	Script sampler.Script
 	Speed  float64
-	// Now says that the script's virtual time is the wall clock's, as it is
-	// for a simulation that began now. Otherwise virtual time begins where the
-	// nodes' spools are.
-	Now bool
+	// Anchor is when the script's virtual time is the wall clock's, in Unix ns,
+	// as it is for a simulation that began now. At 0, virtual time goes on
+	// where the nodes' spools are.
+	Anchor int64
 
 	// Live opens a live source whose events are on the given timeline.
 	Live func(now func() int64) (sampler.Live, error)
@@ -172,8 +171,7 @@ func (a *Agent) play(ctx context.Context) error {
 	}
 	if err := pl.run(ctx); err != nil {
 		if stopped(ctx, err) == nil {
-			a.drain(a.deps.Abort, false)
-			return nil
+			return a.drain(false)
 		}
 		return err
 	}
@@ -219,8 +217,8 @@ func (a *Agent) pace() *pace {
 	clock := NewClock(a.deps.Machine.Wall, a.deps.Machine.Uptime, 0)
 	start := a.source.Script.Start()
 	p := &pace{wall: clock.Now, from: clock.Now(), virtual0: start, speed: a.source.Speed}
-	if a.source.Now {
-		p.from = start
+	if a.source.Anchor != 0 {
+		p.from, p.virtual0 = a.source.Anchor, a.source.Anchor
 		return p
 	}
 	next := attribution.Second(0)
@@ -260,8 +258,8 @@ func (a *Agent) each(f func(*node) error) error {
 // drain gives what is in the spools, at a stop, some time to be acknowledged.
 // What is not stays there. A live node's open chunk is closed first; a script
 // will come to the same second again.
-func (a *Agent) drain(abort context.Context, closeOpen bool) {
-	ctx, cancel := context.WithTimeout(abort, a.cfg.Limits.DrainTimeout.Duration)
+func (a *Agent) drain(closeOpen bool) error {
+	ctx, cancel := context.WithTimeout(a.deps.Abort, a.cfg.Limits.DrainTimeout.Duration)
 	defer cancel()
 	err := a.each(func(n *node) error {
 		if closeOpen {
@@ -271,10 +269,17 @@ func (a *Agent) drain(abort context.Context, closeOpen bool) {
 		}
 		return n.uplink.Drain(ctx)
 	})
+	if a.deps.Abort.Err() != nil {
+		return ErrAborted
+	}
 	if err != nil {
 		a.deps.Log.Warn("stopped before everything was acknowledged; the rest is sent after the next start", "error", err)
 	}
+	return nil
 }
+
+// ErrAborted says that a graceful stop was cut short.
+var ErrAborted = errors.New("aborted")
 
 // runLive runs the one node of a live source.
 func (a *Agent) runLive(ctx context.Context) error {
@@ -292,8 +297,7 @@ func (a *Agent) runLive(ctx context.Context) error {
 	if err := stopped(ctx, l.run(ctx, kept, source)); err != nil {
 		return err
 	}
-	a.drain(a.deps.Abort, true)
-	return nil
+	return a.drain(true)
 }
 
 // Summary is what a finished script came to.
@@ -352,17 +356,8 @@ func writeSummary(name string, s *Summary) error {
 	if err != nil {
 		return fmt.Errorf("summary: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
-	if err != nil {
+	if err := writeFile(name, append(b, '\n')); err != nil {
 		return fmt.Errorf("summary: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("summary: %w", err), os.Remove(f.Name()))
 	}
 	return nil
 }

@@ -25,6 +25,12 @@ const (
 	SourceSimulated = "simulated"
 )
 
+// The profiles of a simulation.
+const (
+	ProfileFleet = "fleet"
+	ProfileBusy  = "busy"
+)
+
 // Config is what an agent is told. Every field has a default, that of
 // [DefaultConfig]; durations are written like 10s or 168h.
 type Config struct {
@@ -128,19 +134,29 @@ type SimulatedConfig struct {
 	// Seed decides everything that happens. Default: 1.
 	Seed uint64 `yaml:"seed"`
 
-	// Nodes is the number of nodes. Default: 1.
+	// Profile is fleet (a mixed production fleet) or busy (devices shared by
+	// four servers each, 64 processes on 8 GPUs, to measure with). Default:
+	// fleet.
+	Profile string `yaml:"profile"`
+
+	// Nodes is the number of nodes. Default 0: 4 of a fleet, 1 busy one.
 	Nodes int `yaml:"nodes"`
 
 	// Devices is the number of GPUs of a node. Default: 8.
 	Devices int `yaml:"devices"`
 
-	// Start is the simulation's first Unix second. Default 0: now at a speed,
+	// Start is the simulation's first Unix second. Default 0: now less backfill
+	// at a speed, kept in state_dir for the next start;
 	// 1767225600 (2026-01-01T00:00:00Z) as fast as possible, so that the same
 	// simulation is the same ledger.
 	Start int64 `yaml:"start"`
 
-	// Duration is the simulated time. 0 is endless, which needs a speed.
-	// Default: 1h.
+	// Backfill is how much of the past is played first, as fast as possible,
+	// where the simulation starts now. Default: 0s.
+	Backfill Duration `yaml:"backfill"`
+
+	// Duration is the simulated time, backfill included. 0 is endless, which
+	// needs a speed. Default: 0s.
 	Duration Duration `yaml:"duration"`
 
 	// Speed is how many simulated seconds pass in one real second. 0 is as fast
@@ -205,7 +221,7 @@ func DefaultConfig() Config {
 		StateDir:  "/var/lib/gpuledger-agent",
 		Source:    SourceAuto,
 		NVML:      NVMLConfig{ProcFS: "/proc"},
-		Simulated: SimulatedConfig{Seed: 1, Nodes: 1, Devices: 8, Duration: Duration{time.Hour}, Speed: 1},
+		Simulated: SimulatedConfig{Seed: 1, Profile: ProfileFleet, Devices: 8, Speed: 1},
 		Spool:     SpoolConfig{MaxBytes: 256 << 20},
 		Limits:    LimitsConfig{MaxGap: Duration{7 * 24 * time.Hour}, RateCardWait: Duration{10 * time.Second}, DrainTimeout: Duration{5 * time.Second}},
 		Log:       LogConfig{Level: "info", Format: "text"},
@@ -253,7 +269,7 @@ func (c *Config) Validate() error {
 	}
 	for key, d := range map[string]Duration{
 		"limits.max_gap": c.Limits.MaxGap, "limits.rate_card_wait": c.Limits.RateCardWait,
-		"limits.drain_timeout": c.Limits.DrainTimeout, "simulated.duration": c.Simulated.Duration,
+		"limits.drain_timeout": c.Limits.DrainTimeout, "simulated.duration": c.Simulated.Duration, "simulated.backfill": c.Simulated.Backfill,
 	} {
 		if d.Duration < 0 {
 			bad(key, "%v is negative", d)
@@ -288,8 +304,11 @@ func (c *Config) checkSource(bad func(key, format string, args ...any)) {
 	case SourceSimulated:
 		s := &c.Simulated
 		speed("simulated.speed", s.Speed)
-		if s.Nodes < 1 || s.Nodes > 10_000 {
-			bad("simulated.nodes", "%d: want 1 to 10000", s.Nodes)
+		if s.Profile != ProfileFleet && s.Profile != ProfileBusy {
+			bad("simulated.profile", "unknown %q: want fleet or busy", s.Profile)
+		}
+		if s.Nodes < 0 || s.Nodes > 10_000 {
+			bad("simulated.nodes", "%d: want 0 (the profile's) to 10000", s.Nodes)
 		}
 		if s.Devices < 1 || s.Devices > 64 {
 			bad("simulated.devices", "%d: want 1 to 64", s.Devices)

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gpuledger/gpuledger/agent/meter"
@@ -42,7 +44,7 @@ func (c *nodeCollector) send(kind prometheus.ValueType, name, help string, v flo
 	names, values := []string{"cluster", "node"}, c.labels
 	for i := 0; i+1 < len(extra); i += 2 {
 		names = append(names, extra[i])
-		values = append(values[:len(values):len(values)], extra[i+1])
+		values = append(slices.Clip(values), extra[i+1])
 	}
 	c.out <- prometheus.MustNewConstMetric(prometheus.NewDesc("gpuledger_agent_"+name, help, names, nil), kind, v, values...)
 }

@@ -134,7 +134,7 @@ func difference(got, want map[attribution.Second]string) string {
 func TestPlayerInRealTime(t *testing.T) {
 	for _, speed := range []float64{1, 4} {
 		t.Run(fmt.Sprint(speed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				start := time.Now().Unix() + 2
 				script := record(3, 2, 60, start)
 				want, _ := play(t, script.again())
@@ -179,7 +179,7 @@ func TestPlayerInRealTime(t *testing.T) {
 
 // As fast as possible means that prices are waited for, however long.
 func TestPlayerWaitsForTheRateCard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		l := newLedger(t)
 		k := dial(t, l)
 		defer k.close()
@@ -214,7 +214,7 @@ func TestPlayerWaitsForTheRateCard(t *testing.T) {
 func TestPlayerWaitsForSpace(t *testing.T) {
 	script := record(5, 1, 3000, 1_700_000_000)
 	want, _ := play(t, script.again())
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		l := newLedger(t)
 		l.gate = make(chan struct{})
 		k := dial(t, l)

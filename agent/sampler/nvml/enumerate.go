@@ -76,6 +76,7 @@ func (l *library) gpu(device nvml.Device) ([]unit, error) {
 			return out, err
 		}
 		out = append(out, u)
+		out[0].memoryBytes = max(out[0].memoryBytes-u.memoryBytes, 0)
 	}
 	return out, nil
 }

@@ -56,6 +56,15 @@ func (h HostProcesses) Owner(pid uint32, id Identity) *attribution.Owner {
 	return &attribution.Owner{Kind: kind, Cluster: h.Cluster, Node: h.Node, PID: pid, Command: id.Command}
 }
 
+// UnknownProcesses is the Owners where pids can't be trusted: processes are
+// told apart as well as can be, and nobody answers for them.
+type UnknownProcesses struct{ HostProcesses }
+
+// Owner is an unknown process.
+func (u UnknownProcesses) Owner(pid uint32, _ Identity) *attribution.Owner {
+	return u.HostProcesses.Owner(pid, Identity{})
+}
+
 // parseStat takes the command (field 2, in parentheses that it may itself
 // contain) and the start time (field 22) out of /proc/PID/stat.
 func parseStat(b []byte) (Identity, bool) {

@@ -28,7 +28,6 @@ type Options struct {
 	Labels        attribution.Labels // of the node
 	CapacityType  string
 	Owners        Owners
-	Now           func() int64 // Unix ns, the timeline that events are on
 	Log           *slog.Logger
 	// LibraryPath is the driver's library; "" is libnvidia-ml.so.1.
 	LibraryPath string
@@ -38,7 +37,8 @@ type Options struct {
 type Sampler struct {
 	opts    Options
 	driver  driver
-	wall    func() uint64
+	now     func() int64  // Unix ns, the timeline that events are on
+	wall    func() uint64 // µs, the machine's wall clock
 	dropped Dropped
 
 	readers map[string]*readerRun // by UUID
@@ -69,9 +69,18 @@ func Open(opts Options) (*Sampler, error) {
 func newSampler(opts Options, d driver) *Sampler {
 	return &Sampler{
 		opts: opts, driver: d, readers: make(map[string]*readerRun),
+		now:  func() int64 { return time.Now().UnixNano() },
 		wall: func() uint64 { return uint64(time.Now().UnixMicro()) },
 	}
 }
+
+// Close closes the driver of a sampler that has not run and will not. Run does
+// so itself.
+func (s *Sampler) Close() error { return s.driver.close() }
+
+// SetClock puts events on a timeline (Unix ns) other than the wall clock. It is
+// called before Run.
+func (s *Sampler) SetClock(now func() int64) { s.now = now }
 
 // Dropped counts what was thrown away; it may be read at any time.
 func (s *Sampler) Dropped() *Dropped { return &s.dropped }
@@ -173,7 +182,7 @@ func (s *Sampler) start(ctx context.Context, u unit, stagger int64, yield func(*
 	}
 	ctx, stop := context.WithCancel(ctx)
 	r := &readerRun{stop: stop, done: make(chan struct{}), reader: &reader{
-		facts: u.facts, handle: u.handle, device: d, now: s.opts.Now, wall: s.wall,
+		facts: u.facts, handle: u.handle, device: d, now: s.now, wall: s.wall,
 		yield: yield, log: s.opts.Log, stagger: stagger,
 		byGPM: u.gpm, byProcess: true,
 		procs: processes{owners: s.opts.Owners, byPID: make(map[uint32]*process), dropped: &s.dropped},
@@ -188,7 +197,7 @@ func (s *Sampler) start(ctx context.Context, u unit, stagger int64, yield func(*
 
 // watch says which devices hang.
 func (s *Sampler) watch() {
-	now := s.opts.Now()
+	now := s.now()
 	for _, r := range s.readers {
 		since := r.since.Load()
 		hung := since != 0 && now-since > int64(hungAfter)

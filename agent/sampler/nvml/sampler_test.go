@@ -35,7 +35,6 @@ func newRig(t *testing.T, us ...unit) *rig {
 	r := &rig{t: t, driver: &fakeDriver{list: us}, owners: &fakeOwners{ids: map[uint32]Identity{}}, log: &strings.Builder{}, done: make(chan error, 1)}
 	s := newSampler(Options{
 		Cluster: "c", Node: "n", Owners: r.owners,
-		Now: func() int64 { return time.Now().UnixNano() },
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}, r.driver)
 	ctx, stop := context.WithCancel(t.Context())

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/gpuledger/gpuledger/agent/uplink"
+)
+
+// Dial makes the connection that a valid configuration asks for. Nothing is
+// sent yet: it is made when it is used, and made again when it is lost.
+func Dial(c *CollectorConfig) (*grpc.ClientConn, error) {
+	creds := insecure.NewCredentials()
+	if c.TLS() {
+		conf, err := c.tlsConfig()
+		if err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(conf)
+	}
+	conn, err := grpc.NewClient(c.Address, append(uplink.DialOptions(), grpc.WithTransportCredentials(creds))...)
+	if err != nil {
+		return nil, fmt.Errorf("collector.address %s: %w", c.Address, err)
+	}
+	return conn, nil
+}
+
+func (c *CollectorConfig) tlsConfig() (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS13}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("collector.ca_file: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("collector.ca_file: no certificate in it (want PEM)")
+		}
+	}
+	if c.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("collector.cert_file: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	return conf, nil
+}
