@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
@@ -105,6 +106,8 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 		}
 	}
 	rosters := map[attribution.Fingerprint]*attribution.Roster{}
+	missing := map[int64]bool{} // announced chunks that have been asked for
+	var newest int64
 	for {
 		m, err := s.Recv()
 		if err != nil {
@@ -127,11 +130,19 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 			if l.gate != nil {
 				<-l.gate
 			}
-			answer = l.take(hello, x.Chunk, rosters)
+			l.take(hello, x.Chunk, rosters)
+			delete(missing, x.Chunk.GetSequence())
+			newest = max(newest, x.Chunk.GetSequence())
+			ack := newest
+			for q := range missing {
+				ack = min(ack, q-1)
+			}
+			answer = &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: hello.GetBoot(), Sequence: ack}}}
 		case *pb.FromAgent_Closed:
 			l.mu.Lock()
 			l.closed++
 			l.mu.Unlock()
+			missing[x.Closed.GetChunk().GetSequence()] = true
 			answer = &pb.ToAgent{Message: &pb.ToAgent_Resend{Resend: &pb.Resend{Boot: hello.GetBoot(), Sequence: x.Closed.GetChunk().GetSequence()}}}
 		case *pb.FromAgent_Flush:
 			l.mu.Lock()
@@ -146,12 +157,12 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 	}
 }
 
-// take keeps a chunk and acknowledges it.
-func (l *ledger) take(hello *pb.Hello, m *pb.Chunk, rosters map[attribution.Fingerprint]*attribution.Roster) *pb.ToAgent {
+// take keeps a chunk.
+func (l *ledger) take(hello *pb.Hello, m *pb.Chunk, rosters map[attribution.Fingerprint]*attribution.Roster) {
 	c, err := wire.DecodeChunk(m, hello.GetCluster(), hello.GetNode(), rosters[attribution.Fingerprint(m.GetRosterId())])
 	if err != nil {
 		l.complain("chunk %d: %v", m.GetSequence(), err)
-		return nil
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,7 +182,6 @@ func (l *ledger) take(hello *pb.Hello, m *pb.Chunk, rosters map[attribution.Fing
 	}
 	l.digests[name] = m.GetDigest()
 	node[m.GetSequence()] = c
-	return &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: hello.GetBoot(), Sequence: m.GetSequence()}}}
 }
 
 // seconds is what the ledger has of a node, second by second: the canonical
@@ -211,7 +221,7 @@ var errCut = errors.New("cut")
 
 func dial(t testing.TB, l *ledger) *link {
 	listener := bufconn.Listen(1 << 20)
-	k := &link{server: grpc.NewServer(), served: make(chan struct{})}
+	k := &link{server: grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second})), served: make(chan struct{})}
 	pb.RegisterIngestServer(k.server, l)
 	go func() {
 		defer close(k.served)

@@ -67,7 +67,7 @@ type box struct {
 	t      *testing.T
 	ledger *ledger
 	disk   *memfs.FS
-	step   int64 // by which the wall clock was set
+	step   atomic.Int64 // by which the wall clock was set
 	boot   string
 	up     int64 // Unix ns of the machine's start
 	log    strings.Builder
@@ -92,7 +92,7 @@ func (b *box) run(d time.Duration, kill bool, during ...func()) {
 	}
 	rig.deps.Log = (&LogConfig{Level: "info", Format: "text"}).Logger(&b.log)
 	rig.deps.Machine = Machine{
-		Wall:   func() int64 { return time.Now().UnixNano() + b.step },
+		Wall:   func() int64 { return time.Now().UnixNano() + b.step.Load() },
 		Uptime: func() int64 { return time.Now().UnixNano() - b.up },
 		BootID: b.boot,
 	}
@@ -118,7 +118,9 @@ func (b *box) run(d time.Duration, kill bool, during ...func()) {
 		left := b.disk.Crash(rand.New(rand.NewPCG(1, 2)))
 		k.server.Stop()
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			b.t.Logf("killed: %v", err)
+		}
 		b.disk = left
 		return
 	}
@@ -169,7 +171,7 @@ func TestLiveNodeSealsEachSecondInTime(t *testing.T) {
 				t.Errorf("%d seconds are live after 30 s", live)
 			}
 		})
-		b.want(start+1, start+57, func(s attribution.Second) bool { return false })
+		b.want(start+1, start+57, func(attribution.Second) bool { return false })
 		if n := len(b.ledger.seconds("n")); n < 57 || n > 60 {
 			t.Fatalf("%d seconds in a minute", n)
 		}
@@ -245,7 +247,7 @@ func TestLaw8SteppedClockBillsNoSecondTwice(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				b := newBox(t)
 				start := now()
-				b.run(200*time.Second, false, func() { b.step = step })
+				b.run(200*time.Second, false, func() { b.step.Store(step) })
 				<-time.After(20 * time.Second)
 				b.run(100*time.Second, false)
 				got := b.ledger.seconds("n")

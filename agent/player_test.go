@@ -195,12 +195,12 @@ func TestPlayerWaitsForTheRateCard(t *testing.T) {
 		if n := a.Summary().Windows; n != 0 {
 			t.Fatalf("%d windows without a price", n)
 		}
-		if !strings.Contains(log.String(), "waiting for the collector's rate card") {
-			t.Fatalf("the log does not say what it waits for:\n%s", log.String())
-		}
 		k.cut.Store(false)
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "waiting for the collector's rate card") {
+			t.Fatalf("the log does not say what it waits for:\n%s", log.String())
 		}
 		l.check()
 		if s := a.Summary(); s.Windows != 60 || s.UnpricedWindows != 0 {

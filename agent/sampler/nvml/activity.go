@@ -197,17 +197,19 @@ func (p *processes) shareServers() {
 	}
 }
 
-// appendTo appends the readings to dst, by pid, and forgets the processes that
-// were missing from this reading's lists: theirs is the last word.
+// appendTo appends the readings to dst, by pid. A process that is missing from
+// this reading's lists has its last word; one that was missing from the lists
+// before as well is forgotten.
 func (p *processes) appendTo(dst []sampler.Process) []sampler.Process {
 	for _, known := range p.sorted() {
+		if known.reading+1 < p.reading {
+			delete(p.byPID, known.pid)
+			continue
+		}
 		dst = append(dst, sampler.Process{
 			PID: known.pid, Start: known.id.Start, Owner: known.owner,
 			SMActive: known.smActive, MemoryBytes: known.memory,
 		})
-		if known.reading != p.reading {
-			delete(p.byPID, known.pid)
-		}
 	}
 	return dst
 }
