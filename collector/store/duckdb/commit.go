@@ -101,9 +101,6 @@ func (s *Store) check(b *store.Batch) error {
 			return fmt.Errorf("%w: the tally %s of minute %d of owner %s is impossible: %d", store.ErrBadBatch, r.Series.Measure, r.Bucket, r.Series.Owner, r.Value)
 		}
 	}
-	if err := checkText(b); err != nil {
-		return err
-	}
 	return s.cover.check(b.Chunks)
 }
 
@@ -114,39 +111,13 @@ func wholeMinute(t attribution.Second) bool {
 }
 
 // checkText refuses text that is not UTF-8, which DuckDB cannot hold.
-func checkText(b *store.Batch) error {
-	bad := func(what string, ss ...string) error {
-		for _, s := range ss {
-			if !utf8.ValidString(s) {
-				return fmt.Errorf("%w: %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
-			}
-		}
-		return nil
-	}
-	var err error
-	for _, o := range b.Owners {
-		err = cmp.Or(err, bad("an owner", o.Cluster, o.Node, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Command))
-		for _, l := range o.Labels {
-			err = cmp.Or(err, bad("an owner", l.Key, l.Value))
+func checkText(what string, ss ...string) error {
+	for _, s := range ss {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%w: a %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
 		}
 	}
-	for _, d := range b.Devices {
-		err = cmp.Or(err, bad("a device", d.ID, d.Cluster, d.Node, d.Model, d.CapacityType, d.Parent, d.Profile))
-		for _, l := range d.Labels {
-			err = cmp.Or(err, bad("a device", l.Key, l.Value))
-		}
-	}
-	for i := range b.Rows {
-		err = cmp.Or(err, bad("a method", b.Rows[i].Series.Method))
-	}
-	for i := range b.Tallies {
-		t := &b.Tallies[i].Series
-		err = cmp.Or(err, bad("a tally", t.Model, t.Tenant, t.Tier, string(t.Measure)))
-	}
-	for i := range b.Chunks {
-		err = cmp.Or(err, bad("a chunk", b.Chunks[i].Key.Cluster, b.Chunks[i].Key.Node))
-	}
-	return err
+	return nil
 }
 
 func (c *commit) write(ctx context.Context) error {
@@ -161,6 +132,7 @@ func (c *commit) write(ctx context.Context) error {
 // fact is a row of a fact table.
 type fact struct {
 	bucket, series int32
+	basis          attribution.Basis
 	rollup.Sums
 	gap int64
 }
@@ -197,9 +169,13 @@ func (c *commit) writeRows(ctx context.Context) error {
 	facts := make([]fact, n)
 	for i := range rows {
 		r := &rows[i]
-		facts[i] = fact{int32(r.Bucket / 60), series[i], r.Sums, gapOf(r.Series.Basis, &r.Sums)}
+		facts[i] = fact{int32(r.Bucket / 60), series[i], r.Series.Basis, r.Sums, gapOf(r.Series.Basis, &r.Sums)}
 	}
-	return writeAll(c, "", facts, func(f *fact) (bucket, series *int32) { return &f.bucket, &f.series },
+	// Rows of one basis are alike, and neighbours compress each other.
+	slices.SortFunc(facts, func(a, b fact) int {
+		return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.basis, b.basis), cmp.Compare(a.series, b.series))
+	})
+	return writeAll(c, "", facts, func(f *fact) *int32 { return &f.bucket },
 		func(row appendRow, f *fact) error {
 			return row(f.bucket, f.series, f.Time, f.gap, f.Memory, f.Energy, f.Cost)
 		})
@@ -228,20 +204,16 @@ func (c *commit) writeTallies(ctx context.Context) error {
 	for i := range rows {
 		facts[i] = tallyFact{int32(rows[i].Bucket / 60), series[i], rows[i].Value}
 	}
-	return writeAll(c, "tally_", facts, func(f *tallyFact) (bucket, series *int32) { return &f.bucket, &f.series },
+	slices.SortFunc(facts, func(a, b tallyFact) int {
+		return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.series, b.series))
+	})
+	return writeAll(c, "tally_", facts, func(f *tallyFact) *int32 { return &f.bucket },
 		func(row appendRow, f *tallyFact) error { return row(f.bucket, f.series, f.value) })
 }
 
-// writeAll appends minute rows in the order in which they compress best, and
-// adds those that come late to the hours and days that are rolled already.
-func writeAll[F any](c *commit, prefix string, facts []F, key func(*F) (bucket, series *int32), put func(appendRow, *F) error) error {
-	sort := func() {
-		slices.SortFunc(facts, func(a, b F) int {
-			ab, as := key(&a)
-			bb, bs := key(&b)
-			return cmp.Or(cmp.Compare(*as, *bs), cmp.Compare(*ab, *bb))
-		})
-	}
+// writeAll appends minute rows, and adds those that come late to the hours and
+// days that are rolled already.
+func writeAll[F any](c *commit, prefix string, facts []F, bucket func(*F) *int32, put func(appendRow, *F) error) error {
 	write := func(table string) error {
 		return c.append("", prefix+table, func(row appendRow) error {
 			for i := range facts {
@@ -252,7 +224,6 @@ func writeAll[F any](c *commit, prefix string, facts []F, key func(*F) (bucket, 
 			return nil
 		})
 	}
-	sort()
 	if err := write("minute"); err != nil {
 		return err
 	}
@@ -264,7 +235,7 @@ func writeAll[F any](c *commit, prefix string, facts []F, key func(*F) (bucket, 
 		late := facts[:0]
 		buckets := make(map[int32]bool)
 		for i := range facts {
-			b, _ := key(&facts[i])
+			b := bucket(&facts[i])
 			*b = floorDiv(*b, r.length)
 			if int64(*b) < r.rolled {
 				buckets[*b] = true
@@ -355,6 +326,9 @@ func (c *commit) writeLives() ([]int32, error) {
 		l := lifeKey{node{k.Cluster, k.Node}, k.Boot}
 		id, ok := c.dims.lives[l]
 		if !ok {
+			if err := checkText("node", k.Cluster, k.Node); err != nil {
+				return nil, err
+			}
 			id = int32(len(c.dims.lives))
 			c.dims.lives[l] = id
 			fresh = append(fresh, l)

@@ -157,7 +157,7 @@ func cannotOpen(path string, err error) error {
 	text := err.Error()
 	for _, sign := range []string{
 		"not a valid DuckDB database", "Corrupt", "corrupt", "checksum", "Serialization Error", "INTERNAL Error",
-		"Failure while replaying WAL", "deserialize", "older version", "newer version", "storage version",
+		"Failure while replaying WAL", "Could not read enough bytes", "deserialize", "older version", "newer version", "storage version",
 	} {
 		if strings.Contains(text, sign) {
 			return fmt.Errorf("%w: %s: %w: it was left as it is. Move it and its .wal aside and start again: "+

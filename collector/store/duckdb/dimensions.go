@@ -147,8 +147,12 @@ func byFingerprint(d *ids[rollup.Fingerprint], table string) dimension[rollup.Fi
 func (c *commit) owners(ctx context.Context, n int, at func(int) rollup.Fingerprint) ([]int32, error) {
 	return resolve(ctx, c, byFingerprint(&c.dims.owners, "owner"), n, at, func(fresh []rollup.Fingerprint, first int32) error {
 		for _, f := range fresh {
-			if c.batch.Owners[f] == nil {
+			o := c.batch.Owners[f]
+			if o == nil {
 				return fmt.Errorf("%w: it has no facts of owner %s", store.ErrBadBatch, f)
+			}
+			if err := checkText("owner", o.Cluster, o.Node, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Command); err != nil {
+				return err
 			}
 		}
 		err := c.append("", "owner", func(row appendRow) error {
@@ -185,8 +189,12 @@ func (c *commit) owners(ctx context.Context, n int, at func(int) rollup.Fingerpr
 func (c *commit) devices(ctx context.Context, n int, at func(int) rollup.Fingerprint) ([]int32, error) {
 	return resolve(ctx, c, byFingerprint(&c.dims.devices, "device"), n, at, func(fresh []rollup.Fingerprint, first int32) error {
 		for _, f := range fresh {
-			if c.batch.Devices[f] == nil {
+			d := c.batch.Devices[f]
+			if d == nil {
 				return fmt.Errorf("%w: it has no facts of device %s", store.ErrBadBatch, f)
+			}
+			if err := checkText("device", d.ID, d.Cluster, d.Node, d.Model, d.CapacityType, d.Parent, d.Profile); err != nil {
+				return err
 			}
 		}
 		err := c.append("", "device", func(row appendRow) error {
@@ -211,6 +219,9 @@ func (c *commit) labels(table string, first int32, n int, of func(int) attributi
 	return c.append("", table, func(row appendRow) error {
 		for i := range n {
 			for _, l := range of(i) {
+				if err := checkText("label", l.Key, l.Value); err != nil {
+					return err
+				}
 				if err := row(first+int32(i), l.Key, l.Value); err != nil {
 					return err
 				}
@@ -225,6 +236,9 @@ func (c *commit) methods(ctx context.Context, n int, at func(int) string) ([]int
 	return resolve(ctx, c, d, n, at, func(fresh []string, first int32) error {
 		return c.append("", "method", func(row appendRow) error {
 			for i, m := range fresh {
+				if err := checkText("method", m); err != nil {
+					return err
+				}
 				if err := row(first+int32(i), m); err != nil {
 					return err
 				}
@@ -264,6 +278,9 @@ func (c *commit) tallySeries(ctx context.Context, n int, at func(int) tallyKey) 
 	return resolve(ctx, c, d, n, at, func(fresh []tallyKey, first int32) error {
 		err := c.append("", "tally_series", func(row appendRow) error {
 			for i, k := range fresh {
+				if err := checkText("tally", k.model, k.tenant, k.tier, string(k.measure)); err != nil {
+					return err
+				}
 				if err := row(first+int32(i), k.owner, k.model, k.tenant, k.tier, string(k.measure)); err != nil {
 					return err
 				}

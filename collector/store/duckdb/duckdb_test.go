@@ -2,6 +2,7 @@ package duckdb_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -17,6 +18,15 @@ var driver = storetest.Driver{
 	},
 }
 
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m, driver)) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(fullDisk); dir != "" {
+		if err := fillDisk(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(storetest.Main(m, driver))
+}
 
 func TestStore(t *testing.T) { storetest.Run(t, driver) }

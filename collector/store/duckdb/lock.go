@@ -29,7 +29,7 @@ func lockFile(path string) (*os.File, error) {
 	case err != nil:
 		return nil, errors.Join(fmt.Errorf("store: lock the ledger: %w", err), f.Close())
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	if err != nil {

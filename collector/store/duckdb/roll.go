@@ -39,8 +39,8 @@ func (s *Store) Roll(ctx context.Context, through attribution.Second) error {
 	return s.foldLate(ctx)
 }
 
-// foldAll folds finer rows into those of a resolution, a day at most in one
-// transaction.
+// foldAll folds finer rows into those of a resolution, bucket by bucket, each
+// in its own transaction.
 func (s *Store) foldAll(ctx context.Context, to, from rollup.Resolution, through attribution.Second) error {
 	for {
 		done := s.state.rolled(to)
@@ -56,10 +56,15 @@ func (s *Store) foldAll(ctx context.Context, to, from rollup.Resolution, through
 		next := through
 		if at := attribution.Second(first.Int64) * attribution.Second(from); first.Valid && at < through {
 			done = to.Start(at)
-			next = min(through, rollup.Day.Start(at)+attribution.Second(rollup.Day))
+			next = done + attribution.Second(to)
 		}
 		if err := s.fold(ctx, to, from, done, next); err != nil {
 			return err
+		}
+		if to == rollup.Hour && first.Valid {
+			if err := s.sortMinutes(ctx, done, next); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -86,6 +91,56 @@ func (s *Store) fold(ctx context.Context, to, from rollup.Resolution, low, high 
 	}, func(now state) bool { return now.rolled(to) >= high })
 	s.log.DebugContext(ctx, "rolled", "resolution", table(to), "through", utc(high), "took", time.Since(began))
 	return err
+}
+
+// sortedAtOnce bounds how many rows one transaction sorts.
+const sortedAtOnce = 4 << 20
+
+// sortMinutes puts the minute rows of [low, high) in order of their series:
+// what one series has minute after minute compresses a sixth better than what
+// all have in one. It changes no sum; an hour that a crash leaves unsorted
+// stays so.
+func (s *Store) sortMinutes(ctx context.Context, low, high attribution.Second) error {
+	var rows int64
+	if err := s.db.writer.QueryRowContext(ctx, `SELECT count(*) FROM minute WHERE bucket >= ? AND bucket < ?`,
+		int64(low)/60, int64(high)/60).Scan(&rows); err != nil {
+		return unavailable("sort", err)
+	}
+	part := max(attribution.Second(60), (high-low)/attribution.Second(rows/sortedAtOnce+1)/60*60)
+	for ; low < high; low += part {
+		within := fmt.Sprintf(`bucket >= %d AND bucket < %d`, int64(low)/60, int64(min(low+part, high))/60)
+		// Nothing tells whether it was done, and it does not matter.
+		if err := s.write(ctx, "sort", func() error { return s.sort(ctx, within) }, func(state) bool { return false }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sort replaces minute rows by themselves in another order.
+func (s *Store) sort(ctx context.Context, within string) error {
+	var last int64
+	if err := s.db.writer.QueryRowContext(ctx, `SELECT coalesce(max(rowid), -1) FROM minute WHERE `+within).Scan(&last); err != nil {
+		return err
+	}
+	added, err := s.db.writer.ExecContext(ctx, `INSERT INTO minute SELECT * FROM minute WHERE `+within+` ORDER BY series, bucket`)
+	if err != nil {
+		return err
+	}
+	// The copies come after all that was there.
+	dropped, err := s.db.writer.ExecContext(ctx, `DELETE FROM minute WHERE `+within+` AND rowid <= ?`, last)
+	if err != nil {
+		return err
+	}
+	n, err := added.RowsAffected()
+	m, derr := dropped.RowsAffected()
+	if err := errors.Join(err, derr); err != nil {
+		return err
+	}
+	if n != m {
+		return fmt.Errorf("sorting would make %d rows of %d", n, m)
+	}
+	return nil
 }
 
 // foldLate adds up the rows of rolled hours and days that got more rows since.

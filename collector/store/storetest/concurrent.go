@@ -147,15 +147,12 @@ func Main(m *testing.M, d Driver) int {
 	if place == "" {
 		return m.Run()
 	}
-	if err := commitForEver(d, place); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	fmt.Fprintln(os.Stderr, commitForEver(d, place))
+	return 1
 }
 
 // commitForEver commits minute after minute and writes down each commit that
-// was acknowledged.
+// was acknowledged, until it is killed or fails.
 func commitForEver(d Driver, place string) error {
 	ctx := context.Background()
 	s, err := d.Open(ctx, place)

@@ -132,8 +132,8 @@ func law8(t *testing.T, d Driver) {
 func law9(t *testing.T, d Driver) {
 	l := open(t, d, d.New(t))
 	c := Steady(0, Day)
-	c.Roster.Owners[1].Labels = attribution.Labels{{Key: "team", Value: ""}}
-	c.Roster.Owners[2].Labels = nil
+	c.Roster.Owners[0].Labels = attribution.Labels{{Key: "team", Value: ""}}
+	c.Roster.Owners[1].Labels = nil
 	for i := range c.Roster.Devices {
 		c.Roster.Devices[i].Sensors = attribution.Sensors(i) * attribution.SensorEnergy
 	}
@@ -144,7 +144,7 @@ func law9(t *testing.T, d Driver) {
 		}
 	}
 	c.Tallies[0].Value = 0
-	if err := c.Check(); err != nil && c.Roster.Owners[0].Kind != attribution.Container {
+	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
 	l.commit(c)

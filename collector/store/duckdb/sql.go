@@ -1,0 +1,218 @@
+package duckdb
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// statement is a query in the making: text and the arguments of its marks, in
+// their order.
+type statement struct {
+	text strings.Builder
+	args []any
+}
+
+func (s *statement) add(text string, args ...any) {
+	s.text.WriteString(text)
+	s.args = append(s.args, args...)
+}
+
+// rowsOf adds the union of the pieces that rows answer for, each row with the
+// time of its bucket in the answer, as t; false if there is none.
+func (s *statement) rowsOf(q *store.Query, pieces []piece, prefix, columns string) bool {
+	any := false
+	for _, p := range pieces {
+		if p.resolution == second {
+			continue
+		}
+		if any {
+			s.add(` UNION ALL `)
+		}
+		any = true
+		at := fmt.Sprintf("bucket::BIGINT * %d", p.resolution)
+		if q.Step == 0 {
+			at = fmt.Sprint(int64(q.From))
+		} else {
+			at = fmt.Sprintf("greatest(%d, %s - ((%s) %% %d + %d) %% %d)", q.From, at, at, q.Step, q.Step, q.Step)
+		}
+		s.add(fmt.Sprintf(`SELECT %s AS t, series, %s FROM %s%s WHERE bucket >= %d AND bucket < %d`, at, columns,
+			prefix, table(p.resolution), int64(p.from)/int64(p.resolution), int64(p.to)/int64(p.resolution)))
+	}
+	return any
+}
+
+// joins are the dimensions that a query touches.
+type joins struct {
+	device, owner, mapped, served, method bool
+	labels                                []string
+}
+
+// label is the alias of a label's join.
+func (j *joins) label(key string) string {
+	for i, l := range j.labels {
+		if l == key {
+			return fmt.Sprint("l", i)
+		}
+	}
+	j.labels = append(j.labels, key)
+	return fmt.Sprint("l", len(j.labels)-1)
+}
+
+func orNull(column string) string { return `nullif(` + column + `, '')` }
+
+// ownerKey is a dimension of owners as an expression, NULL where missing.
+func (j *joins) ownerKey(d store.Dimension) string {
+	switch d {
+	case store.Namespace, store.Pod, store.Container:
+		j.owner = true
+		return orNull("o." + string(d))
+	case store.Controller:
+		j.owner = true
+		return `CASE WHEN o.controller <> '' THEN o.controller_kind || '/' || o.controller END`
+	case store.Team, store.Class, store.Tier:
+		j.mapped = true
+		return orNull("m." + string(d))
+	case store.Model:
+		j.mapped, j.served = true, true
+		return `coalesce(nullif(m.model, ''), nullif(v.model, ''))`
+	case store.Counted:
+		j.served = true
+		return `CASE WHEN v.owner IS NULL THEN 'false' ELSE 'true' END`
+	default:
+		if key, ok := d.Label(); ok {
+			return j.label(key) + ".value"
+		}
+		panic("BUG: no such dimension of owners: " + string(d))
+	}
+}
+
+// sliceKey is a dimension of slices as an expression.
+func (j *joins) sliceKey(d store.Dimension) string {
+	switch d {
+	case store.Cluster, store.Node:
+		j.device = true
+		return orNull("d." + string(d))
+	case store.DeviceID:
+		j.device = true
+		return orNull("d.uuid")
+	case store.DeviceModel:
+		j.device = true
+		return orNull("d.model")
+	case store.Basis:
+		return basisName
+	case store.Method:
+		j.method = true
+		return orNull("w.name")
+	default:
+		return j.ownerKey(d)
+	}
+}
+
+var basisName = func() string {
+	var s strings.Builder
+	s.WriteString("CASE s.basis")
+	for _, b := range attribution.Bases {
+		fmt.Fprintf(&s, " WHEN %d THEN '%s'", b, b)
+	}
+	s.WriteString(" END")
+	return s.String()
+}()
+
+// tallyKey is a dimension of tallies as an expression.
+func (j *joins) tallyKey(d store.Dimension) string {
+	switch d {
+	case store.Cluster, store.Node:
+		j.owner = true
+		return orNull("o." + string(d))
+	case store.DeviceID, store.DeviceModel, store.Basis, store.Method:
+		return `NULL::VARCHAR`
+	case store.Model:
+		j.mapped, j.served = true, true
+		return `coalesce(nullif(m.model, ''), nullif(s.model, ''), nullif(v.model, ''))`
+	case store.Tier:
+		j.mapped = true
+		return `coalesce(nullif(s.tier, ''), nullif(m.tier, ''))`
+	case store.Counted:
+		return `'true'`
+	default:
+		return j.ownerKey(d)
+	}
+}
+
+func (s *statement) join(j *joins) {
+	for _, t := range []struct {
+		on   bool
+		text string
+	}{
+		{j.device, ` JOIN device d ON d.id = s.device`},
+		{j.method, ` JOIN method w ON w.id = s.method`},
+		{j.owner, ` JOIN owner o ON o.id = s.owner`},
+		{j.mapped, ` LEFT JOIN owner_map m ON m.owner = s.owner`},
+		{j.served, ` LEFT JOIN served v ON v.owner = s.owner`},
+	} {
+		if t.on {
+			s.add(t.text)
+		}
+	}
+	for i, key := range j.labels {
+		s.add(fmt.Sprintf(` LEFT JOIN (SELECT owner, value FROM owner_label WHERE key = ?) l%d ON l%d.owner = s.owner`, i, i), key)
+	}
+}
+
+// condition is a filter on an expression.
+func condition(f *store.Filter, expression string) (string, []any) {
+	var parts []string
+	var args []any
+	for _, v := range f.Values {
+		switch {
+		case v == "":
+			parts = append(parts, `coalesce(`+expression+`, '') = ''`)
+		case strings.Contains(v, "*"):
+			parts = append(parts, `coalesce(`+expression+` LIKE ? ESCAPE '\', false)`)
+			args = append(args, like.Replace(v))
+		default:
+			parts = append(parts, `coalesce(`+expression+` = ?, false)`)
+			args = append(args, v)
+		}
+	}
+	text := `(` + strings.Join(parts, ` OR `) + `)`
+	if f.Negate {
+		text = `NOT ` + text
+	}
+	return text, args
+}
+
+var like = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`)
+
+// build puts a query together: the pieces' rows summed per bucket and series,
+// joined to what it asks of them, and summed again per bucket and keys.
+func build(q *store.Query, pieces []piece, prefix, columns, sums, series, answer string, key func(*joins, store.Dimension) string, by string, j *joins) (*statement, bool) {
+	s := &statement{}
+	s.add(`WITH f AS (SELECT t, series, ` + sums + ` FROM (`)
+	if !s.rowsOf(q, pieces, prefix, columns) {
+		return nil, false
+	}
+	s.add(`) GROUP BY t, series) SELECT f.t, ` + by + answer)
+	keys := make([]string, len(q.GroupBy))
+	for i, d := range q.GroupBy {
+		keys[i] = key(j, d)
+		s.add(`, ` + keys[i] + fmt.Sprintf(" AS k%d", i))
+	}
+	var where []string
+	var args []any
+	for i := range q.Filters {
+		f := &q.Filters[i]
+		text, a := condition(f, key(j, f.Dimension))
+		where, args = append(where, text), append(args, a...)
+	}
+	s.add(` FROM f JOIN ` + series + ` s ON s.id = f.series`)
+	s.join(j)
+	if len(where) > 0 {
+		s.add(` WHERE `+strings.Join(where, ` AND `), args...)
+	}
+	s.add(` GROUP BY ALL`)
+	return s, true
+}
