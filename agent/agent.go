@@ -115,8 +115,8 @@ func (a *Agent) nodeIDs() ([]sampler.Node, error) {
 	}
 	seen := make(map[string]bool, len(ids))
 	for i := range ids {
-		if ids[i].Cluster == "" || ids[i].Name == "" {
-			return nil, fmt.Errorf("the script's node %d has no cluster or no name", i)
+		if ids[i].Name == "" {
+			return nil, fmt.Errorf("the script's node %d has no name", i)
 		}
 		if seen[ids[i].Name] {
 			return nil, fmt.Errorf("the script lists node %q twice", ids[i].Name)
