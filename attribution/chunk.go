@@ -57,14 +57,44 @@ func BuildChunk(key ChunkKey, seconds int, facts Facts, windows []DeviceWindow, 
 		w.Slices = foldSlices(w.Slices)
 		Rate(w)
 	}
-	slices.SortFunc(windows, func(a, b DeviceWindow) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Second, b.Second))
-	})
+	windows = sortWindows(windows, len(b.roster.Devices))
 	for i := range tallies {
 		t := &tallies[i]
 		t.Subject, t.Measure = b.subjects.new(t.Subject), uint16(b.measures.new(uint32(t.Measure)))
 	}
 	return &Chunk{Key: key, Seconds: seconds, Roster: b.roster, Windows: windows, Tallies: foldTallies(tallies)}
+}
+
+// sortWindows orders windows by (device, second). They are mostly sealed second
+// by second, so dealing them out by device, in order, is all there is to do.
+func sortWindows(windows []DeviceWindow, devices int) []DeviceWindow {
+	if slices.IsSortedFunc(windows, compareWindows) {
+		return windows
+	}
+	at := make([]int, devices+1) // where each device's windows begin
+	for i := range windows {
+		at[windows[i].Device+1]++
+	}
+	for d := range devices {
+		at[d+1] += at[d]
+	}
+	out := make([]DeviceWindow, len(windows))
+	for i := range windows {
+		d := windows[i].Device
+		out[at[d]] = windows[i]
+		at[d]++
+	}
+	if !slices.IsSortedFunc(out, compareWindows) {
+		slices.SortFunc(out, compareWindows)
+	}
+	return out
+}
+
+func compareWindows(a, b DeviceWindow) int {
+	if c := cmp.Compare(a.Device, b.Device); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Second, b.Second)
 }
 
 // Join makes one chunk of chunks that hold disjoint parts of its seconds, such
@@ -184,7 +214,13 @@ func foldTallies(ts []Tally) []Tally {
 
 // CompareTallies orders tallies by (second, subject, measure).
 func CompareTallies(a, b Tally) int {
-	return cmp.Or(cmp.Compare(a.Second, b.Second), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Measure, b.Measure))
+	if c := cmp.Compare(a.Second, b.Second); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Subject, b.Subject); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Measure, b.Measure)
 }
 
 // rosterBuilder numbers the facts that occur, each distinct fact once.
