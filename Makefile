@@ -2,6 +2,8 @@
 # Needs Go 1.26, gcc, g++, make and git; everything else is fetched as Go modules.
 
 export GOTOOLCHAIN := local
+# NVML's header marks calls as deprecated that its Go binding wraps all the same.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # NVML's symbols are resolved when a driver is there, not when the agent starts.
