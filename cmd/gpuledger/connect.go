@@ -39,14 +39,14 @@ func (t *target) with(ctx context.Context, stderr io.Writer, f func(pb.LedgerCli
 		if err != nil {
 			return err
 		}
-		defer c.stop(stopGrace)
+		defer c.stop()
 		addr = c.ready.GRPC
 	}
 	conn, err := dial(addr)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	err = f(pb.NewLedgerClient(conn))
 	if status.Code(err) == codes.Unavailable {
 		return fmt.Errorf("no collector answers at %s\nhint: start gpuledger-collector, name another with --collector, or open a ledger folder with --data", addr)
@@ -118,10 +118,10 @@ func start(name string, stderr io.Writer, args ...string) (*child, error) {
 	return c, nil
 }
 
-// stop asks the child to end and kills it after the grace.
-func (c *child) stop(grace time.Duration) {
+// stop asks the child to end and kills it after stopGrace.
+func (c *child) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	t := time.NewTimer(grace)
+	t := time.NewTimer(stopGrace)
 	defer t.Stop()
 	select {
 	case <-c.done:
@@ -155,7 +155,7 @@ func startCollector(ctx context.Context, o collectorOptions) (*collectorChild, e
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	conf := filepath.Join(dir, "collector.yaml")
 	const keepAll = "retention: {seconds: \"0\", minutes: \"0\", hours: \"0\", days: \"0\"}\nlog: {level: warn}\n"
 	if err := os.WriteFile(conf, []byte(keepAll), 0o600); err != nil {
@@ -175,7 +175,7 @@ func startCollector(ctx context.Context, o collectorOptions) (*collectorChild, e
 	}
 	cc := &collectorChild{child: c}
 	if err := cc.waitReady(ctx, readyFile); err != nil {
-		cc.stop(stopGrace)
+		cc.stop()
 		return nil, err
 	}
 	return cc, nil

@@ -44,6 +44,12 @@ fast as it goes, then on in real time. Ctrl-C stops everything.`,
   gpuledger demo --for 30s`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if c.Flags().Changed("data") || c.Flags().Changed("collector") {
+				return usagef("demo starts a collector of its own: to keep its ledger, use --keep DIR")
+			}
+			if o.span < 0 {
+				return usagef("--for %s is negative", o.span)
+			}
 			ctx := c.Context()
 			if o.span > 0 {
 				var cancel context.CancelFunc
@@ -76,7 +82,7 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	if o.data == "" {
 		o.data = filepath.Join(tmp, "ledger")
 	}
@@ -94,20 +100,22 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error
 	if err != nil {
 		return err
 	}
-	defer coll.stop(stopGrace)
+	defer coll.stop()
 	source, conf := demoSource(o)
 	agent, err := startAgent(conf, coll.ready.GRPC, stderr)
 	if err != nil {
 		return err
 	}
-	defer agent.stop(stopGrace)
+	defer agent.stop()
 	conn, err := dial(coll.ready.GRPC)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 
-	fmt.Fprintf(stdout, "collector on %s (gRPC) and http://%s, agent playing %s\n", coll.ready.GRPC, coll.ready.HTTP, source)
+	if _, err := fmt.Fprintf(stdout, "collector on %s (gRPC) and http://%s, agent playing %s\n", coll.ready.GRPC, coll.ready.HTTP, source); err != nil {
+		return err
+	}
 	d := demo{ledger: pb.NewLedgerClient(conn), coll: coll, agent: agent, info: info, source: source}
 	if err := d.catchUp(ctx, stderr); err != nil {
 		return err
@@ -119,7 +127,7 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error
 	if info != nil {
 		rounds = 1 // a recording ends: show the outcome, then wait to be asked
 	}
-	if err := live(ctx, stdout, every, rounds, func(w io.Writer) error { return d.round(ctx, w) }); err != nil || info == nil {
+	if err := live(ctx, stdout, every, rounds, func(w *strings.Builder) error { return d.round(ctx, w) }); err != nil || info == nil {
 		return err
 	}
 	select {
@@ -158,7 +166,7 @@ func freeOr(addr string) string {
 	if err != nil {
 		return ""
 	}
-	l.Close()
+	_ = l.Close()
 	return addr
 }
 
@@ -211,7 +219,7 @@ func (d *demo) catchUp(ctx context.Context, stderr io.Writer) error {
 }
 
 // round draws one picture of the whole.
-func (d *demo) round(ctx context.Context, w io.Writer) error {
+func (d *demo) round(ctx context.Context, w *strings.Builder) error {
 	rep, err := d.ledger.Report(ctx, &pb.ReportRequest{})
 	if err != nil {
 		return err
@@ -226,8 +234,7 @@ func (d *demo) round(ctx context.Context, w io.Writer) error {
 	}
 	total := rep.GetTotal()
 	fmt.Fprintf(w, "gpuledger   %s\n%d devices, %s\n\n", d.source, len(dev.GetDevices()), spanText(rep.GetFrom(), rep.GetTo()))
-	tab := unitCostsTable(unit)
-	if err := tab.print(w); err != nil {
+	if err := unitCostsTable(unit).write(w); err != nil {
 		return err
 	}
 	s := total.GetSum()
@@ -248,8 +255,8 @@ func (d *demo) round(ctx context.Context, w io.Writer) error {
 	ask := []string{"report --by team", "report --by node,basis", "inferences --by model,tier", "top", "devices", "verify"}
 	fmt.Fprintf(w, "\nAsk more, in another terminal (or open http://%s):\n", d.coll.ready.HTTP)
 	for _, a := range ask {
-		fmt.Fprintf(w, "  bin/gpuledger %s%s\n", a, at)
+		fmt.Fprintf(w, "  %s %s%s\n", os.Args[0], a, at)
 	}
-	_, err = fmt.Fprintln(w, strings.TrimSpace("\nCtrl-C stops everything."))
-	return err
+	fmt.Fprintln(w, "Ctrl-C stops everything.")
+	return nil
 }

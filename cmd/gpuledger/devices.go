@@ -18,9 +18,20 @@ func newDevices(t *target) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "The devices on record, with their prices, use and cost",
-		Args:  exactArgs(0, "no arguments"),
+		Long: `devices lists every GPU and MIG instance on record in a range: its node, model
+and price per hour, how long it is on record and was used, and what it cost.
+
+A device without a price says UNPRICED: its time is on record, its cost is
+unknown, which is not 0. Give its model a price with gpuledger ratecard apply.`,
+		Example: `  gpuledger devices
+  gpuledger devices --last 24h --filter node=gpu-7
+  gpuledger devices --filter "device-model=NVIDIA H100*" -o csv`,
+		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(out, outTable, outJSON, outCSV); err != nil {
+				return err
+			}
+			if err := checkQuestion(nil, filter); err != nil {
 				return err
 			}
 			from, to, err := r.unix(time.Now())
@@ -61,14 +72,14 @@ func printDevices(w io.Writer, res *pb.DevicesResponse, out string) error {
 		}, rows)
 	}
 	if len(res.GetDevices()) == 0 {
-		fmt.Fprintln(w, "No devices are on record here.")
-		return nil
+		_, err := fmt.Fprintln(w, "No devices are on record here.")
+		return err
 	}
 	tab := newTable("NODE", "DEVICE", "MODEL", ">PRICE/H", ">GPU HOURS", ">USED", ">COST "+res.GetCurrency(), "")
 	for _, d := range res.GetDevices() {
 		model := keyText(d.GetModel(), d.GetModel() == "")
 		if d.GetProfile() != "" {
-			model += " " + d.GetProfile()
+			model += " " + keyText(d.GetProfile(), false)
 		}
 		price, note := moneyText(d.GetPricePerHour()), ""
 		if d.GetPricePerHour() == "" {
@@ -77,5 +88,5 @@ func printDevices(w io.Writer, res *pb.DevicesResponse, out string) error {
 		tab.add(keyText(d.GetNode(), false), keyText(d.GetId(), false), model, price,
 			hoursText(d.GetSum().GetDeviceTimeNs()), percentText(d.GetUsedTimeNs(), d.GetSum().GetDeviceTimeNs()), moneyText(d.GetSum().GetCost()), note)
 	}
-	return tab.print(w)
+	return tab.write(w)
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -20,10 +22,8 @@ const (
 )
 
 func checkOutput(out string, allowed ...string) error {
-	for _, a := range allowed {
-		if out == a {
-			return nil
-		}
+	if slices.Contains(allowed, out) {
+		return nil
 	}
 	return usagef("-o %s is unknown: want %s", out, strings.Join(allowed, ", "))
 }
@@ -56,15 +56,15 @@ func newTable(columns ...string) *table {
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// print writes the table; a row of nil is a rule.
-func (t *table) print(w io.Writer) error {
+// write writes the table; a row of nil is a rule.
+func (t *table) write(w io.Writer) error {
 	width := make([]int, len(t.head))
 	for _, r := range append([][]string{t.head}, t.rows...) {
 		for i, c := range r {
 			width[i] = max(width[i], utf8.RuneCountInString(c))
 		}
 	}
-	var b strings.Builder
+	var text, b strings.Builder
 	line := func(cells []string) {
 		for i := range t.head {
 			c := ""
@@ -86,14 +86,15 @@ func (t *table) print(w io.Writer) error {
 				b.WriteString("  ")
 			}
 		}
-		b.WriteByte('\n')
+		text.WriteString(strings.TrimRight(b.String(), " ") + "\n")
+		b.Reset()
 	}
 	line(t.head)
 	line(nil)
 	for _, r := range t.rows {
 		line(r)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, text.String())
 	return err
 }
 
@@ -166,20 +167,29 @@ func secondsText(ns string) string {
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
 }
 
-// percentText is part of whole in percent.
+// percentText is part of whole in percent. A little is not nothing (law 9).
 func percentText(part, whole string) string {
 	p, ok1 := figure(part)
 	w, ok2 := figure(whole)
 	if !ok1 || !ok2 || w.Sign() == 0 {
 		return unknown
 	}
-	return p.Quo(p.Mul(p, big.NewRat(100, 1)), w).FloatString(1) + "%"
+	percent := p.Quo(p.Mul(p, big.NewRat(100, 1)), w)
+	if percent.Sign() > 0 && percent.Cmp(big.NewRat(5, 100)) < 0 {
+		return "<0.1%"
+	}
+	return percent.FloatString(1) + "%"
 }
 
 // countText shows a count of events or tokens, whole, in groups of three.
+// Scaled traces count in fractions: less than one is not none (law 9).
 func countText(dec string) string {
-	if dec == "" {
+	r, ok := figure(dec)
+	if !ok {
 		return unknown
+	}
+	if r.Sign() > 0 && r.Cmp(big.NewRat(1, 1)) < 0 {
+		return "<1"
 	}
 	whole, _, _ := strings.Cut(dec, ".")
 	return thousands(whole)
@@ -201,6 +211,14 @@ func thousands(s string) string {
 	return sign + whole
 }
 
+// plural counts things.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // keyText shows a group's key; what is not there is said, not left blank.
 func keyText(key string, missing bool) string {
 	switch {
@@ -212,9 +230,10 @@ func keyText(key string, missing bool) string {
 	return strings.Map(printable, key)
 }
 
-// printable keeps control characters of other people's labels off a terminal.
+// printable keeps what other people's labels could do to a terminal off it:
+// control characters, and those that turn the direction of writing.
 func printable(r rune) rune {
-	if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+	if !unicode.IsPrint(r) {
 		return '?'
 	}
 	return r

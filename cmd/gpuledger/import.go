@@ -20,7 +20,11 @@ func newImport() *cobra.Command {
 		Short: "Turn a published production trace into a recording",
 		Long: `import reads a public trace and writes a recording, which gpuledger replay plays.
 What a trace does not say is assumed; the assumptions are in the recording's
-first line, under "notes".`,
+first line, under "notes", and most can be set by flags: see the help of each.
+The same files and flags make the same recording, byte for byte.`,
+		Example: `  gpuledger import gentd26 ./traces/gentd26 -o gentd26.jsonl
+  gpuledger import azure-llm ./traces/azure | gzip > azure.jsonl.gz`,
+		RunE: showHelp,
 	}
 	for _, i := range traces.All() {
 		c.AddCommand(newImporter(i))
@@ -32,8 +36,12 @@ func newImporter(i traces.Importer) *cobra.Command {
 	var out string
 	options := map[string]*string{}
 	c := &cobra.Command{
-		Use:     i.Name + " DIR",
-		Short:   i.Summary,
+		Use:   i.Name + " DIR",
+		Short: i.Summary,
+		Long: i.Summary + `.
+
+DIR holds the trace's CSV files as they were published, plain or in gzip. The
+recording is written whole or not at all; flags set what the trace does not say.`,
 		Example: fmt.Sprintf("  gpuledger import %s ./traces/%s -o %s.jsonl", i.Name, i.Name, i.Name),
 		Args:    exactArgs(1, "the trace's folder"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -64,17 +72,17 @@ func newImporter(i traces.Importer) *cobra.Command {
 // writeRecording writes to a file, which appears only when it is whole, or to
 // standard output.
 func writeRecording(stdout io.Writer, path string, write func(*replay.Writer) error) (err error) {
-	if path == "" {
+	if path == "" || path == "-" {
 		return writeTo(stdout, write)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
+			_ = f.Close()
+			_ = os.Remove(f.Name())
 		}
 	}()
 	if err := writeTo(f, write); err != nil {

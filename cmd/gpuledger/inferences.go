@@ -28,7 +28,7 @@ are three different answers.`,
   gpuledger inferences --by team -o json`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(q.out, outTable, outJSON, outCSV); err != nil {
+			if err := q.check(); err != nil {
 				return err
 			}
 			from, to, err := q.unix(time.Now())
@@ -55,12 +55,13 @@ func printUnitCosts(w io.Writer, res *pb.UnitCostsResponse, out string) error {
 	case outCSV:
 		return unitCostsCSV(w, res)
 	}
-	fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo()))
 	if len(res.GetRows()) == 0 {
-		fmt.Fprintln(w, "No device time is on record here.")
-		return nil
+		return printNothing(w, res.GetFrom(), res.GetTo())
 	}
-	return unitCostsTable(res).print(w)
+	if _, err := fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo())); err != nil {
+		return err
+	}
+	return unitCostsTable(res).write(w)
 }
 
 func unitCostsTable(res *pb.UnitCostsResponse) *table {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -25,6 +26,9 @@ const (
 	exitFailure
 	exitUsage
 	exitBroken // verify found a broken law
+
+	// exitInterrupted is what shells say of programs that Ctrl-C ended.
+	exitInterrupted = 130
 )
 
 // usageError is a mistake in how the command was called.
@@ -52,17 +56,28 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var usage usageError
 	var broken brokenError
 	switch {
-	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
+	case err == nil:
 		return exitOK
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled):
+		say(stderr, "interrupted")
+		return exitInterrupted
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "gpuledger: %v\n", err)
+		say(stderr, err.Error())
+		return exitUsage
+	case status.Code(err) == codes.InvalidArgument: // the collector knows better what can be asked
+		say(stderr, describe(err))
 		return exitUsage
 	case errors.As(err, &broken):
-		fmt.Fprintf(stderr, "gpuledger: %v\n", err)
+		say(stderr, err.Error())
 		return exitBroken
 	}
-	fmt.Fprintf(stderr, "gpuledger: %s\n", describe(err))
+	say(stderr, describe(err))
 	return exitFailure
+}
+
+// say tells the user something that is not part of the answer.
+func say(stderr io.Writer, text string) {
+	_, _ = fmt.Fprintf(stderr, "gpuledger: %s\n", text) // nobody else to tell
 }
 
 // describe strips gRPC's wrapping, which says nothing to a person.
@@ -82,7 +97,12 @@ price and exactly one set of owners.
 
 By default it talks to a running collector (--collector). With --data it opens
 a ledger folder by itself: it starts the collector program beside it on
-loopback, asks, and stops it again.`,
+loopback, asks, and stops it again.
+
+New here? "gpuledger demo" needs no GPU, no cluster and no settings.
+
+It exits 0 when all is well, 1 when something failed, 2 when it was called
+wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		Example: `  gpuledger report --last 24h --by team
   gpuledger inferences --by model
   gpuledger top
@@ -92,6 +112,8 @@ loopback, asks, and stops it again.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs, // so that showHelp gets them
+		RunE:          showHelp,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w\nSee: %s --help", err, c.CommandPath())
@@ -100,11 +122,43 @@ loopback, asks, and stops it again.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.collector, "collector", envOr("GPULEDGER_COLLECTOR", "127.0.0.1:9440"), "address of a running collector [GPULEDGER_COLLECTOR]")
 	flags.StringVar(&t.data, "data", os.Getenv("GPULEDGER_DATA"), "ledger folder to open instead of asking a running collector [GPULEDGER_DATA]")
-	root.AddCommand(
-		newReport(t), newInferences(t), newTop(t), newDevices(t),
-		newImport(), newReplay(t), newVerify(t), newRateCard(t), newRules(t), newDemo(),
-	)
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if !c.Flags().Changed("collector") {
+			return nil
+		}
+		if c.Flags().Changed("data") {
+			return usagef("--collector and --data exclude each other: ask a running collector, or open a folder")
+		}
+		t.data = "" // what is said now counts more than the environment
+		return nil
+	}
+	addGroup(root, "Ask:", newReport(t), newInferences(t), newTop(t), newDevices(t), newVerify(t))
+	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
+	addGroup(root, "Set:", newRateCard(t), newRules(t))
 	return root
+}
+
+// addGroup adds commands under a heading of their own.
+func addGroup(root *cobra.Command, title string, cs ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, c := range cs {
+		c.GroupID = title
+	}
+	root.AddCommand(cs...)
+}
+
+// showHelp is what a command does that only has subcommands: without it, a
+// mistyped subcommand would print the help and succeed.
+func showHelp(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	c.SuggestionsMinimumDistance = 2
+	hint := "See: " + c.CommandPath() + " --help"
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "Did you mean: " + c.CommandPath() + " " + near[0]
+	}
+	return usagef("there is no %s %s\n%s", c.CommandPath(), args[0], hint)
 }
 
 func envOr(name, or string) string {

@@ -25,10 +25,22 @@ func newRateCard(t *target) *cobra.Command {
 time, and adds overheads. Cards are revisions: applying one never changes what
 was rated before.
 
+A card is YAML; amounts are decimals, exact to a nano unit of the currency:
+
   currency: USD
   prices:
+    - model: "NVIDIA H100*"          # the most specific match counts
+      per_device_hour: "2.90"
     - model: "NVIDIA H100*"
-      per_device_hour: "2.50"`,
+      capacity_type: spot
+      per_device_hour: "1.45"
+  overheads:
+    - name: host
+      per_node_hour: "0.40"          # shared by the node's devices`,
+		Example: `  gpuledger ratecard check prices.yaml
+  gpuledger ratecard apply prices.yaml
+  gpuledger ratecard show --revision 1`,
+		RunE: showHelp,
 	}
 	c.AddCommand(
 		&cobra.Command{
@@ -39,7 +51,7 @@ was rated before.
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(c.OutOrStdout(), "%s is sound: %d prices, %d overheads, in %s.\n", args[0], len(card.Prices), len(card.Overheads), card.Currency)
+				_, err = fmt.Fprintf(c.OutOrStdout(), "%s is sound: %s, %s, in %s.\n", args[0], plural(len(card.Prices), "price"), plural(len(card.Overheads), "overhead"), card.Currency)
 				return err
 			},
 		},
@@ -97,7 +109,7 @@ func readRateCard(path string) (*rating.Card, error) {
 	}
 	card, err := rating.Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("rate card %s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return card, nil
 }
@@ -108,7 +120,7 @@ func readDocument(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written
 	b, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -42,7 +42,7 @@ func checkRecording(path string) (*played, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	p := &played{from: int64(attribution.SecondOf(sum.Header.Start)), to: int64(attribution.SecondOf(sum.Header.End-1)) + 1}
 	for _, n := range r.Nodes() {
 		p.nodes = append(p.nodes, n.Name)
@@ -72,6 +72,12 @@ the ledger untouched. Playing the same recording again changes nothing.`,
 			if o.data == "" {
 				return usagef("replay needs --data DIR, the ledger folder to write to")
 			}
+			if o.recording == "-" {
+				return usagef("replay reads the recording before it plays it: give it as a file")
+			}
+			if o.speed != 0 && !(o.speed >= 0.01 && o.speed <= 1e6) {
+				return usagef("--speed %v: want 0.01 to 1000000, or 0 for as fast as it goes", o.speed)
+			}
 			return runReplay(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), o)
 		},
 	}
@@ -92,7 +98,12 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 			return err
 		}
 	} else {
-		fmt.Fprintln(stderr, "No --ratecard: all device time will be recorded as UNPRICED (its cost is unknown, not 0).")
+		say(stderr, "no --ratecard: all device time will be recorded as UNPRICED (its cost is unknown, not 0)")
+	}
+	for _, name := range []string{"gpuledger-collector", "gpuledger-agent"} {
+		if _, err := beside(name); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return err
@@ -101,12 +112,12 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 	if err != nil {
 		return err
 	}
-	defer coll.stop(stopGrace)
+	defer coll.stop()
 	conn, err := dial(coll.ready.GRPC)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ledger := pb.NewLedgerClient(conn)
 
 	begin := time.Now()
@@ -127,7 +138,7 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 		enc.SetIndent("", "  ")
 		return enc.Encode(s)
 	}
-	return s.print(stdout, o.data)
+	return s.write(stdout, o.data)
 }
 
 // agentCounts is what the agent says that it did.
@@ -143,7 +154,7 @@ func playRecording(ctx context.Context, stderr io.Writer, o replayOptions, coll 
 	if err != nil {
 		return counts, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	file := filepath.Join(dir, "agent.json")
 	conf := agentConfig{Source: "replay", StateDir: filepath.Join(o.data, "agent"), SummaryFile: file}
 	conf.Replay.File, conf.Replay.Speed = o.recording, o.speed
@@ -151,7 +162,7 @@ func playRecording(ctx context.Context, stderr io.Writer, o replayOptions, coll 
 	if err != nil {
 		return counts, err
 	}
-	defer agent.stop(stopGrace)
+	defer agent.stop()
 	if err := awaitAgent(ctx, stderr, agent, coll.child, l, info); err != nil {
 		return counts, err
 	}
@@ -170,7 +181,7 @@ func awaitAgent(ctx context.Context, stderr io.Writer, agent, coll *child, l pb.
 	for {
 		select {
 		case <-ctx.Done():
-			fmt.Fprintln(stderr, "stopped; run the same command again to go on from here")
+			say(stderr, "stopped; the same command goes on from here")
 			return ctx.Err()
 		case <-coll.done:
 			return errors.New("the collector ended early; its message is above")
@@ -255,8 +266,9 @@ func summarize(ctx context.Context, l pb.LedgerClient, name string, info *played
 	}
 	for _, b := range total.GetByBasis() {
 		percent := ""
-		if p, ok := figure(b.GetDeviceTimeNs()); ok {
-			w, _ := figure(total.GetSum().GetDeviceTimeNs())
+		p, ok := figure(b.GetDeviceTimeNs())
+		w, okWhole := figure(total.GetSum().GetDeviceTimeNs())
+		if ok && okWhole && w.Sign() > 0 {
 			percent = p.Quo(p.Mul(p, big.NewRat(100, 1)), w).FloatString(5)
 		}
 		s.Bases[b.GetBasis()] = basisFigure{number(secondsText(b.GetDeviceTimeNs())), number(percent), number(b.GetCost())}
@@ -285,7 +297,8 @@ func nanoText(dec string) string {
 	return r.Mul(r, big.NewRat(1e9, 1)).FloatString(0)
 }
 
-func (s *summary) print(w io.Writer, data string) error {
+func (s *summary) write(out io.Writer, data string) error {
+	w := &strings.Builder{}
 	known := func(n json.Number) string {
 		if n == "null" {
 			return ""
@@ -301,7 +314,7 @@ func (s *summary) print(w io.Writer, data string) error {
 	}
 	tab.rows = append(tab.rows, nil)
 	tab.add("total", thousands(known(s.DeviceSeconds)), "100%", orUnknown(known(s.Cost)))
-	if err := tab.print(w); err != nil {
+	if err := tab.write(w); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\ndevices            %d\n", s.Devices)
@@ -316,7 +329,8 @@ func (s *summary) print(w io.Writer, data string) error {
 	}
 	fmt.Fprintf(w, "took               %s s: %s device windows, %s slices, %s slices/s\n",
 		s.WallSeconds, thousands(fmt.Sprint(s.DeviceWindows)), thousands(fmt.Sprint(s.Slices)), thousands(fmt.Sprint(s.SlicesPerSecond)))
-	_, err := fmt.Fprintf(w, "\nAsk more:  gpuledger report --data %s --by pod     gpuledger verify --data %s\n", data, data)
+	fmt.Fprintf(w, "\nAsk more:  %s report --data %s --by pod     %[1]s verify --data %[2]s\n", os.Args[0], data)
+	_, err := io.WriteString(out, w.String())
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gpuledger/gpuledger/collector/query"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -26,6 +27,25 @@ func (q *question) flags(c *cobra.Command, by string) {
 	f.StringSliceVar(&q.by, "by", strings.Split(by, ","), "what to group by: "+groupHelp)
 	f.StringArrayVar(&q.filter, "filter", nil, "keep KEY=VALUE or KEY!=VALUE, * is a wildcard; may be repeated")
 	f.StringVarP(&q.out, "output", "o", outTable, "table, json or csv")
+}
+
+// check finds what is wrong with the question without asking it.
+func (q *question) check() error {
+	if err := checkOutput(q.out, outTable, outJSON, outCSV); err != nil {
+		return err
+	}
+	return checkQuestion(q.groups(), q.filter)
+}
+
+// checkQuestion reads groups and filters as the collector does.
+func checkQuestion(by, filter []string) error {
+	if _, err := query.ParseDimensions(by); err != nil {
+		return usagef("--by: %w", err)
+	}
+	if _, err := query.ParseFilters(filter); err != nil {
+		return usagef("--filter: %w", err)
+	}
+	return nil
 }
 
 // groups are the keys to group by; "none" or nothing is the fleet in one row.
@@ -59,8 +79,11 @@ was not looking; billed to the holders).`,
   gpuledger report --by label:app.kubernetes.io/name`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(q.out, outTable, outJSON, outCSV); err != nil {
+			if err := q.check(); err != nil {
 				return err
+			}
+			if limit < 0 {
+				return usagef("--limit %d: want 1 or more, or 0 for all", limit)
 			}
 			from, to, err := q.unix(time.Now())
 			if err != nil {
@@ -96,10 +119,11 @@ func printReport(w io.Writer, res *pb.ReportResponse, out string) error {
 	case outCSV:
 		return reportCSV(w, res)
 	}
-	fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo()))
 	if len(res.GetRows()) == 0 {
-		fmt.Fprintln(w, "No device time is on record here.")
-		return nil
+		return printNothing(w, res.GetFrom(), res.GetTo())
+	}
+	if _, err := fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo())); err != nil {
+		return err
 	}
 	var cols []string
 	if res.GetStep() > 0 {
@@ -120,10 +144,16 @@ func printReport(w io.Writer, res *pb.ReportResponse, out string) error {
 		keys[0] = "total"
 	}
 	tab.add(append(keys, reportFigures(total, total)...)...)
-	if err := tab.print(w); err != nil {
+	if err := tab.write(w); err != nil {
 		return err
 	}
 	return reportFootnotes(w, total)
+}
+
+// printNothing is the answer where the ledger holds no time.
+func printNothing(w io.Writer, from, to int64) error {
+	_, err := fmt.Fprintf(w, "%s\n\nNo device time is on record here.\n", spanText(from, to))
+	return err
 }
 
 func reportKeys(res *pb.ReportResponse, row *pb.ReportRow) []string {
@@ -177,13 +207,13 @@ func idleCost(row *pb.ReportRow) string {
 
 func reportFootnotes(w io.Writer, total *pb.ReportRow) error {
 	var notes []string
-	for basis, text := range map[string]string{
-		"unobserved":   "was not observed (billed to the holders)",
-		"unattributed": "was used by something that maps to no owner",
+	for _, n := range []struct{ basis, text string }{
+		{"unattributed", "was used by something that maps to no owner"},
+		{"unobserved", "was not observed (billed to the holders)"},
 	} {
-		b := basisOf(total, basis)
+		b := basisOf(total, n.basis)
 		if t, ok := figure(b.GetDeviceTimeNs()); ok && t.Sign() > 0 {
-			notes = append(notes, fmt.Sprintf("%s of the time %s.", percentText(b.GetDeviceTimeNs(), total.GetSum().GetDeviceTimeNs()), text))
+			notes = append(notes, fmt.Sprintf("%s of the time %s.", percentText(b.GetDeviceTimeNs(), total.GetSum().GetDeviceTimeNs()), n.text))
 		}
 	}
 	if u, ok := figure(total.GetSum().GetUnpricedTimeNs()); ok && u.Sign() > 0 {

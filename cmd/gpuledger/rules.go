@@ -18,10 +18,18 @@ func newRules(t *target) *cobra.Command {
 		Long: `Labels are facts; teams, models, classes and tiers are mapped from them by rules
 when a question is asked. Applying corrected rules corrects history.
 
+For each target (team, model, class, tier) the first rule that yields a value
+counts. What is applied replaces all rules before it, so begin with "rules show".
+
   rules:
     - {target: team, from_label: team}
     - {target: team, namespace: "search-*", value: search}
+    - {target: model, controller: "Deployment/llama-*", value: llama-3-70b}
     - {target: tier, labels: {plan: enterprise}, value: gold}`,
+		Example: `  gpuledger rules show > rules.yaml
+  gpuledger rules check rules.yaml
+  gpuledger rules apply rules.yaml`,
+		RunE: showHelp,
 	}
 	c.AddCommand(
 		&cobra.Command{
@@ -32,7 +40,7 @@ when a question is asked. Applying corrected rules corrects history.
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(c.OutOrStdout(), "%s is sound: %d rules.\n", args[0], len(rules.Rules))
+				_, err = fmt.Fprintf(c.OutOrStdout(), "%s is sound: %s.\n", args[0], plural(len(rules.Rules), "rule"))
 				return err
 			},
 		},
@@ -90,7 +98,7 @@ func readRules(path string) (*mapping.Rules, error) {
 	}
 	rules, err := mapping.Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("rules %s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return rules, nil
 }

@@ -53,6 +53,7 @@ func (r *timeRange) unix(now time.Time) (from, to int64, err error) {
 }
 
 func parseTime(s string, now time.Time) (int64, error) {
+	now = now.UTC()
 	day := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
 	switch s {
 	case "now":
@@ -87,6 +88,9 @@ func parseSpan(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < time.Second {
 		return 0, usagef("%q is not a span of time: write it like 30m, 24h, 7d or 4w", s)
+	}
+	if d%time.Second != 0 {
+		return 0, usagef("%q is not in whole seconds, which is the finest that the ledger has", s)
 	}
 	return d, nil
 }

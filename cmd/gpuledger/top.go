@@ -31,8 +31,14 @@ Ctrl-C. Without a terminal it prints one round after another.`,
 				return usagef("--every wants at least 100ms, --span at least 1s")
 			}
 			q := question{by: by}
+			if err := checkQuestion(q.groups(), filter); err != nil {
+				return err
+			}
+			if rounds < 0 {
+				return usagef("--rounds %d: want 1 or more, or 0 for no end", rounds)
+			}
 			return t.with(c.Context(), c.ErrOrStderr(), func(l pb.LedgerClient) error {
-				return live(c.Context(), c.OutOrStdout(), every, rounds, func(w io.Writer) error {
+				return live(c.Context(), c.OutOrStdout(), every, rounds, func(w *strings.Builder) error {
 					return topRound(c.Context(), w, l, q.groups(), filter, span)
 				})
 			})
@@ -49,13 +55,16 @@ Ctrl-C. Without a terminal it prints one round after another.`,
 
 // live draws round after round: over the last one on a terminal, below it
 // elsewhere.
-func live(ctx context.Context, w io.Writer, every time.Duration, rounds int, draw func(io.Writer) error) error {
+func live(ctx context.Context, w io.Writer, every time.Duration, rounds int, draw func(*strings.Builder) error) error {
 	terminal := isTerminal(w)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		var b strings.Builder
 		if err := draw(&b); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 		frame := b.String()
@@ -76,14 +85,14 @@ func live(ctx context.Context, w io.Writer, every time.Duration, rounds int, dra
 	}
 }
 
-func topRound(ctx context.Context, w io.Writer, l pb.LedgerClient, by, filter []string, span time.Duration) error {
+func topRound(ctx context.Context, w *strings.Builder, l pb.LedgerClient, by, filter []string, span time.Duration) error {
 	st, err := l.Status(ctx, &pb.StatusRequest{})
 	if err != nil {
 		return err
 	}
 	if st.GetLastSecond() == 0 {
-		_, err := fmt.Fprintln(w, "No windows yet. Is an agent connected?")
-		return err
+		fmt.Fprintln(w, "No windows yet. Is an agent connected?")
+		return nil
 	}
 	to := st.GetLastSecond()
 	from := max(to-int64(span/time.Second), st.GetFirstSecond())
@@ -114,7 +123,7 @@ func topRound(ctx context.Context, w io.Writer, l pb.LedgerClient, by, filter []
 			percentText(basisOf(row, "used").GetDeviceTimeNs(), s.GetDeviceTimeNs()),
 			pace(s.GetCost(), to-from), pace(idleCost(row), to-from), usedBar(row))...)
 	}
-	if err := tab.print(w); err != nil {
+	if err := tab.write(w); err != nil {
 		return err
 	}
 	for _, warning := range st.GetWarnings() {

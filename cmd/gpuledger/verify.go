@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,10 +81,12 @@ func verdict(w io.Writer, p *pb.VerifyProgress, out string) error {
 	if out == outJSON {
 		return nil
 	}
-	fmt.Fprintf(w, "The laws hold: %s chunks, %s device seconds, %s slices, %s rollup rows.\n",
+	var b strings.Builder
+	fmt.Fprintf(&b, "The laws hold: %s chunks, %s device seconds, %s slices, %s rollup rows.\n",
 		thousands(fmt.Sprint(p.GetChunks())), thousands(fmt.Sprint(p.GetWindows())), thousands(fmt.Sprint(p.GetSlices())), thousands(fmt.Sprint(p.GetRows())))
 	for _, u := range p.GetUnchecked() {
-		fmt.Fprintf(w, "Not checked: %s\n", u)
+		fmt.Fprintf(&b, "Not checked: %s\n", u)
 	}
-	return nil
+	_, err := io.WriteString(w, b.String())
+	return err
 }
