@@ -30,7 +30,7 @@ func (s *Server) clean(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	w.cleaned, w.rolledTo = now, complete
-	err := s.rollAndRetain(ctx, complete, newest)
+	err := s.rollAndRetain(ctx, complete)
 	switch {
 	case errors.Is(err, store.ErrUnavailable):
 		s.trouble.Store(&err)
@@ -42,18 +42,25 @@ func (s *Server) clean(ctx context.Context, now time.Time) error {
 	return err
 }
 
-func (s *Server) rollAndRetain(ctx context.Context, complete, newest attribution.Second) error {
+func (s *Server) rollAndRetain(ctx context.Context, complete attribution.Second) error {
 	if err := s.store.Roll(ctx, complete); err != nil {
 		return fmt.Errorf("roll: %w", err)
 	}
-	// A node whose clock runs ahead must not have others' data dropped.
-	if !s.o.AllowFuture {
-		newest = min(newest, attribution.Second(s.o.Clock().Unix()))
-	}
-	if err := s.store.Retain(ctx, s.o.Retention, newest); err != nil {
+	if err := s.store.Retain(ctx, s.o.Retention, s.DataTime()); err != nil {
 		return fmt.Errorf("retain: %w", err)
 	}
 	return nil
+}
+
+// DataTime is now, as far as keeping data goes: the end of what is stored, but
+// not after the clock, since a node whose clock runs ahead must not have
+// others' data dropped. 0 where nothing is stored.
+func (s *Server) DataTime() attribution.Second {
+	newest := attribution.Second(s.newest.Load())
+	if !s.o.AllowFuture {
+		newest = min(newest, attribution.Second(s.o.Clock().Unix()))
+	}
+	return newest
 }
 
 // complete is the second up to which no node that is sending has more to send:

@@ -49,7 +49,7 @@ type Limits struct {
 	// LiveSeconds is the number of live windows kept per node. Default 30. At
 	// the limit the oldest is dropped; its chunk brings it again.
 	LiveSeconds int
-	// LiveBytes is the same in bytes of memory. Default 4 MiB.
+	// LiveBytes is the same in bytes of memory. Default 8 MiB.
 	LiveBytes int64
 	// Rosters is the number of rosters kept per stream. Default 64. At the
 	// limit the one not used for longest is dropped; a reference to it later
@@ -81,6 +81,14 @@ type Timing struct {
 	Housekeeping time.Duration
 }
 
+// DefaultLimits are the limits that count where none are given.
+func DefaultLimits() Limits {
+	return Limits{
+		Nodes: 50_000, PendingChunks: 131_072, PendingBytes: 1 << 30, BatchRows: 100_000, LiveSeconds: 30,
+		LiveBytes: 8 << 20, Rosters: 64, RosterBytes: 8 << 20, Ranges: 100_000,
+	}
+}
+
 func (o Options) withDefaults() Options {
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -89,15 +97,16 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l, t := &o.Limits, &o.Timing
-	orElse(&l.Nodes, 50_000)
-	orElse(&l.PendingChunks, 131_072)
-	orElse(&l.PendingBytes, 1<<30)
-	orElse(&l.BatchRows, 100_000)
-	orElse(&l.LiveSeconds, 30)
-	orElse(&l.LiveBytes, 4<<20)
-	orElse(&l.Rosters, 64)
-	orElse(&l.RosterBytes, 8<<20)
-	orElse(&l.Ranges, 100_000)
+	d := DefaultLimits()
+	orElse(&l.Nodes, d.Nodes)
+	orElse(&l.PendingChunks, d.PendingChunks)
+	orElse(&l.PendingBytes, d.PendingBytes)
+	orElse(&l.BatchRows, d.BatchRows)
+	orElse(&l.LiveSeconds, d.LiveSeconds)
+	orElse(&l.LiveBytes, d.LiveBytes)
+	orElse(&l.Rosters, d.Rosters)
+	orElse(&l.RosterBytes, d.RosterBytes)
+	orElse(&l.Ranges, d.Ranges)
 	orElse(&t.Linger, 250*time.Millisecond)
 	orElse(&t.MaxAge, 90*time.Second)
 	orElse(&t.Hello, 10*time.Second)

@@ -1,0 +1,237 @@
+// Package collector wires the stages of the collector into one program:
+//
+//	agents ══ gRPC ══▶ ingest ─▶ rollup ─▶ store ─▶ query ─▶ api ─▶ gRPC, HTTP/JSON, page
+//
+// Package ingest owns the single writer of the store; everything that changes
+// the ledger (chunks, rate cards, rules, housekeeping) goes through it. Queries
+// overlay what is stored with what ingest holds.
+package collector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/oklog/run"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/gpuledger/gpuledger/collector/api"
+	"github.com/gpuledger/gpuledger/collector/ingest"
+	"github.com/gpuledger/gpuledger/collector/query"
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/duckdb"
+	"github.com/gpuledger/gpuledger/collector/verify"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// maxMessage bounds one message of an agent: a chunk's body is at most 1 MiB,
+// a roster more.
+const maxMessage = 8 << 20
+
+// Deps is what a collector takes from its surroundings.
+type Deps struct {
+	Version string
+	Log     *slog.Logger
+	// Abort ends a graceful stop at once; nil: nothing does.
+	Abort <-chan struct{}
+	// Ready, if set, is called once with the addresses that are served.
+	Ready func(Addresses) error
+}
+
+// Addresses are where a collector serves.
+type Addresses struct {
+	GRPC string `json:"grpc"`
+	HTTP string `json:"http"`
+}
+
+// WriteFile makes the addresses appear in a file, whole, as JSON.
+func (a Addresses) WriteFile(name string) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".tmp")
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// Collector is one running collector.
+type Collector struct {
+	cfg    Config
+	deps   Deps
+	store  *duckdb.Store
+	ingest *ingest.Server
+	docs   *documents
+	ledger *api.Server
+	grpc   *grpc.Server
+}
+
+// New opens the ledger. The configuration must be valid. Run it, or Close it.
+func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
+	st, err := duckdb.Open(ctx, duckdb.Options{
+		Dir: cfg.DataDir, Decode: newDecoder().decode, MemoryBytes: cfg.DuckDB.MemoryBytes, Threads: cfg.DuckDB.Threads,
+		Logger: deps.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &Collector{cfg: cfg, deps: deps, store: st}
+	if err := c.wire(ctx); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return c, nil
+}
+
+func (c *Collector) wire(ctx context.Context) error {
+	var err error
+	c.docs, err = openDocuments(ctx, c.store, time.Now, c.cfg.RateCard, c.cfg.Rules)
+	if err != nil {
+		return err
+	}
+	c.ingest, err = ingest.New(ctx, c.store, ingest.Options{
+		Version: c.deps.Version, Log: c.deps.Log, AllowFuture: c.cfg.AllowFuture, Retention: c.cfg.retention(),
+		Limits: c.cfg.ingestLimits(),
+	})
+	if err != nil {
+		return err
+	}
+	c.docs.serve(c.ingest)
+	engine := query.New(query.Config{
+		Store: c.store, Overlay: c.ingest,
+		Mapping:     func() store.Mapping { return *c.docs.mapping.Load() },
+		Retention:   c.cfg.retention,
+		Timeout:     c.cfg.Limits.QueryTimeout.Duration,
+		Concurrency: c.cfg.Limits.Queries,
+	})
+	checks := verify.Config{Store: c.store, Workers: runtime.GOMAXPROCS(0)}
+	if r := c.cfg.retention(); r != (store.Retention{}) {
+		checks.Retention = c.cfg.retention
+		checks.Now = c.ingest.DataTime
+	}
+	c.ledger = api.New(api.Config{
+		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Log: c.deps.Log,
+	})
+	credentials, err := c.cfg.TLS.credentials()
+	if err != nil {
+		return err
+	}
+	c.grpc = grpc.NewServer(
+		grpc.Creds(credentials),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(4096), grpc.ConnectionTimeout(20*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		// Agents ping every 20 s, also while their stream is quiet.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	pb.RegisterIngestServer(c.grpc, c.ingest)
+	pb.RegisterLedgerServer(c.grpc, c.ledger)
+	return nil
+}
+
+// Run serves until ctx ends, then stops gracefully: what was accepted is made
+// durable and acknowledged. It closes the ledger.
+func (c *Collector) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, c.store.Close()) }()
+	grpcListener, err := listen(ctx, c.cfg.GRPCListen, "grpc_listen")
+	if err != nil {
+		return err
+	}
+	httpListener, err := listen(ctx, c.cfg.HTTPListen, "http_listen")
+	if err != nil {
+		return errors.Join(err, grpcListener.Close())
+	}
+	if httpListener, err = c.cfg.TLS.wrap(httpListener); err != nil {
+		return errors.Join(err, grpcListener.Close())
+	}
+	web, err := c.web(ctx)
+	if err != nil {
+		return errors.Join(err, grpcListener.Close(), httpListener.Close())
+	}
+	defer func() { err = errors.Join(err, web.gateway.Close()) }()
+
+	// The writer outlives ctx: a graceful stop still commits.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+	var g run.Group
+	g.Add(func() error { return c.ingest.Run(writing) }, func(error) { stopWriting() })
+	g.Add(func() error { return c.grpc.Serve(grpcListener) }, func(error) { c.stopGRPC() })
+	g.Add(func() error { return web.serve(httpListener) }, func(error) { web.stop() })
+	starting, stop := context.WithCancel(ctx)
+	g.Add(func() error {
+		if err := c.begin(Addresses{GRPC: grpcListener.Addr().String(), HTTP: httpListener.Addr().String()}); err != nil {
+			return err
+		}
+		<-starting.Done()
+		c.drain()
+		return nil
+	}, func(error) { stop() })
+	return g.Run()
+}
+
+// begin says where it serves.
+func (c *Collector) begin(at Addresses) error {
+	if c.docs.card.Load() == nil {
+		c.deps.Log.Warn("there is no rate card: all device time is UNPRICED until one is applied", "hint", "gpuledger ratecard apply FILE")
+	}
+	c.deps.Log.Info("serving", "grpc", at.GRPC, "http", "http://"+at.HTTP, "data_dir", c.cfg.DataDir, "version", c.deps.Version)
+	if c.deps.Ready != nil {
+		return c.deps.Ready(at)
+	}
+	return nil
+}
+
+// drain makes everything durable that was accepted, as long as it may take.
+func (c *Collector) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.StopTimeout.Duration)
+	defer cancel()
+	stopped := make(chan struct{})
+	defer close(stopped)
+	go func() {
+		select {
+		case <-c.deps.Abort:
+			cancel()
+		case <-stopped:
+		}
+	}()
+	if err := c.ingest.Drain(ctx); err != nil {
+		c.deps.Log.Warn("stopped before everything was durable; it stays with the agents", "error", err)
+	}
+}
+
+// stopGRPC lets calls that are running end, for a moment.
+func (c *Collector) stopGRPC() {
+	done := make(chan struct{})
+	go func() {
+		c.grpc.GracefulStop()
+		close(done)
+	}()
+	t := time.NewTimer(2 * time.Second)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		c.grpc.Stop()
+		<-done
+	}
+}
+
+// Close closes a collector that was not run.
+func (c *Collector) Close() error { return c.store.Close() }
+
+func listen(ctx context.Context, addr, key string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\nhint: is another collector running here? Choose another address, or port 0 for any", key, err)
+	}
+	return l, nil
+}

@@ -1,0 +1,76 @@
+package collector
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultConfigIsValidAndSurvivesYAML(t *testing.T) {
+	c := DefaultConfig()
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := c.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := ParseConfig("c.yaml", text)
+	if err != nil || !reflect.DeepEqual(back, c) {
+		t.Fatalf("%v\n%s\nis read as %+v", err, text, back)
+	}
+	if empty, err := ParseConfig("empty", []byte("# nothing\n")); err != nil || !reflect.DeepEqual(empty, c) {
+		t.Fatalf("an empty file: %+v, %v", empty, err)
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c, err := ParseConfig("c.yaml", []byte("retention: {seconds: \"0\", minutes: 0, hours: 48h, days: 0s}\nlimits:\n  pending_bytes: 33554432\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.retention()
+	if r.Second != 0 || r.Minute != 0 || r.Hour != 48*time.Hour || r.Day != 0 || c.ingestLimits().PendingBytes != 32<<20 {
+		t.Errorf("%+v, %+v", r, c.Limits)
+	}
+	for text, want := range map[string]string{
+		"data_dir: a\ndatadir: b\n":     "datadir",
+		"retention:\n  seconds: soon\n": "[2:",
+		"limits: {nodes: many}\n":       "[1:",
+		"data_dir: a\ndata_dir: b\n":    "[2:",
+		"tls: [\n":                      "[1:",
+	} {
+		if _, err := ParseConfig("c.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "c.yaml: ") {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestValidateNamesEveryKey(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"data_dir":             func(c *Config) { c.DataDir = "" },
+		"insecure_listen":      func(c *Config) { c.GRPCListen = ":9440" },
+		"http_listen":          func(c *Config) { c.HTTPListen = "0.0.0.0:80" },
+		"host:port":            func(c *Config) { c.HTTPListen = "80" },
+		"tls.cert_file":        func(c *Config) { c.TLS.KeyFile = "k" },
+		"tls.client_ca_file":   func(c *Config) { c.TLS.ClientCAFile = "ca" },
+		"retention.hours":      func(c *Config) { c.Retention.Hours.Duration = -1 },
+		"limits.pending_bytes": func(c *Config) { c.Limits.PendingBytes = 1 << 20 },
+		"limits.nodes":         func(c *Config) { c.Limits.Nodes = -1 },
+		"duckdb.memory_bytes":  func(c *Config) { c.DuckDB.MemoryBytes = 1 },
+		"log.level":            func(c *Config) { c.Log.Level = "loud" },
+		"log.format":           func(c *Config) { c.Log.Format = "xml" },
+	} {
+		c := DefaultConfig()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	c := DefaultConfig()
+	c.GRPCListen, c.HTTPListen, c.InsecureListen = "0.0.0.0:9440", "[::1]:0", true
+	if err := c.Validate(); err != nil {
+		t.Errorf("insecure_listen: %v", err)
+	}
+}

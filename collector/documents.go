@@ -1,0 +1,226 @@
+package collector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/api"
+	"github.com/gpuledger/gpuledger/collector/ingest"
+	"github.com/gpuledger/gpuledger/collector/mapping"
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// documents are the rate card and the mapping rules in force, and all earlier
+// revisions in the store. What is in force is an immutable snapshot behind an
+// atomic pointer; only the store's writer replaces it.
+type documents struct {
+	store store.Store
+	now   func() time.Time
+	// do runs a function where the store may be written.
+	do func(context.Context, func(context.Context) error) error
+	// applied is told of a new rate card.
+	applied func(*rating.Card)
+
+	card    atomic.Pointer[rating.Card] // nil: none yet
+	rules   atomic.Pointer[mapping.Rules]
+	mapping atomic.Pointer[store.Mapping]
+}
+
+var _ api.Documents = (*documents)(nil)
+
+// openDocuments reads what is in force, applies what files say otherwise, and
+// gives the rules to the store. The store has no other writer yet.
+func openDocuments(ctx context.Context, st store.Store, now func() time.Time, cardFile, rulesFile string) (*documents, error) {
+	d := &documents{store: st, now: now, applied: func(*rating.Card) {}}
+	d.do = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+	card, err := d.RateCard(ctx, 0)
+	switch {
+	case err == nil:
+		d.card.Store(card)
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, err
+	}
+	rules, err := d.storedRules(ctx, 0)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		rules = mapping.Default()
+	case err != nil:
+		return nil, err
+	}
+	if err := d.enforce(ctx, rules); err != nil {
+		return nil, err
+	}
+	if err := d.applyCardFile(ctx, cardFile); err != nil {
+		return nil, err
+	}
+	if err := d.applyRulesFile(ctx, rulesFile); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// applyCardFile makes a file the next revision if it differs from the card in
+// force.
+func (d *documents) applyCardFile(ctx context.Context, file string) error {
+	if file == "" {
+		return nil
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: rate_card: %w", ErrConfig, err)
+	}
+	card, err := rating.Parse(source)
+	if err != nil {
+		return fmt.Errorf("%w: rate_card: %s: %w", ErrConfig, file, err)
+	}
+	if have := d.card.Load(); have != nil {
+		if have.Currency != card.Currency {
+			return fmt.Errorf("%w: rate_card: %s: the ledger counts in %s and the card in %s: a ledger has one currency", ErrConfig, file, have.Currency, card.Currency)
+		}
+		if bytes.Equal(cardText(have), cardText(card)) {
+			return nil
+		}
+	}
+	_, err = d.ApplyRateCard(ctx, card)
+	return err
+}
+
+func (d *documents) applyRulesFile(ctx context.Context, file string) error {
+	if file == "" {
+		return nil
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: rules: %w", ErrConfig, err)
+	}
+	rules, err := mapping.Parse(source)
+	if err != nil {
+		return fmt.Errorf("%w: rules: %s: %w", ErrConfig, file, err)
+	}
+	have := *d.rules.Load()
+	have.Revision, rules.Revision = 0, 0
+	was, err := have.Marshal()
+	if err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	if will, err := rules.Marshal(); err == nil && bytes.Equal(was, will) {
+		return nil
+	}
+	_, err = d.ApplyRules(ctx, rules)
+	return err
+}
+
+// cardText is what a card says, whichever revision it is.
+func cardText(card *rating.Card) []byte {
+	c := *card
+	c.Revision = 0
+	return rating.Format(&c)
+}
+
+// RateCard returns a revision, 0 for the one in force.
+func (d *documents) RateCard(ctx context.Context, revision uint32) (*rating.Card, error) {
+	if card := d.card.Load(); card != nil && (revision == 0 || revision == card.Revision) {
+		return card, nil
+	}
+	doc, err := d.store.Document(ctx, store.RateCards, revision)
+	if err != nil {
+		return nil, err
+	}
+	card, err := rating.Parse(doc.Body)
+	if err != nil {
+		return nil, fmt.Errorf("stored rate card %d: %w", doc.Revision, err)
+	}
+	card.Revision = doc.Revision
+	return card, nil
+}
+
+// ApplyRateCard makes a valid card the next revision and returns it.
+func (d *documents) ApplyRateCard(ctx context.Context, card *rating.Card) (*rating.Card, error) {
+	next := *card
+	err := d.do(ctx, func(ctx context.Context) error {
+		revision, err := d.store.PutDocument(ctx, store.RateCards, cardText(card), d.now())
+		if err != nil {
+			return err
+		}
+		next.Revision = revision
+		d.card.Store(&next)
+		d.applied(&next)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store the rate card: %w", err)
+	}
+	return &next, nil
+}
+
+// Rules returns a revision, 0 for the one in force.
+func (d *documents) Rules(ctx context.Context, revision uint32) (*mapping.Rules, error) {
+	if rules := d.rules.Load(); revision == 0 || revision == rules.Revision {
+		return rules, nil
+	}
+	return d.storedRules(ctx, revision)
+}
+
+func (d *documents) storedRules(ctx context.Context, revision uint32) (*mapping.Rules, error) {
+	doc, err := d.store.Document(ctx, store.RuleSets, revision)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := mapping.Parse(doc.Body)
+	if err != nil {
+		return nil, fmt.Errorf("stored rules %d: %w", doc.Revision, err)
+	}
+	rules.Revision = doc.Revision
+	return rules, nil
+}
+
+// ApplyRules makes valid rules the next revision and returns it.
+func (d *documents) ApplyRules(ctx context.Context, rules *mapping.Rules) (*mapping.Rules, error) {
+	next := *rules
+	next.Revision = 0
+	body, err := next.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("store the rules: %w", err)
+	}
+	err = d.do(ctx, func(ctx context.Context) error {
+		revision, err := d.store.PutDocument(ctx, store.RuleSets, body, d.now())
+		if err != nil {
+			return err
+		}
+		next.Revision = revision
+		return d.enforce(ctx, &next)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store the rules: %w", err)
+	}
+	return &next, nil
+}
+
+// enforce gives rules to the store and to queries. Between the two a query may
+// see stored owners by the new rules and open chunks by the old.
+func (d *documents) enforce(ctx context.Context, rules *mapping.Rules) error {
+	m := rules.Compile()
+	if err := d.store.SetMapping(ctx, m); err != nil {
+		return err
+	}
+	d.rules.Store(rules)
+	d.mapping.Store(&m)
+	return nil
+}
+
+// serve has everything that is applied from now on written by the ingest
+// server's writer, and given to its streams.
+func (d *documents) serve(s *ingest.Server) {
+	d.do = s.Do
+	d.applied = func(c *rating.Card) { s.SetRateCard(wire.EncodeRateCard(c)) }
+	if card := d.card.Load(); card != nil {
+		d.applied(card)
+	}
+}

@@ -1,0 +1,46 @@
+package collector
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics yields what the collector counts of itself, as it is when asked.
+type metrics struct{ c *Collector }
+
+func desc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("gpuledger_collector_"+name, help, nil, nil)
+}
+
+// Describe describes nothing: the metrics are checked as they are collected.
+func (*metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads the counts.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	s := m.c.ingest.Stats()
+	chunks, bytes := m.c.ingest.Pending()
+	for _, v := range []struct {
+		name, help string
+		kind       prometheus.ValueType
+		value      int64
+	}{
+		{"streams", "Agents connected now.", prometheus.GaugeValue, s.Streams},
+		{"pending_chunks", "Chunks accepted and not stored yet.", prometheus.GaugeValue, chunks},
+		{"pending_bytes", "Memory of the chunks accepted and not stored yet.", prometheus.GaugeValue, bytes},
+		{"chunks_accepted_total", "Chunks accepted.", prometheus.CounterValue, s.Accepted},
+		{"chunks_duplicate_total", "Chunks that were there already.", prometheus.CounterValue, s.Duplicate},
+		{"chunks_conflict_total", "Chunks rejected because other seconds are in their place.", prometheus.CounterValue, s.Conflict},
+		{"chunks_rejected_total", "Chunks rejected because they break a law or limit.", prometheus.CounterValue, s.Rejected},
+		{"chunks_resend_total", "Chunks asked for in full.", prometheus.CounterValue, s.Resend},
+		{"slices_accepted_total", "Slices in accepted chunks.", prometheus.CounterValue, s.Slices},
+		{"rows_committed_total", "Minute rows committed.", prometheus.CounterValue, s.Rows},
+		{"live_windows_total", "Seconds taken live.", prometheus.CounterValue, s.Live},
+		{"live_windows_dropped_total", "Live seconds not kept; their chunks bring them again.", prometheus.CounterValue, s.LiveDropped},
+		{"streams_invalid_total", "Streams ended because of what they sent.", prometheus.CounterValue, s.Invalid},
+		{"streams_superseded_total", "Streams ended by a newer one of their node.", prometheus.CounterValue, s.Superseded},
+		{"unpriced_device_seconds_total", "Device seconds without a price.", prometheus.CounterValue, s.Unpriced},
+		{"commits_total", "Commits of the store.", prometheus.CounterValue, s.Commits},
+		{"commit_failures_total", "Commits that failed and were tried again.", prometheus.CounterValue, s.CommitFailures},
+	} {
+		out <- prometheus.MustNewConstMetric(desc(v.name, v.help), v.kind, float64(v.value))
+	}
+}

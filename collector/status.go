@@ -1,0 +1,46 @@
+package collector
+
+import (
+	"context"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// status tells how the collector and its agents do.
+func (c *Collector) status(ctx context.Context) (*pb.StatusResponse, error) {
+	var from, to attribution.Second
+	err := c.store.View(ctx, func(r store.Reader) (err error) {
+		from, to, err = r.Extent(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	openFrom, openTo := c.ingest.Extent()
+	if openTo > openFrom {
+		if to == from || openFrom < from {
+			from = openFrom
+		}
+		to = max(to, openTo)
+	}
+	res := &pb.StatusResponse{Version: c.deps.Version, Warnings: c.ingest.Warnings()}
+	if to > from {
+		res.FirstSecond, res.LastSecond = int64(from), int64(to-1)
+	}
+	if card := c.docs.card.Load(); card != nil {
+		res.RateCardRevision = card.Revision
+	} else {
+		res.Warnings = append(res.Warnings, "there is no rate card: all device time is UNPRICED until one is applied (gpuledger ratecard apply)")
+	}
+	res.RulesRevision = c.docs.rules.Load().Revision
+	res.PendingChunks, res.PendingBytes = c.ingest.Pending()
+	for _, n := range c.ingest.Nodes() {
+		res.Nodes = append(res.Nodes, &pb.NodeStatus{
+			Cluster: n.Cluster, Node: n.Node, Connected: n.Connected, StoredThrough: int64(n.StoredThrough),
+			VisibleThrough: int64(n.VisibleThrough), AgentVersion: n.AgentVersion,
+		})
+	}
+	return res, nil
+}
