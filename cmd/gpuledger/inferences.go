@@ -61,7 +61,31 @@ func printUnitCosts(w io.Writer, res *pb.UnitCostsResponse, out string) error {
 	if _, err := fmt.Fprintf(w, "%s\n\n", spanText(res.GetFrom(), res.GetTo())); err != nil {
 		return err
 	}
-	return unitCostsTable(res).write(w)
+	if err := unitCostsTable(res).write(w); err != nil {
+		return err
+	}
+	return unitCostsFootnotes(w, res)
+}
+
+// unitCostsFootnotes say what makes the difference to the bill.
+func unitCostsFootnotes(w io.Writer, res *pb.UnitCostsResponse) error {
+	var notes strings.Builder
+	for _, n := range []struct{ cost, text string }{
+		{res.GetTotal().GetUnallocatedCost(), "for time that nobody held"},
+		{res.GetTotal().GetUnattributedCost(), "for use that maps to no owner"},
+	} {
+		if c, ok := figure(n.cost); ok && c.Sign() > 0 {
+			fmt.Fprintf(&notes, "\nNot in these figures, for no owner answers for it: %s %s %s.", moneyText(n.cost), res.GetCurrency(), n.text)
+		}
+	}
+	if u, ok := figure(res.GetTotal().GetUnpricedTimeNs()); ok && u.Sign() > 0 {
+		fmt.Fprintf(&notes, "\n%s GPU hours have NO PRICE: their cost is unknown and not in these figures. See: gpuledger devices", hoursText(res.GetTotal().GetUnpricedTimeNs()))
+	}
+	if notes.Len() == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintln(w, notes.String())
+	return err
 }
 
 func unitCostsTable(res *pb.UnitCostsResponse) *table {
@@ -72,11 +96,7 @@ func unitCostsTable(res *pb.UnitCostsResponse) *table {
 	cur := res.GetCurrency()
 	tab := newTable(append(cols, ">COST "+cur, ">USED", ">INFERENCES", ">PER 1K (ALLOCATION)", ">PER 1K (USAGE)", ">PER 1M TOKENS", ">COVERAGE", "")...)
 	for _, r := range res.GetRows() {
-		var cells []string
-		for i, k := range r.GetKeys() {
-			cells = append(cells, keyText(k, r.GetMissing()[i]))
-		}
-		tab.add(append(cells, unitFigures(r)...)...)
+		tab.add(append(keyCells(r), unitFigures(r)...)...)
 	}
 	if len(res.GetRows()) > 1 {
 		keys := make([]string, len(cols))
@@ -108,14 +128,14 @@ func unitCostsCSV(w io.Writer, res *pb.UnitCostsResponse) error {
 	head = append(head, "allocation_cost"+cur, "usage_cost"+cur, "device_seconds", "used_seconds", "inferences", "failures",
 		"input_tokens", "cached_tokens", "output_tokens",
 		"per_1k_inferences_allocation"+cur, "per_1k_inferences_usage"+cur, "per_1m_tokens_allocation"+cur, "per_1m_tokens_usage"+cur,
-		"coverage", "unpriced_seconds", "reason")
+		"coverage", "unpriced_seconds", "unallocated_cost"+cur, "unattributed_cost"+cur, "reason")
 	var rows [][]string
 	for _, r := range res.GetRows() {
 		row := append([]string{}, r.GetKeys()...)
 		rows = append(rows, append(row, r.GetAllocationCost(), r.GetUsageCost(), secondsText(r.GetDeviceTimeNs()), secondsText(r.GetUsedTimeNs()),
 			r.GetInferences(), r.GetFailures(), r.GetInputTokens(), r.GetCachedTokens(), r.GetOutputTokens(),
 			r.GetPer_1KInferencesAllocation(), r.GetPer_1KInferencesUsage(), r.GetPer_1MTokensAllocation(), r.GetPer_1MTokensUsage(),
-			r.GetCoverage(), secondsText(r.GetUnpricedTimeNs()), r.GetReason()))
+			r.GetCoverage(), secondsText(r.GetUnpricedTimeNs()), r.GetUnallocatedCost(), r.GetUnattributedCost(), r.GetReason()))
 	}
 	return printCSV(w, head, rows)
 }

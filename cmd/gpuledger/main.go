@@ -132,7 +132,7 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		t.data = "" // what is said now counts more than the environment
 		return nil
 	}
-	addGroup(root, "Ask:", newReport(t), newInferences(t), newTop(t), newDevices(t), newVerify(t))
+	addGroup(root, "Ask:", newReport(t), newInferences(t), newTop(t), newDevices(t), newStatus(t), newVerify(t))
 	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
 	addGroup(root, "Set:", newRateCard(t), newRules(t))
 	return root

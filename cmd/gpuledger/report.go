@@ -161,12 +161,33 @@ func reportKeys(res *pb.ReportResponse, row *pb.ReportRow) []string {
 	if res.GetStep() > 0 {
 		cells = append(cells, time.Unix(row.GetTime(), 0).UTC().Format("2006-01-02 15:04:05"))
 	}
+	if row.GetOther() {
+		return append(cells, otherKeys(len(res.GetGroupBy()))...)
+	}
+	return append(cells, keyCells(row)...)
+}
+
+// keyed is a row of any answer.
+type keyed interface {
+	GetKeys() []string
+	GetMissing() []bool
+}
+
+// keyCells shows a row's keys.
+func keyCells(row keyed) []string {
+	var cells []string
+	missing := row.GetMissing()
 	for i, k := range row.GetKeys() {
-		if row.GetOther() {
-			cells = append(cells, "(all others)")
-			continue
-		}
-		cells = append(cells, keyText(k, row.GetMissing()[i]))
+		cells = append(cells, keyText(k, i < len(missing) && missing[i]))
+	}
+	return cells
+}
+
+// otherKeys stand for the keys of the row that sums what a limit left out.
+func otherKeys(n int) []string {
+	cells := make([]string, n)
+	if n > 0 {
+		cells[0] = "(all others)"
 	}
 	return cells
 }
@@ -233,7 +254,11 @@ func reportCSV(w io.Writer, res *pb.ReportResponse) error {
 	for _, r := range res.GetRows() {
 		for _, b := range r.GetByBasis() {
 			row := []string{time.Unix(r.GetTime(), 0).UTC().Format(time.RFC3339)}
-			row = append(row, r.GetKeys()...)
+			if r.GetOther() {
+				row = append(row, otherKeys(len(res.GetGroupBy()))...)
+			} else {
+				row = append(row, r.GetKeys()...)
+			}
 			rows = append(rows, append(row, b.GetBasis(), secondsText(b.GetDeviceTimeNs()), secondsText(b.GetSmActiveNs()),
 				b.GetMemoryByteSeconds(), b.GetEnergyUj(), b.GetCost(), secondsText(b.GetUnpricedTimeNs())))
 		}

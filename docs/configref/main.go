@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 
 	"github.com/gpuledger/gpuledger/agent"
+	"github.com/gpuledger/gpuledger/collector"
 )
 
 //go:embed head.md
@@ -32,9 +33,10 @@ type program struct {
 }
 
 func programs() []program {
-	agentDefaults := agent.DefaultConfig()
+	agentDefaults, collectorDefaults := agent.DefaultConfig(), collector.DefaultConfig()
 	return []program{
 		{"gpuledger-agent", "agent/config.go", agentDefaults.YAML},
+		{"gpuledger-collector", "collector/config.go", collectorDefaults.YAML},
 	}
 }
 

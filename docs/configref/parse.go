@@ -270,8 +270,9 @@ func predicate(doc, name string) string {
 		return doc
 	}
 	rest = strings.TrimPrefix(strings.TrimPrefix(rest, "is "), "are ")
-	if first, _, _ := strings.Cut(rest, " "); strings.ContainsAny(first, ":,") {
-		return rest // a value rather than a word: nvml, debug, host:port
+	first, others, _ := strings.Cut(rest, " ")
+	if strings.ContainsAny(first, ":,") || strings.HasPrefix(others, "or ") {
+		return rest // values rather than words: "host:port", "text or json"
 	}
 	return strings.ToUpper(rest[:1]) + rest[1:]
 }

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+func newStatus(t *target) *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Nodes, how current they are, and what needs attention",
+		Long: `status lists every node that the ledger knows: whether its agent is connected,
+up to when its time is durable (STORED) and up to when questions see it
+(VISIBLE). Below it stands what needs attention, such as devices without a
+price; no warnings means that there are none.`,
+		Example: `  gpuledger status
+  gpuledger status -o json`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkOutput(out, outTable, outJSON); err != nil {
+				return err
+			}
+			return t.with(c.Context(), c.ErrOrStderr(), func(l pb.LedgerClient) error {
+				res, err := l.Status(c.Context(), &pb.StatusRequest{})
+				if err != nil {
+					return err
+				}
+				if out == outJSON {
+					return printJSON(c.OutOrStdout(), res)
+				}
+				return printStatus(c.OutOrStdout(), res)
+			})
+		},
+	}
+	c.Flags().StringVarP(&out, "output", "o", outTable, "table or json")
+	return c
+}
+
+func printStatus(out io.Writer, res *pb.StatusResponse) error {
+	w := &strings.Builder{}
+	fmt.Fprintf(w, "collector %s   %s\n%s, %s, %s to be stored\n\n", keyText(res.GetVersion(), false), spanText(res.GetFirstSecond(), res.GetLastSecond()),
+		revision("rate card", res.GetRateCardRevision(), "no rate card"), revision("rules", res.GetRulesRevision(), "built-in rules"),
+		plural(int(res.GetPendingChunks()), "chunk"))
+	if len(res.GetNodes()) == 0 {
+		fmt.Fprintln(w, "No nodes yet. Is an agent connected?")
+	} else {
+		tab := newTable("CLUSTER", "NODE", "AGENT", "STORED (UTC)", "VISIBLE (UTC)")
+		for _, n := range res.GetNodes() {
+			agent := "away"
+			if n.GetConnected() {
+				agent = "connected " + n.GetAgentVersion()
+			}
+			tab.add(keyText(n.GetCluster(), false), keyText(n.GetNode(), false), keyText(agent, false), momentText(n.GetStoredThrough()), momentText(n.GetVisibleThrough()))
+		}
+		if err := tab.write(w); err != nil {
+			return err
+		}
+	}
+	for _, warning := range res.GetWarnings() {
+		fmt.Fprintf(w, "\n! %s\n", keyText(warning, false))
+	}
+	_, err := io.WriteString(out, w.String())
+	return err
+}
+
+func revision(what string, n uint32, none string) string {
+	if n == 0 {
+		return none
+	}
+	return fmt.Sprintf("%s revision %d", what, n)
+}
+
+func momentText(second int64) string {
+	if second == 0 {
+		return unknown
+	}
+	return time.Unix(second, 0).UTC().Format("2006-01-02 15:04:05")
+}
