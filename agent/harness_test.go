@@ -142,8 +142,8 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 			l.mu.Lock()
 			l.closed++
 			l.mu.Unlock()
-			missing[x.Closed.GetChunk().GetSequence()] = true
-			answer = &pb.ToAgent{Message: &pb.ToAgent_Resend{Resend: &pb.Resend{Boot: hello.GetBoot(), Sequence: x.Closed.GetChunk().GetSequence()}}}
+			missing[x.Closed.GetSequence()] = true
+			answer = &pb.ToAgent{Message: &pb.ToAgent_Resend{Resend: &pb.Resend{Boot: hello.GetBoot(), Sequence: x.Closed.GetSequence()}}}
 		case *pb.FromAgent_Flush:
 			l.mu.Lock()
 			l.flushes++

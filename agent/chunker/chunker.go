@@ -23,7 +23,6 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/attribution"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
@@ -51,9 +50,10 @@ type Options struct {
 	// replay does without: it reads its recording again.
 	Journal bool
 	// Live is given each second once it is durable (and only then: it needs
-	// Journal), with its roster's encoding. It must not block. Seal then syncs
-	// the spool every second.
-	Live func(s attribution.Second, rosterID attribution.Fingerprint, roster []byte, m *pb.Live)
+	// Journal), as a chunk of one second, with its roster's fingerprint. It
+	// must not block, nor keep more of it than the roster. Seal then syncs the
+	// spool every second.
+	Live func(second *attribution.Chunk, rosterID attribution.Fingerprint)
 	// Unpriced is told of a device without a price, once per device and
 	// Pricer. It must not keep the pointer.
 	Unpriced func(d *attribution.Device, s attribution.Second)

@@ -310,23 +310,20 @@ func TestLiveIsDurableAndMakesTheChunk(t *testing.T) {
 	fsys := memfs.New()
 	sp := openSpool(t, fsys, spool.Options{})
 	var seconds []*attribution.Chunk
-	c := newChunker(t, sp, chunker.Options{Journal: true, Live: func(s attribution.Second, id attribution.Fingerprint, b []byte, m *pb.Live) {
+	c := newChunker(t, sp, chunker.Options{Journal: true, Live: func(second *attribution.Chunk, id attribution.Fingerprint) {
+		s := second.Key.Sequence
 		if next := openSpool(t, fsys.Crash(nil), spool.Options{}).Next(); next != s+1 {
 			t.Errorf("second %d went out before it was durable: next is %d", s, next)
 		}
-		var mr pb.Roster
-		if err := proto.Unmarshal(b, &mr); err != nil {
-			t.Fatal(err)
+		if second.Seconds != 1 || second.Roster.Fingerprint() != id {
+			t.Errorf("%d seconds under roster %v, not %v", second.Seconds, second.Roster.Fingerprint(), id)
 		}
-		roster, err := wire.DecodeRoster(&mr)
-		if err != nil || roster.Fingerprint() != id {
-			t.Fatal(err)
+		if err := second.Check(); err != nil {
+			t.Error(err)
 		}
-		live, err := wire.DecodeLive(m, "c", "n", boot, roster)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seconds = append(seconds, live)
+		live := *second // the slices are the chunker's
+		live.Windows = slices.Clone(second.Windows)
+		seconds = append(seconds, &live)
 	}})
 	n := newNode(3, 2)
 	for s := start; s < start+7; s++ {

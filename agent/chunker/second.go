@@ -30,7 +30,8 @@ func (c *Chunker) journal(s attribution.Second, from mark) {
 		return
 	}
 	if c.o.Live != nil {
-		c.o.Live(s, one.roster.id, one.roster.encoding, wire.EncodeLive(one.facts, one.roster.id))
+		one.facts.Roster = one.roster.facts
+		c.o.Live(one.facts, one.roster.id)
 	}
 }
 

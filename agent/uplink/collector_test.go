@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -23,9 +25,23 @@ import (
 	"github.com/gpuledger/gpuledger/agent/uplink"
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bubble is synctest.Test with empty pools before and after: a pooled
+// compressor holds a channel, which belongs to the bubble that made it.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	empty := func() {
+		runtime.GC()
+		runtime.GC()
+	}
+	empty()
+	defer empty()
+	synctest.Test(t, f)
+}
 
 const start = attribution.Second(1_700_000_000)
 
@@ -43,6 +59,7 @@ type collector struct {
 	stored  map[int64][]byte // bodies; nil where announced
 	order   []int64          // every chunk as it came, announced or not
 	lives   int
+	alone   int // of them, told by no base
 	flushes int
 	pending int // chunks in a row not acknowledged
 	most    int
@@ -81,61 +98,93 @@ func (c *collector) Stream(s pb.Ingest_StreamServer) error {
 	if c.onHello != nil {
 		c.onHello(s)
 	}
-	rosters, lives := map[string]bool{}, map[int64]bool{}
-	newest := int64(0)
+	seen := seen{rosters: map[attribution.Fingerprint]*attribution.Roster{}, lives: map[int64]bool{}}
 	for err == nil {
 		if m, err = s.Recv(); err != nil {
 			return err
 		}
-		err = c.take(s, m, rosters, lives, &newest)
+		err = c.take(s, m, &seen)
 	}
 	return err
 }
 
-func (c *collector) take(s pb.Ingest_StreamServer, m *pb.FromAgent, rosters map[string]bool, lives map[int64]bool, newest *int64) error {
+// seen is what came on one stream.
+type seen struct {
+	rosters map[attribution.Fingerprint]*attribution.Roster
+	decoder wire.LiveDecoder
+	lives   map[int64]bool
+	newest  int64
+}
+
+func (c *collector) take(s pb.Ingest_StreamServer, m *pb.FromAgent, seen *seen) error {
 	switch x := m.GetMessage().(type) {
 	case *pb.FromAgent_Roster:
-		rosters[x.Roster.GetMethods()[0]] = true
-	case *pb.FromAgent_Live:
-		c.mu.Lock()
-		c.lives++
-		c.mu.Unlock()
-		if !rosters[string(x.Live.GetRosterId())] {
-			c.fail("live second before its roster")
+		r, err := wire.DecodeRoster(x.Roster)
+		if err != nil {
+			c.fail("%v", err)
+			return err
 		}
-		lives[x.Live.GetColumns().GetFirstSecond()] = true
+		seen.rosters[r.Fingerprint()] = r
+	case *pb.FromAgent_Live:
+		c.live(x.Live, seen)
 	case *pb.FromAgent_Flush:
 		c.mu.Lock()
 		c.flushes++
 		c.mu.Unlock()
 		if c.keep {
-			return c.ack(s, *newest)
+			return c.ack(s, seen.newest)
 		}
 	case *pb.FromAgent_Chunk:
-		return c.chunk(s, x.Chunk, rosters, newest)
+		if seen.rosters[attribution.Fingerprint(x.Chunk.GetRosterId())] == nil {
+			c.fail("chunk %d before its roster", x.Chunk.GetSequence())
+		}
+		return c.chunk(s, x.Chunk, seen)
 	case *pb.FromAgent_Closed:
-		for q := x.Closed.GetChunk().GetSequence(); q < x.Closed.GetChunk().GetSequence()+int64(x.Closed.GetChunk().GetSeconds()); q++ {
-			if !lives[q] {
-				c.fail("chunk %d announced without second %d", x.Closed.GetChunk().GetSequence(), q)
+		for q := x.Closed.GetSequence(); q < x.Closed.GetSequence()+int64(x.Closed.GetSeconds()); q++ {
+			if !seen.lives[q] {
+				c.fail("chunk %d announced without second %d", x.Closed.GetSequence(), q)
 			}
 		}
-		return c.chunk(s, x.Closed.GetChunk(), rosters, newest)
+		return c.chunk(s, &pb.Chunk{Sequence: x.Closed.GetSequence(), Seconds: x.Closed.GetSeconds()}, seen)
 	default:
 		c.fail("message %T", x)
 	}
 	return nil
 }
 
-func (c *collector) chunk(s pb.Ingest_StreamServer, m *pb.Chunk, rosters map[string]bool, newest *int64) error {
-	if !rosters[string(m.GetRosterId())] {
-		c.fail("chunk %d before its roster", m.GetSequence())
+func (c *collector) live(m *pb.Live, seen *seen) {
+	c.mu.Lock()
+	c.lives++
+	if m.GetBase() == 0 {
+		c.alone++
 	}
+	c.mu.Unlock()
+	id, err := seen.decoder.RosterID(m)
+	if err == nil && seen.rosters[id] == nil {
+		err = errors.New("came before its roster")
+	}
+	if err != nil {
+		c.fail("live second: %v", err)
+		return
+	}
+	second, err := seen.decoder.Decode(m, "", "n", boot, seen.rosters[id])
+	if err != nil {
+		c.fail("%v", err)
+		return
+	}
+	if want := second.Key.Sequence; second.Windows[0].Energy != int64(want)%1000 {
+		c.fail("live second %d arrived with energy %d", want, second.Windows[0].Energy)
+	}
+	seen.lives[int64(second.Key.Sequence)] = true
+}
+
+func (c *collector) chunk(s pb.Ingest_StreamServer, m *pb.Chunk, seen *seen) error {
 	c.mu.Lock()
 	c.order = append(c.order, m.GetSequence())
 	c.pending++
 	c.most = max(c.most, c.pending)
 	c.mu.Unlock()
-	*newest = max(*newest, m.GetSequence())
+	seen.newest = max(seen.newest, m.GetSequence())
 	if c.onChunk != nil {
 		if handled, err := c.onChunk(s, m); handled || err != nil {
 			return err
@@ -145,7 +194,7 @@ func (c *collector) chunk(s pb.Ingest_StreamServer, m *pb.Chunk, rosters map[str
 	if c.keep {
 		return nil
 	}
-	return c.ack(s, *newest)
+	return c.ack(s, seen.newest)
 }
 
 func (c *collector) store(m *pb.Chunk) {
@@ -245,15 +294,19 @@ func (w *world) end() {
 	}
 }
 
-// roster's only method is its id, which is how the collector knows it.
-func roster(n byte) (attribution.Fingerprint, []byte) {
-	id := attribution.Fingerprint(bytes.Repeat([]byte{'a' + n}, 16))
-	b, _ := proto.Marshal(&pb.Roster{Methods: []string{string(id[:])}})
-	return id, b
+// roster is one of many.
+func roster(n byte) *attribution.Roster {
+	return &attribution.Roster{
+		Devices: []attribution.Device{{ID: "GPU", Node: "n", Sensors: attribution.SensorEnergy}},
+		Owners:  []attribution.Owner{{}},
+		Methods: []string{fmt.Sprintf("method %d", n)},
+	}
 }
 
-func rosterAt(s attribution.Second) (attribution.Fingerprint, []byte) {
-	return roster(byte(s / 600 % 20))
+func rosterAt(s attribution.Second) (r *attribution.Roster, id attribution.Fingerprint, encoding []byte) {
+	r = roster(byte(s / 600 % 20))
+	encoding, _ = proto.Marshal(wire.EncodeRoster(r))
+	return r, r.Fingerprint(), encoding
 }
 
 func body(sequence attribution.Second) []byte { return fmt.Appendf(nil, "body of %d", sequence) }
@@ -262,7 +315,7 @@ func body(sequence attribution.Second) []byte { return fmt.Appendf(nil, "body of
 func (w *world) append(n int) {
 	w.t.Helper()
 	for range n {
-		id, r := rosterAt(w.next)
+		_, id, r := rosterAt(w.next)
 		b, err := proto.Marshal(&pb.Chunk{Boot: boot[:], Sequence: int64(w.next), Seconds: 10, RosterId: id[:], Body: body(w.next)})
 		if err == nil {
 			err = w.sp.AppendChunk(spool.Chunk{Sequence: w.next, Seconds: 10, RosterID: id, Body: b}, r)
@@ -279,8 +332,12 @@ func (w *world) append(n int) {
 
 // live offers one second.
 func (w *world) live(s attribution.Second) {
-	id, r := rosterAt(s)
-	w.up.Live(s, id, r, &pb.Live{RosterId: id[:], Columns: &pb.Columns{FirstSecond: int64(s), Seconds: 1}})
+	r, id, _ := rosterAt(s)
+	second := attribution.BuildChunk(attribution.ChunkKey{Node: "n", Boot: boot, Sequence: s}, 1, r.Facts(), []attribution.DeviceWindow{{
+		Second: s, Energy: int64(s) % 1000, Slices: []attribution.Slice{{Basis: attribution.Unallocated, Time: attribution.WindowNanos}},
+	}}, nil)
+	w.up.Live(second, id)
+	second.Windows[0].Slices[0].Time = -1 // the caller's memory is its own again
 }
 
 func (w *world) drain() {

@@ -77,7 +77,7 @@ func (u *Uplink) resend(s *session, r *pb.Resend) {
 	u.mu.Lock()
 	known := u.ours(r.GetBoot()) && s.find(sequence) >= 0
 	if known {
-		s.resend[sequence] = struct{}{}
+		s.resend[sequence], s.anew = struct{}{}, true
 		u.status.Resends++
 		u.signal()
 	}

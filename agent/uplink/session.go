@@ -14,11 +14,14 @@ import (
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // maxRosters is how many rosters a stream is remembered to have been sent. One
 // more, and they are forgotten, and sent again when needed: that is harmless.
-const maxRosters = 1024
+// It is half of what a collector remembers (its limits.rosters), so that none
+// is referred to that the collector has forgotten.
+const maxRosters = 32
 
 // DialOptions are what a connection to the collector should have: keepalive,
 // so that a silently lost peer is noticed within half a minute, and no retries
@@ -38,6 +41,7 @@ type session struct {
 	// The sender's own.
 	sent    attribution.Second // the newest chunk sent
 	rosters map[attribution.Fingerprint]struct{}
+	lives   wire.LiveEncoder
 	wentOut map[attribution.Second]struct{} // seconds sent live and not yet in a chunk
 	flushed uint64                          // Flush requests answered
 	flushAt attribution.Second              // sent, when the last Flush went out
@@ -47,6 +51,7 @@ type session struct {
 	newest   attribution.Second // ever in flight
 	bytes    int64
 	resend   map[attribution.Second]struct{} // of those in flight
+	anew     bool                            // the next live second is to stand alone
 }
 
 // flight is a chunk that was sent and not yet acknowledged.
@@ -252,16 +257,14 @@ func (u *Uplink) sendChunk(s *session, c *spool.Chunk, announce bool) error {
 	if err := proto.Unmarshal(c.Body, m); err != nil {
 		return u.unreadable(s, c.Sequence, fmt.Errorf("%w: %w", spool.ErrCorrupt, err))
 	}
-	if err := u.sendRoster(s, c.RosterID, func() ([]byte, error) { return u.o.Spool.Roster(c.Sequence) }); err != nil {
+	out := &pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: m}}
+	if announce {
+		out.Message = &pb.FromAgent_Closed{Closed: wire.CloseChunk(m)}
+	} else if err := u.sendRoster(s, c.RosterID, func() ([]byte, error) { return u.o.Spool.Roster(c.Sequence) }); err != nil {
 		if errors.Is(err, spool.ErrCorrupt) {
 			return u.unreadable(s, c.Sequence, err)
 		}
 		return err
-	}
-	out := &pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: m}}
-	if announce {
-		m.Body = nil
-		out.Message = &pb.FromAgent_Closed{Closed: &pb.ChunkClosed{Chunk: m}}
 	}
 	u.mu.Lock()
 	if announce {
@@ -283,41 +286,15 @@ func (u *Uplink) sendRoster(s *session, id attribution.Fingerprint, encoding fun
 	if err != nil {
 		return err
 	}
-	m := &pb.Roster{}
-	if err := proto.Unmarshal(b, m); err != nil {
+	// One that the collector can't read would end this stream and every next.
+	if err := proto.Unmarshal(b, &pb.Roster{}); err != nil {
 		return fmt.Errorf("roster %v: %w: %w", id, spool.ErrCorrupt, err)
 	}
 	if len(s.rosters) >= maxRosters {
 		clear(s.rosters)
 	}
 	s.rosters[id] = struct{}{}
-	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: m}})
-}
-
-// takeLive is the next live second that is not in a chunk sent already.
-func (u *Uplink) takeLive(s *session) (liveSecond, bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for len(u.live.seconds) > 0 {
-		l := u.live.pop()
-		if l.second > s.sent {
-			u.status.LiveSent++
-			return l, true
-		}
-		u.status.LiveDropped++
-	}
-	return liveSecond{}, false
-}
-
-func (u *Uplink) sendLive(s *session, l *liveSecond) error {
-	if err := u.sendRoster(s, l.rosterID, func() ([]byte, error) { return l.roster, nil }); err != nil {
-		return err
-	}
-	if len(s.wentOut) >= 8*attribution.ChunkSeconds {
-		clear(s.wentOut) // their chunks never came: those travel in full if they do
-	}
-	s.wentOut[l.second] = struct{}{}
-	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: l.message}})
+	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: wire.PackRoster(b)}})
 }
 
 // sendFlush passes a request to flush on, once for every state of the stream.

@@ -13,7 +13,8 @@
 // when a stream ends is sent again on the next. A chunk whose seconds all went
 // out live on this very stream is only announced: the collector has its
 // windows. Live seconds are for freshness alone: they are dropped, and counted,
-// whenever they would have to wait.
+// whenever they would have to wait. Each is told by the last one sent; the first
+// of a stream, and the first after a Resend, stands alone.
 //
 // The collector is not trusted: what it says about chunks that were never sent
 // on the stream is ignored and counted.
@@ -195,13 +196,14 @@ func (u *Uplink) ended(err error, wait time.Duration) {
 		"node", u.o.Node, "err", err, "retry_in", wait)
 }
 
-// Live offers a durable second for sending now. It never blocks: where the
-// stream is down, behind or slow, the second is dropped, and its chunk travels
-// in full. The roster's encoding and the message are kept until sent.
-func (u *Uplink) Live(s attribution.Second, rosterID attribution.Fingerprint, roster []byte, m *pb.Live) {
+// Live offers a durable second, a chunk of one second, for sending now. It
+// never blocks: where the stream is down, behind or slow, the second is
+// dropped, and its chunk travels in full. rosterID is its roster's
+// fingerprint. The roster must not change; the rest is copied.
+func (u *Uplink) Live(second *attribution.Chunk, rosterID attribution.Fingerprint) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.session == nil || !u.live.push(liveSecond{s, rosterID, roster, m}, &u.o) {
+	if u.session == nil || !u.live.push(second, rosterID, &u.o) {
 		u.status.LiveDropped++
 		return
 	}
@@ -270,43 +272,4 @@ func (u *Uplink) signal() {
 	case u.wake <- struct{}{}:
 	default:
 	}
-}
-
-// liveSecond is a live second that waits to be sent.
-type liveSecond struct {
-	second   attribution.Second
-	rosterID attribution.Fingerprint
-	roster   []byte
-	message  *pb.Live
-}
-
-// bytes is about what it holds in memory.
-func (l *liveSecond) bytes() int {
-	c := l.message.GetColumns()
-	return len(l.roster) + 8*(len(c.GetTimeNsDelta())+len(c.GetIdleSmNs())+len(c.GetMemoryByteSecondsDelta())+
-		3*len(c.GetSliceCount())+2*len(c.GetTallyValue())) + 256
-}
-
-// liveQueue is a short queue of live seconds.
-type liveQueue struct {
-	seconds []liveSecond
-	bytes   int
-}
-
-func (q *liveQueue) push(l liveSecond, o *Options) bool {
-	n := l.bytes()
-	if len(q.seconds) >= o.LiveSeconds || q.bytes+n > o.LiveBytes {
-		return false
-	}
-	q.seconds = append(q.seconds, l)
-	q.bytes += n
-	return true
-}
-
-func (q *liveQueue) pop() (l liveSecond) {
-	l = q.seconds[0]
-	q.seconds[0] = liveSecond{} // let go of it
-	q.seconds = q.seconds[1:]
-	q.bytes -= l.bytes()
-	return l
 }

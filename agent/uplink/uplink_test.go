@@ -19,7 +19,7 @@ import (
 // TestLaw5AnHourAway: what was appended while the collector was away arrives,
 // complete and in order.
 func TestLaw5AnHourAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		away := time.Now().Add(time.Hour)
 		col := &collector{storedThrough: 77}
 		w := newWorld(t, col, func(o *uplink.Options) { o.Client = flaky{o.Client, func() bool { return time.Now().Before(away) }} })
@@ -50,7 +50,7 @@ type flaky struct {
 }
 
 func TestLiveThenAnnounced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{}
 		w := newWorld(t, col, nil)
 		defer w.end()
@@ -68,6 +68,9 @@ func TestLiveThenAnnounced(t *testing.T) {
 		}
 		w.drain()
 		w.complete(true)
+		if col.alone != 1 {
+			t.Fatalf("%d live seconds told by no other", col.alone)
+		}
 		if st := w.up.Status(); st.LiveSent != 49 || st.LiveDropped != 1 || st.ChunksClosed != 4 || st.ChunksSent != 1 || col.lives != 49 {
 			t.Fatalf("%+v", st)
 		}
@@ -78,7 +81,7 @@ func TestLiveThenAnnounced(t *testing.T) {
 }
 
 func TestLiveIsDroppedWhileBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{keep: true}
 		w := newWorld(t, col, func(o *uplink.Options) { o.InFlightChunks = 4 })
 		defer w.end()
@@ -97,7 +100,7 @@ func TestLiveIsDroppedWhileBehind(t *testing.T) {
 
 // TestLaw4ReconnectSendsAgain ends streams with chunks in flight.
 func TestLaw4ReconnectSendsAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{}
 		seen := 0
 		col.onChunk = func(_ pb.Ingest_StreamServer, c *pb.Chunk) (bool, error) {
@@ -129,7 +132,7 @@ func TestLaw4ReconnectSendsAgain(t *testing.T) {
 }
 
 func TestBackoffGrowsAndResets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{}
 		fails := 0
 		col.onHello = func(s pb.Ingest_StreamServer) {
@@ -166,7 +169,7 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 }
 
 func TestResendAndReject(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{}
 		again := map[int64]int{}
 		col.asked = map[int64]bool{}
@@ -194,6 +197,12 @@ func TestResendAndReject(t *testing.T) {
 		}
 		w.append(1)
 		synctest.Wait()
+		w.live(w.next) // the collector may lack what it would be told by
+		w.live(w.next + 1)
+		synctest.Wait()
+		if col.alone != 2 || col.lives != 12 {
+			t.Fatalf("%d of %d live seconds told by no other", col.alone, col.lives)
+		}
 		w.append(5)
 		w.drain()
 		for s := start; s < w.next; s += 10 {
@@ -220,7 +229,7 @@ func TestResendAndReject(t *testing.T) {
 
 // TestHostileCollector says things about chunks that were never sent.
 func TestHostileCollector(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{keep: true}
 		col.onHello = func(s pb.Ingest_StreamServer) {
 			for _, m := range []*pb.ToAgent{
@@ -254,7 +263,7 @@ func TestHostileCollector(t *testing.T) {
 }
 
 func TestRateCardsAndSilence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var got []uint32
 		col := &collector{cards: []*pb.RateCard{{Revision: 1}, {Revision: 2}}}
 		w := newWorld(t, col, func(o *uplink.Options) {
@@ -267,7 +276,7 @@ func TestRateCardsAndSilence(t *testing.T) {
 			t.Fatalf("cards %v", got)
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{silent: true}
 		w := newWorld(t, col, nil)
 		defer w.end()
@@ -289,11 +298,11 @@ func TestRateCardsAndSilence(t *testing.T) {
 
 // TestDamagedChunk gives up what the disk has lost, and only that.
 func TestDamagedChunk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		col := &collector{}
 		w := newWorld(t, col, nil)
 		defer w.end()
-		id, r := rosterAt(w.next)
+		_, id, r := rosterAt(w.next)
 		if err := w.sp.AppendChunk(chunkOf(w.next, id, []byte("\xff not a message")), r); err != nil {
 			t.Fatal(err)
 		}

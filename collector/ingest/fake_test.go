@@ -193,7 +193,6 @@ type agent struct {
 	p     *pipe
 	drop  context.CancelFunc
 	ended chan error // the handler's
-	deaf  bool
 
 	mu      sync.Mutex
 	got     []*pb.ToAgent
@@ -201,6 +200,7 @@ type agent struct {
 	onAck   func(attribution.Second)
 	wg      sync.WaitGroup
 	rosters map[attribution.Fingerprint]bool
+	lives   wire.LiveEncoder
 }
 
 type rig struct {
@@ -246,7 +246,7 @@ func (r *rig) drain() {
 		r.t.Errorf("drain: %v", err)
 	}
 	for _, a := range r.agents {
-		<-a.ended
+		r.t.Logf("stream of %v ended: %v", a.id, <-a.ended)
 		a.hangUp()
 	}
 	r.stop()
@@ -317,17 +317,17 @@ func (a *agent) send(m *pb.FromAgent) bool {
 	}
 }
 
-func (a *agent) roster(c *attribution.Chunk) attribution.Fingerprint {
-	id := c.Roster.Fingerprint()
+func (a *agent) roster(r *attribution.Roster) attribution.Fingerprint {
+	id := r.Fingerprint()
 	if !a.rosters[id] {
 		a.rosters[id] = true
-		a.send(&pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: wire.EncodeRoster(c.Roster)}})
+		a.send(&pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: wire.EncodeRoster(r)}})
 	}
 	return id
 }
 
 func (a *agent) encode(c *attribution.Chunk) *pb.Chunk {
-	m, err := wire.EncodeChunk(c, a.roster(c))
+	m, err := wire.EncodeChunk(c, c.Roster.Fingerprint())
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -335,17 +335,22 @@ func (a *agent) encode(c *attribution.Chunk) *pb.Chunk {
 }
 
 func (a *agent) chunk(c *attribution.Chunk) bool {
+	a.roster(c.Roster)
 	return a.send(&pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: a.encode(c)}})
 }
 
 func (a *agent) live(c *attribution.Chunk) {
-	a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: wire.EncodeLive(c, a.roster(c))}})
+	m, err := a.lives.Encode(c, c.Roster.Fingerprint())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	r, _ := a.lives.Roster()
+	a.roster(r)
+	a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: m}})
 }
 
 func (a *agent) closed(c *attribution.Chunk) {
-	m := a.encode(c)
-	m.Body = nil
-	a.send(&pb.FromAgent{Message: &pb.FromAgent_Closed{Closed: &pb.ChunkClosed{Chunk: m}}})
+	a.send(&pb.FromAgent{Message: &pb.FromAgent_Closed{Closed: wire.CloseChunk(a.encode(c))}})
 }
 
 func (a *agent) flush() { a.send(&pb.FromAgent{Message: &pb.FromAgent_Flush{Flush: &pb.Flush{}}}) }
@@ -496,5 +501,8 @@ func (m *memStore) wantExactly(t interface {
 		}
 	}
 }
+
+// maxSecond is after everything.
+const maxSecond = attribution.MaxSecond + 100
 
 var errBoom = errors.New("boom")

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protodelim"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -24,29 +23,32 @@ func FuzzStream(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	closed := proto.CloneOf(full)
-	closed.Body = nil
-	live := secondsOf(c)
-	roster := func(c *attribution.Chunk) *pb.FromAgent {
-		return &pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: wire.EncodeRoster(c.Roster)}}
+	roster := func(r *attribution.Roster) *pb.FromAgent {
+		return &pb.FromAgent{Message: &pb.FromAgent_Roster{Roster: wire.EncodeRoster(r)}}
 	}
 	chunk := &pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: full}}
 	flush := &pb.FromAgent{Message: &pb.FromAgent_Flush{Flush: &pb.Flush{}}}
 	var lives []*pb.FromAgent
-	for _, l := range live {
-		lives = append(lives, roster(l), &pb.FromAgent{Message: &pb.FromAgent_Live{Live: wire.EncodeLive(l, l.Roster.Fingerprint())}})
+	var e wire.LiveEncoder
+	for _, l := range secondsOf(c) {
+		m, err := e.Encode(l, l.Roster.Fingerprint())
+		if err != nil {
+			f.Fatal(err)
+		}
+		r, _ := e.Roster()
+		lives = append(lives, roster(r), &pb.FromAgent{Message: &pb.FromAgent_Live{Live: m}})
 	}
-	end := &pb.FromAgent{Message: &pb.FromAgent_Closed{Closed: &pb.ChunkClosed{Chunk: closed}}}
+	end := &pb.FromAgent{Message: &pb.FromAgent_Closed{Closed: wire.CloseChunk(full)}}
 	f.Add(pack(f, chunk, chunk, flush, end))
 	f.Add(pack(f, append(lives, end, flush, chunk)...))
 	f.Add(pack(f, append(lives[:7], end, chunk)...))
-	f.Add(pack(f, roster(c), flush, helloOf("c", "n", boot[:])))
+	f.Add(pack(f, roster(c.Roster), flush, helloOf("c", "n", boot[:])))
 
 	f.Fuzz(func(t *testing.T, data []byte) {
 		st := newMemStore()
 		r := start(t, st, quick())
 		a := r.connect(id, boot)
-		a.roster(c)
+		a.roster(c.Roster)
 		in := bytes.NewReader(data)
 		for range 64 {
 			m := &pb.FromAgent{}

@@ -30,7 +30,7 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	case *pb.FromAgent_Chunk:
 		return st.takeChunk(ctx, m.Chunk)
 	case *pb.FromAgent_Closed:
-		return st.takeClosed(ctx, m.Closed.GetChunk())
+		return st.takeClosed(ctx, m.Closed)
 	case *pb.FromAgent_Flush:
 		st.flush()
 		return nil
@@ -41,11 +41,7 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	}
 }
 
-func (st *stream) roster(b []byte) (*roster, error) {
-	id, err := wire.RosterID(b)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
+func (st *stream) roster(id attribution.Fingerprint) (*roster, error) {
 	r := st.rosters.get(id)
 	if r == nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "roster %v is not here (any more): connect again and send it before what refers to it", id)
@@ -54,12 +50,20 @@ func (st *stream) roster(b []byte) (*roster, error) {
 }
 
 func (st *stream) takeLive(m *pb.Live) error {
-	r, err := st.roster(m.GetRosterId())
+	rosterID, err := st.lives.RosterID(m)
+	if errors.Is(err, wire.ErrNoBase) {
+		st.s.count.liveDropped.Add(1) // its chunk will be asked for in full
+		return nil
+	}
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "live second: %v", err)
+	}
+	r, err := st.roster(rosterID)
 	if err != nil {
 		return err
 	}
 	id := st.node.id
-	c, err := wire.DecodeLive(m, id.cluster, id.node, st.boot, r.facts.Roster())
+	c, err := st.lives.Decode(m, id.cluster, id.node, st.boot, r.facts.Roster())
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "live second: %v", err)
 	}
@@ -100,7 +104,11 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	if err != nil {
 		return err
 	}
-	r, err := st.roster(m.GetRosterId())
+	id, err := wire.RosterID(m.GetRosterId())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	r, err := st.roster(id)
 	if err != nil {
 		return err
 	}
@@ -131,17 +139,13 @@ func (st *stream) newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster) *chunk 
 const rosterMemory = 4
 
 // takeClosed makes a chunk from the seconds that went live.
-func (st *stream) takeClosed(ctx context.Context, m *pb.Chunk) error {
-	key, err := st.key(m)
-	if err != nil {
-		return err
-	}
-	id, err := wire.RosterID(m.GetRosterId())
+func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
+	n := st.node
+	key, err := wire.ClosedKey(m, n.id.cluster, n.id.node, st.boot)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	end := key.Sequence + attribution.Second(m.GetSeconds())
-	n := st.node
 	n.mu.Lock()
 	if n.has.judge(span{key.Sequence, end, key.Boot}) == duplicate {
 		defer n.mu.Unlock()
@@ -156,23 +160,33 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.Chunk) error {
 	n.mu.Unlock()
 
 	c, ok := rebuild(key, int(m.GetSeconds()), seconds)
-	if !ok || c.Check() != nil || c.Roster.Fingerprint() != id {
+	if !ok || c.Check() != nil {
 		return st.resend(key)
 	}
-	full, err := wire.EncodeChunk(c, id)
+	r, err := st.rosterOf(c)
+	if err != nil {
+		return st.resend(key)
+	}
+	c.Roster = r.facts.Roster() // equal, and what it is folded by
+	full, err := wire.EncodeChunk(c, r.stored.ID)
 	if err != nil || string(full.Digest) != string(m.GetDigest()) {
 		return st.resend(key)
 	}
-	r := st.rosters.get(id)
-	if r == nil {
-		// The chunk's own roster need not be one of its seconds'.
-		if r, err = decodeRoster(wire.EncodeRoster(c.Roster)); err != nil {
-			return st.resend(key)
-		}
-		st.rosters.put(r)
-	}
-	c.Roster = r.facts.Roster() // equal, and folded by its facts
 	return st.admit(ctx, st.newChunk(c, full, r))
+}
+
+// rosterOf is the roster of a chunk that was made here, kept like one that was
+// sent: the next chunk mostly has the same.
+func (st *stream) rosterOf(c *attribution.Chunk) (*roster, error) {
+	if r := st.rosters.get(c.Roster.Fingerprint()); r != nil {
+		return r, nil
+	}
+	r, err := decodeRoster(wire.EncodeRoster(c.Roster))
+	if err != nil {
+		return nil, err
+	}
+	st.rosters.put(r)
+	return r, nil
 }
 
 // admit accepts a chunk that keeps the laws, waiting for memory if it must.
@@ -290,16 +304,11 @@ func (s *Server) tooEarlyOrLate(c *attribution.Chunk) string {
 	switch {
 	case c.Key.Sequence < 0:
 		return "it lies before 1970"
-	case c.End() > maxSecond:
-		return "it lies beyond any clock"
 	case !s.o.AllowFuture && c.End() > attribution.Second(s.o.Clock().Add(MaxAhead).Unix()):
 		return "it lies more than an hour after the collector's clock: check the node's clock"
 	}
 	return ""
 }
-
-// maxSecond is 2^53: far beyond any clock, and small enough to count with.
-const maxSecond attribution.Second = 1 << 53
 
 func sliceCount(c *attribution.Chunk) (n int64) {
 	for i := range c.Windows {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Limits of what an agent may say of itself. A node's name is a DNS name.
@@ -40,6 +41,7 @@ type stream struct {
 
 	// The receiver's own.
 	rosters rosters
+	lives   wire.LiveDecoder
 	counted *roster // whose memory has been counted
 
 	// Guarded by the node's mutex.

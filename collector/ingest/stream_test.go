@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -148,7 +149,9 @@ func TestStuckStreamHarmsNobody(t *testing.T) {
 		t.Error(err)
 	}
 	hangUp() // what stopping gRPC does
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("the stuck stream ended well")
+	}
 	a.hangUp()
 	r.stop()
 	if err := <-r.ran; err != nil {
@@ -176,16 +179,22 @@ func TestHostileMessagesEndTheStreamOrAreRejected(t *testing.T) {
 		}, code: codes.InvalidArgument},
 		"bad live": {send: func(a *agent) {
 			x := good.Roster.Fingerprint()
-			a.roster(good)
-			a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: &pb.Live{RosterId: x[:], Columns: &pb.Columns{Seconds: 1, DeviceStep: []uint32{9}}}}})
+			a.roster(good.Roster)
+			b, err := proto.Marshal(&pb.Columns{Seconds: 1, DeviceStep: []uint32{9}})
+			if err != nil {
+				a.t.Fatal(err)
+			}
+			a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: &pb.Live{RosterId: x[:], Plain: b}}})
 		}, code: codes.InvalidArgument},
 		"foreign roster": {send: func(a *agent) { a.chunk(foreign) }, reject: true},
 		"broken body": {send: func(a *agent) {
+			a.roster(good.Roster)
 			m := a.encode(good)
 			m.Body = m.Body[:len(m.Body)/2]
 			a.send(&pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: m}})
 		}, reject: true},
 		"other digest": {send: func(a *agent) {
+			a.roster(good.Roster)
 			m := a.encode(good)
 			m.Digest = make([]byte, 32)
 			a.send(&pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: m}})

@@ -3,6 +3,10 @@ package wire_test
 import (
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
@@ -42,6 +46,68 @@ func BenchmarkDecodeChunk(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(len(m.GetBody()))/float64(n), "B/slice")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/slice")
+		})
+	}
+}
+
+// seconds of a chunk, each a chunk of its own under the chunk's roster.
+func secondsOf(c *attribution.Chunk) []*attribution.Chunk {
+	out := make([]*attribution.Chunk, c.Seconds)
+	for i := range out {
+		one := &attribution.Chunk{Key: c.Key, Seconds: 1, Roster: c.Roster}
+		one.Key.Sequence += attribution.Second(i)
+		for _, w := range c.Windows {
+			if w.Second == one.Key.Sequence {
+				one.Windows = append(one.Windows, w)
+			}
+		}
+		for _, t := range c.Tallies {
+			if t.Second == one.Key.Sequence {
+				one.Tallies = append(one.Tallies, t)
+			}
+		}
+		out[i] = one
+	}
+	return out
+}
+
+// BenchmarkLive is a stream of the seconds of one chunk over and over, each
+// told by the one before; the first of ten stands alone.
+func BenchmarkLive(b *testing.B) {
+	for _, s := range shapes {
+		c := s.chunk()
+		id, seconds := c.Roster.Fingerprint(), secondsOf(c)
+		messages := make([]*pb.Live, len(seconds))
+		var e wire.LiveEncoder
+		bytes, n := 0, slicesOf(c)
+		for i, x := range seconds {
+			messages[i] = must(e.Encode(x, id))
+			bytes += proto.Size(messages[i])
+		}
+		b.Run(s.name+"/encode", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, x := range seconds {
+					if _, err := e.Encode(x, id); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(bytes)/float64(n), "B/slice")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/slice")
+		})
+		b.Run(s.name+"/decode", func(b *testing.B) {
+			var d wire.LiveDecoder
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, m := range messages {
+					if _, err := d.Decode(m, c.Key.Cluster, c.Key.Node, c.Key.Boot, c.Roster); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(bytes)/float64(n), "B/slice")
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/slice")
 		})
 	}

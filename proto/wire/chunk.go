@@ -20,7 +20,7 @@ import (
 func Digest(c *attribution.Chunk, rosterID attribution.Fingerprint) ([sha256.Size]byte, error) {
 	w := borrow()
 	defer w.giveBack()
-	if err := w.encode(c); err != nil {
+	if err := w.encode(c, nil); err != nil {
 		return [sha256.Size]byte{}, err
 	}
 	return digest(c.Key, c.Seconds, rosterID, w.plain), nil
@@ -50,7 +50,7 @@ func digest(key attribution.ChunkKey, seconds int, rosterID attribution.Fingerpr
 func EncodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Chunk, error) {
 	w := borrow()
 	defer w.giveBack()
-	if err := w.encode(c); err != nil {
+	if err := w.encode(c, nil); err != nil {
 		return nil, err
 	}
 	d := digest(c.Key, c.Seconds, rosterID, w.plain)
@@ -83,7 +83,7 @@ func DecodeChunk(m *pb.Chunk, cluster, node string, roster *attribution.Roster) 
 	}
 	w := borrow()
 	defer w.giveBack()
-	if err := w.unpack(m.GetBody()); err != nil {
+	if err := w.unpack("chunk.body", m.GetBody()); err != nil {
 		return nil, err
 	}
 	if d := digest(key, int(m.GetSeconds()), rosterID, w.plain); string(d[:]) != string(m.GetDigest()) {
@@ -98,17 +98,31 @@ func DecodeChunk(m *pb.Chunk, cluster, node string, roster *attribution.Roster) 
 	return DecodeColumns(&w.columns, key, roster)
 }
 
-// ChunkKey is the key of a chunk that came on a node's stream, with or without
-// its body.
+// ChunkKey is the key of a chunk that came on a node's stream.
 func ChunkKey(m *pb.Chunk, cluster, node string) (attribution.ChunkKey, error) {
 	boot, err := Boot(m.GetBoot())
 	if err != nil {
 		return attribution.ChunkKey{}, err
 	}
-	if s := m.GetSeconds(); s < 1 || s > attribution.ChunkSeconds {
-		return attribution.ChunkKey{}, malformed(4, "chunk.seconds", "%d: want 1 to 10", s)
+	return chunkKey(cluster, node, boot, m.GetSequence(), m.GetSeconds())
+}
+
+// ClosedKey is the key of a chunk that was announced on a node's stream.
+func ClosedKey(m *pb.ChunkClosed, cluster, node string, boot attribution.Boot) (attribution.ChunkKey, error) {
+	return chunkKey(cluster, node, boot, m.GetSequence(), m.GetSeconds())
+}
+
+func chunkKey(cluster, node string, boot attribution.Boot, sequence int64, seconds uint32) (attribution.ChunkKey, error) {
+	if seconds < 1 || seconds > attribution.ChunkSeconds {
+		return attribution.ChunkKey{}, malformed(4, "chunk.seconds", "%d: want 1 to 10", seconds)
 	}
-	return attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot, Sequence: attribution.Second(m.GetSequence())}, nil
+	return attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot, Sequence: attribution.Second(sequence)}, nil
+}
+
+// CloseChunk announces a chunk whose seconds went live: of its message, what
+// does not follow from them.
+func CloseChunk(m *pb.Chunk) *pb.ChunkClosed {
+	return &pb.ChunkClosed{Sequence: m.GetSequence(), Seconds: m.GetSeconds(), Digest: m.GetDigest()}
 }
 
 // Boot reads a boot id.
@@ -167,9 +181,12 @@ func (w *workspace) giveBack() {
 }
 
 // encode fills plain.
-func (w *workspace) encode(c *attribution.Chunk) error {
+func (w *workspace) encode(c *attribution.Chunk, b base) error {
 	emptyColumns(&w.columns)
-	encodeColumns(c, &w.columns)
+	encodeColumns(c, b, &w.columns)
+	if len(b) > 0 {
+		w.columns.FirstSecond -= int64(b[0].Second)
+	}
 	var err error
 	w.plain, err = proto.MarshalOptions{Deterministic: true}.MarshalAppend(w.plain[:0], &w.columns)
 	if err != nil {
@@ -181,24 +198,24 @@ func (w *workspace) encode(c *attribution.Chunk) error {
 	return nil
 }
 
-// unpack fills plain.
-func (w *workspace) unpack(body []byte) error {
+// unpack fills plain from a field of a message.
+func (w *workspace) unpack(field string, body []byte) error {
 	if len(body) > MaxBody {
-		return malformed(8, "chunk.body", "%d bytes: at most %d are taken", len(body), MaxBody)
+		return malformed(8, field, "%d bytes: at most %d are taken", len(body), MaxBody)
 	}
 	var h zstd.Header
 	if err := h.Decode(body); err != nil {
-		return malformed(4, "chunk.body", "is not zstd: %v", err)
+		return malformed(4, field, "is not zstd: %v", err)
 	}
 	if !h.HasFCS || h.FrameContentSize > MaxColumns {
-		return malformed(8, "chunk.body", "says no size within %d bytes", MaxColumns)
+		return malformed(8, field, "says no size within %d bytes", MaxColumns)
 	}
 	if n := int(h.FrameContentSize); cap(w.plain) < n {
 		w.plain = make([]byte, 0, n)
 	}
 	var err error
 	if w.plain, err = w.decoder.DecodeAll(body, w.plain[:0:h.FrameContentSize]); err != nil {
-		return malformed(4, "chunk.body", "can't be decompressed: %v", err)
+		return malformed(4, field, "can't be decompressed: %v", err)
 	}
 	return nil
 }

@@ -11,27 +11,33 @@ import (
 // The columns must cover the seconds from key.Sequence on. The chunk shares
 // nothing with m; it keeps the roster.
 func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
+	return decodeColumns(m, nil, key, roster)
+}
+
+func decodeColumns(m *pb.Columns, b base, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
 	if attribution.Second(m.GetFirstSecond()) != key.Sequence {
 		return nil, malformed(4, "columns.first_second", "%d in chunk %d", m.GetFirstSecond(), key.Sequence)
 	}
 	if s := m.GetSeconds(); s < 1 || s > attribution.ChunkSeconds {
 		return nil, malformed(4, "columns.seconds", "%d: want 1 to 10", s)
 	}
-	slices, err := countSlices(m)
+	windows := len(m.GetSliceCount())
+	if windows == 0 {
+		windows = len(b)
+	}
+	slices, err := countSlices(m, b, windows)
 	if err != nil {
 		return nil, err
 	}
 	c := &attribution.Chunk{Key: key, Seconds: int(m.GetSeconds()), Roster: roster}
-	d := newColumnsReader(m, make([]attribution.Slice, slices))
-	if n := len(m.GetSliceCount()); n > 0 {
-		c.Windows = make([]attribution.DeviceWindow, n)
+	d := newColumnsReader(m, b, make([]attribution.Slice, slices))
+	if windows > 0 {
+		c.Windows = make([]attribution.DeviceWindow, windows)
 	}
-	before := &attribution.DeviceWindow{}
 	for i := range c.Windows {
-		if err := d.window(c, i, before); err != nil {
+		if err := d.window(c, i); err != nil {
 			return nil, err
 		}
-		before = &c.Windows[i]
 	}
 	if field := d.unread(); field != "" {
 		return nil, malformed(4, "columns."+field, "does not have as many entries as slice_count tells")
@@ -45,19 +51,23 @@ func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.
 	return c, nil
 }
 
-// countSlices finds how many slices the windows have, within the limits.
-func countSlices(m *pb.Columns) (int, error) {
-	counts := m.GetSliceCount()
-	if err := checkCount("columns.slice_count", len(counts), MaxWindows); err != nil {
+// countSlices finds how many slices the windows have, within the limits. With
+// a base whose devices do not match in place, it may be off.
+func countSlices(m *pb.Columns, b base, windows int) (int, error) {
+	counts := column[uint32]{values: m.GetSliceCount()}
+	if err := checkCount("columns.slice_count", windows, MaxWindows); err != nil {
 		return 0, err
 	}
 	total, last := 0, 0
-	for i, n := range counts {
+	for i := range windows {
+		n := counts.next()
 		if n > MaxSlices {
 			return 0, malformed(8, "columns.slice_count", "%d slices in window %d: at most %d are taken", n, i, MaxSlices)
 		}
 		if n > 0 {
 			last = int(n)
+		} else if k := b.sliceCount(i); k > 0 {
+			last = k
 		}
 		if total += last; total > MaxSlices {
 			return 0, malformed(8, "columns.slice_count", "more than %d slices", MaxSlices)
@@ -85,14 +95,17 @@ func (c *column[T]) next() T {
 func (c *column[T]) whole() bool { return len(c.values) == 0 || c.n == len(c.values) }
 
 type columnsReader struct {
-	arena []attribution.Slice // the chunk's slices not yet given to a window
+	base  base
+	arena []attribution.Slice // not yet given to a window
+	given int                 // slices
 
 	deviceStep, secondStep, sliceCount, ownerBasisStep column[uint32]
 	method, energy, price, revision, time, sm, memory  column[int64]
 }
 
-func newColumnsReader(m *pb.Columns, arena []attribution.Slice) *columnsReader {
+func newColumnsReader(m *pb.Columns, b base, arena []attribution.Slice) *columnsReader {
 	return &columnsReader{
+		base:           b,
 		arena:          arena,
 		deviceStep:     column[uint32]{values: m.GetDeviceStep()},
 		secondStep:     column[uint32]{values: m.GetSecondStep()},
@@ -134,18 +147,14 @@ func (d *columnsReader) unread() string {
 
 // window reads window i of the chunk. Sums of hostile steps may wrap around:
 // what comes out is judged, here where it must be and else by Check.
-func (d *columnsReader) window(c *attribution.Chunk, i int, before *attribution.DeviceWindow) error {
+func (d *columnsReader) window(c *attribution.Chunk, i int) error {
 	w := &c.Windows[i]
-	w.Device = before.Device + d.deviceStep.next()
-	expected := c.Key.Sequence
-	var previous []attribution.Slice
-	if i > 0 && w.Device == before.Device {
-		expected, previous = before.Second+1, before.Slices
-	}
-	w.Second = expected + attribution.Second(d.secondStep.next())
+	w.Device = d.base.device(c, i) + d.deviceStep.next()
+	r := d.base.reference(c, i)
+	w.Second = r.second + attribution.Second(d.secondStep.next())
 
-	method := int64(before.Method) + d.method.next()
-	revision := int64(before.Price.Revision) + d.revision.next()
+	method := int64(r.window.Method) + d.method.next()
+	revision := int64(r.window.Price.Revision) + d.revision.next()
 	w.Method, w.Price.Revision = uint16(method), uint32(revision)
 	if int64(w.Method) != method {
 		return malformed(4, "columns.method_delta", "window %d: method %d is out of range", i, method)
@@ -153,8 +162,8 @@ func (d *columnsReader) window(c *attribution.Chunk, i int, before *attribution.
 	if int64(w.Price.Revision) != revision {
 		return malformed(6, "columns.price_revision_delta", "window %d: revision %d is out of range", i, revision)
 	}
-	w.Energy = before.Energy + d.energy.next()
-	w.Price.PerHour = before.Price.PerHour + money.Amount(d.price.next())
+	w.Energy = r.window.Energy + d.energy.next()
+	w.Price.PerHour = r.window.Price.PerHour + money.Amount(d.price.next())
 	if w.Energy < 0 || w.Price.PerHour < 0 {
 		return malformed(1, "columns", "window %d: energy %d µJ or price %d nano is negative", i, w.Energy, w.Price.PerHour)
 	}
@@ -162,18 +171,32 @@ func (d *columnsReader) window(c *attribution.Chunk, i int, before *attribution.
 	n := int(d.sliceCount.next())
 	same := n == 0
 	if same {
-		if n = len(previous); n == 0 {
+		if n = len(r.slices); n == 0 {
 			return malformed(1, "columns.slice_count", "window %d is its device's first, and has no slices", i)
 		}
 	}
+	if err := d.give(w, n); err != nil {
+		return err
+	}
+	if err := d.pairs(w.Slices, r.slices, same, i); err != nil {
+		return err
+	}
+	if err := d.times(w.Slices, r.slices, same, i); err != nil {
+		return err
+	}
+	d.activity(w.Slices, r.slices, same)
+	return nil
+}
+
+// give gives a window its slices.
+func (d *columnsReader) give(w *attribution.DeviceWindow, n int) error {
+	if d.given += n; d.given > MaxSlices {
+		return malformed(8, "columns.slice_count", "more than %d slices", MaxSlices)
+	}
+	if len(d.arena) < n { // the base's devices are others
+		d.arena = make([]attribution.Slice, n)
+	}
 	w.Slices, d.arena = d.arena[:n:n], d.arena[n:]
-	if err := d.pairs(w.Slices, previous, same, i); err != nil {
-		return err
-	}
-	if err := d.times(w.Slices, previous, same, i); err != nil {
-		return err
-	}
-	d.activity(w.Slices, previous, same)
 	return nil
 }
 

@@ -9,29 +9,22 @@ import (
 // must be one that [attribution.Chunk.Check] passes.
 func EncodeColumns(c *attribution.Chunk) *pb.Columns {
 	m := &pb.Columns{}
-	encodeColumns(c, m)
+	encodeColumns(c, nil, m)
 	return m
 }
 
 // encodeColumns appends to m, whose columns are empty.
-func encodeColumns(c *attribution.Chunk, m *pb.Columns) {
+func encodeColumns(c *attribution.Chunk, b base, m *pb.Columns) {
 	m.FirstSecond, m.Seconds = int64(c.Key.Sequence), uint32(c.Seconds)
-	none := attribution.DeviceWindow{}
-	before := &none // the window before in the column
 	for i := range c.Windows {
-		w := &c.Windows[i]
-		expected := c.Key.Sequence
-		var previous []attribution.Slice // of the same device
-		if i > 0 && w.Device == before.Device {
-			expected, previous = before.Second+1, before.Slices
-		}
-		same := samePairs(previous, w.Slices)
-		m.DeviceStep = append(m.DeviceStep, w.Device-before.Device)
-		m.SecondStep = append(m.SecondStep, uint32(w.Second-expected))
-		m.MethodDelta = append(m.MethodDelta, int64(w.Method)-int64(before.Method))
-		m.EnergyUjDelta = append(m.EnergyUjDelta, w.Energy-before.Energy)
-		m.PriceNanoPerHourDelta = append(m.PriceNanoPerHourDelta, int64(w.Price.PerHour-before.Price.PerHour))
-		m.PriceRevisionDelta = append(m.PriceRevisionDelta, int64(w.Price.Revision)-int64(before.Price.Revision))
+		w, r := &c.Windows[i], b.reference(c, i)
+		same := samePairs(r.slices, w.Slices)
+		m.DeviceStep = append(m.DeviceStep, w.Device-b.device(c, i))
+		m.SecondStep = append(m.SecondStep, uint32(w.Second-r.second))
+		m.MethodDelta = append(m.MethodDelta, int64(w.Method)-int64(r.window.Method))
+		m.EnergyUjDelta = append(m.EnergyUjDelta, w.Energy-r.window.Energy)
+		m.PriceNanoPerHourDelta = append(m.PriceNanoPerHourDelta, int64(w.Price.PerHour-r.window.Price.PerHour))
+		m.PriceRevisionDelta = append(m.PriceRevisionDelta, int64(w.Price.Revision)-int64(r.window.Price.Revision))
 		if same {
 			m.SliceCount = append(m.SliceCount, 0)
 		} else {
@@ -43,12 +36,14 @@ func encodeColumns(c *attribution.Chunk, m *pb.Columns) {
 				last = pair
 			}
 		}
-		encodeTimes(w.Slices, previous, same, m)
-		encodeActivity(w.Slices, previous, m)
-		before = w
+		encodeTimes(w.Slices, r.slices, same, m)
+		encodeActivity(w.Slices, r.slices, m)
 	}
 	encodeTallies(c, m)
 	dropZeros(m)
+	if len(b) > 0 && len(b) == len(c.Windows) {
+		dropIfZero(&m.SliceCount)
+	}
 }
 
 func encodeTimes(ss, previous []attribution.Slice, same bool, m *pb.Columns) {

@@ -1,27 +1,210 @@
 package wire
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
-// EncodeLive puts one sealed second, a chunk of one second, into its message.
-func EncodeLive(c *attribution.Chunk, rosterID attribution.Fingerprint) *pb.Live {
+// ErrNoBase says that a live second is told by another that is not here. It is
+// harmless: the second's chunk will be asked for in full.
+var ErrNoBase = errors.New("the live second's base is not here")
+
+// maxBase is how many windows and slices a second may have to be a base: what
+// a stream keeps stays within 64 KiB, and is 2 KiB for 8 devices of 4 slices.
+// The next second after a larger one stands alone; compression finds in it
+// what the base would have told.
+const maxBase = 1280
+
+// tryZstd is the size from which on zstd of a live second may be smaller: its
+// own tables take about 100 bytes.
+const tryZstd = 256
+
+// LiveEncoder puts the seconds of one stream into messages, in the order in
+// which they are sent: each is told by the one before. Its roster grows with
+// what occurs, so that it does not change with every owner that comes and
+// goes. The zero value begins a stream. One goroutine uses it.
+type LiveEncoder struct {
+	roster   *attribution.Roster // that the messages refer to; nil: none yet
+	rosterID attribution.Fingerprint
+
+	own     attribution.Fingerprint // of the last second's own roster,
+	numbers numbering               // whose entries have these numbers in roster
+
+	last, next keptSecond
+}
+
+// Encode puts a sealed second, a chunk of one second that
+// [attribution.Chunk.Check] passes, into the stream's next message. rosterID
+// is its roster's fingerprint. The roster that the message refers to is
+// [LiveEncoder.Roster]; the other side needs it first. The encoder keeps the
+// chunk's roster and nothing else. It fails where the second exceeds what
+// Decode takes, and goes on with the next.
+func (e *LiveEncoder) Encode(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Live, error) {
 	if c.Seconds != 1 {
 		panic("BUG: wire: a live window is one second")
 	}
-	return &pb.Live{RosterId: rosterID[:], Columns: EncodeColumns(c)}
-}
-
-// DecodeLive reads a live second of a node as a chunk of one second, checked
-// like any. The roster must be the one that RosterID names.
-func DecodeLive(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
-	if _, err := RosterID(m.GetRosterId()); err != nil {
+	e.enroll(c.Roster, rosterID)
+	e.next.keep(c.Windows, &e.numbers)
+	one := attribution.Chunk{
+		Key: c.Key, Seconds: 1, Roster: e.roster, Windows: e.next.windows, Tallies: e.numbers.tallies(c.Tallies),
+	}
+	b := base(e.last.windows)
+	if len(b) > 0 && (b[0].Second == 0 || b[0].Second >= c.Key.Sequence || len(c.Windows) == 0) {
+		b = nil
+	}
+	m, err := encodeLive(&one, b)
+	if err != nil {
+		e.Reset()
 		return nil, err
 	}
-	if s := m.GetColumns().GetSeconds(); s != 1 {
-		return nil, malformed(4, "live.columns.seconds", "%d: want 1", s)
+	if len(b) == 0 {
+		id := e.rosterID
+		m.RosterId = id[:]
+	} else {
+		m.Base = int64(b[0].Second)
 	}
-	key := attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot, Sequence: attribution.Second(m.GetColumns().GetFirstSecond())}
-	return DecodeColumns(m.GetColumns(), key, roster)
+	e.last, e.next = e.next, e.last
+	e.last.bound()
+	e.next.bound()
+	return m, nil
+}
+
+// Roster is what the last message refers to, and its fingerprint. It is
+// canonical, does not change, and holds at least what occurs in the second.
+func (e *LiveEncoder) Roster() (*attribution.Roster, attribution.Fingerprint) {
+	return e.roster, e.rosterID
+}
+
+// Reset has the next second stand alone: the other side may have lost the
+// last.
+func (e *LiveEncoder) Reset() { e.last.windows = nil }
+
+// encodeLive fills in the columns.
+func encodeLive(c *attribution.Chunk, b base) (*pb.Live, error) {
+	w := borrow()
+	defer w.giveBack()
+	if err := w.encode(c, b); err != nil {
+		return nil, err
+	}
+	if len(w.plain) >= tryZstd {
+		w.packed = w.encoder.EncodeAll(w.plain, w.packed[:0])
+		if len(w.packed) > MaxBody {
+			return nil, malformed(8, "live.zstd", "%d bytes: at most %d travel", len(w.packed), MaxBody)
+		}
+		if len(w.packed) < len(w.plain) {
+			return &pb.Live{Zstd: append([]byte(nil), w.packed...)}, nil
+		}
+	}
+	return &pb.Live{Plain: append([]byte(nil), w.plain...)}, nil
+}
+
+// LiveDecoder reads the live seconds of one stream. The zero value begins a
+// stream. One goroutine uses it.
+type LiveDecoder struct {
+	rosterID attribution.Fingerprint // of last
+	last     keptSecond
+}
+
+// RosterID is the fingerprint of the roster that the stream's next message
+// refers to. Where that follows from a base that is not here, it fails with
+// ErrNoBase.
+func (d *LiveDecoder) RosterID(m *pb.Live) (attribution.Fingerprint, error) {
+	if m.GetBase() == 0 {
+		return RosterID(m.GetRosterId())
+	}
+	if len(m.GetRosterId()) > 0 {
+		return d.rosterID, malformed(4, "live.roster_id", "is there, and so is a base: its is meant")
+	}
+	if b := d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
+		return d.rosterID, fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
+	}
+	return d.rosterID, nil
+}
+
+// Decode reads the stream's next message, a live second of a node, as a chunk
+// of one second, checked like any. The roster must be the one that RosterID
+// names. It fails with ErrNoBase as RosterID does; the stream goes on.
+func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
+	id, err := d.RosterID(m)
+	if err != nil {
+		return nil, err
+	}
+	var b base
+	if m.GetBase() != 0 {
+		b = d.last.windows
+	}
+	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster)
+	if err != nil {
+		d.last.windows = nil
+		return nil, err
+	}
+	d.rosterID = id
+	d.last.keep(c.Windows, nil)
+	d.last.bound()
+	return c, nil
+}
+
+// decodeLive reads the columns, and the key's sequence from them.
+func decodeLive(m *pb.Live, b base, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
+	w := borrow()
+	defer w.giveBack()
+	if len(m.GetZstd()) == 0 {
+		if len(m.GetPlain()) > MaxColumns {
+			return nil, malformed(8, "live.plain", "%d bytes: at most %d are taken", len(m.GetPlain()), MaxColumns)
+		}
+		w.plain = append(w.plain[:0], m.GetPlain()...)
+	} else if err := w.unpack("live.zstd", m.GetZstd()); err != nil {
+		return nil, err
+	}
+	if err := w.decode(); err != nil {
+		return nil, err
+	}
+	if s := w.columns.GetSeconds(); s != 1 {
+		return nil, malformed(4, "live.seconds", "%d: want 1", s)
+	}
+	if len(b) > 0 {
+		step := w.columns.GetFirstSecond()
+		if step < 1 || step > int64(attribution.MaxSecond) {
+			return nil, malformed(4, "live.first_second", "%d after its base", step)
+		}
+		w.columns.FirstSecond += int64(b[0].Second)
+	}
+	key.Sequence = attribution.Second(w.columns.GetFirstSecond())
+	return decodeColumns(&w.columns, b, key, roster)
+}
+
+// keptSecond is the windows of a live second, in memory of its own.
+type keptSecond struct {
+	windows []attribution.DeviceWindow
+	slices  []attribution.Slice // the windows'
+}
+
+// keep copies windows, in new numbers unless n is nil.
+func (k *keptSecond) keep(ws []attribution.DeviceWindow, n *numbering) {
+	total := 0
+	for i := range ws {
+		total += len(ws[i].Slices)
+	}
+	if cap(k.slices) < total {
+		k.slices = make([]attribution.Slice, 0, total)
+	}
+	k.windows, k.slices = append(k.windows[:0], ws...), k.slices[:0]
+	for i := range k.windows {
+		w, at := &k.windows[i], len(k.slices)
+		k.slices = append(k.slices, w.Slices...)
+		w.Slices = k.slices[at:len(k.slices):len(k.slices)]
+	}
+	if n != nil && !n.same {
+		n.windows(k.windows)
+	}
+}
+
+// bound lets go of a second that is too large to be a base.
+func (k *keptSecond) bound() {
+	if len(k.windows)+len(k.slices) > maxBase {
+		*k = keptSecond{}
+	}
 }

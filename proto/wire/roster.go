@@ -3,6 +3,9 @@ package wire
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -65,9 +68,56 @@ func encodeLabels(ls attribution.Labels) []*pb.Label {
 	return m
 }
 
-// DecodeRoster translates a roster and checks its bounds and kinds. That it is
-// canonical, and of the right node, [attribution.Chunk.Check] sees.
+// PackRoster compresses the encoding of a roster's message for travelling.
+func PackRoster(encoding []byte) *pb.Roster {
+	w := borrow()
+	defer w.giveBack()
+	w.packed = w.encoder.EncodeAll(encoding, w.packed[:0])
+	return &pb.Roster{Zstd: append([]byte(nil), w.packed...)}
+}
+
+// unpackRoster is the message that PackRoster compressed.
+func unpackRoster(packed []byte) (*pb.Roster, error) {
+	w := borrow()
+	defer w.giveBack()
+	if err := w.unpack("roster.zstd", packed); err != nil {
+		return nil, err
+	}
+	if len(w.plain) > MaxRoster {
+		return nil, malformed(8, "roster.zstd", "%d bytes are in it: at most %d are taken", len(w.plain), MaxRoster)
+	}
+	// Two bytes of text can become an entry of 200: count before allocating.
+	entries := 0
+	for b := w.plain; len(b) > 0; entries++ {
+		_, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return nil, malformed(4, "roster.zstd", "can't be read: %v", protowire.ParseError(n))
+		}
+		b = b[n:]
+	}
+	if err := checkCount("roster.zstd", entries, MaxDevices+MaxOwners+MaxMethods+MaxSubjects+MaxMeasures); err != nil {
+		return nil, err
+	}
+	m := &pb.Roster{}
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(w.plain, m); err != nil {
+		return nil, malformed(4, "roster.zstd", "can't be read: %v", err)
+	}
+	if len(m.GetZstd()) > 0 {
+		return nil, malformed(4, "roster.zstd", "is in itself")
+	}
+	return m, nil
+}
+
+// DecodeRoster translates a roster, packed or not, and checks its bounds and
+// kinds. That it is canonical, and of the right node,
+// [attribution.Chunk.Check] sees.
 func DecodeRoster(m *pb.Roster) (*attribution.Roster, error) {
+	if z := m.GetZstd(); len(z) > 0 {
+		var err error
+		if m, err = unpackRoster(z); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range []struct {
 		field    string
 		n, limit int

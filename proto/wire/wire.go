@@ -12,6 +12,9 @@
 // energy of slices are not among them, since [attribution.Rate] derives them.
 // Compression is not deterministic over versions of the compressor, so the
 // digest that identifies a body is of what is inside.
+//
+// A live second is the same columns over one second, told by the second before
+// it on the same stream, which [LiveEncoder] and [LiveDecoder] keep.
 package wire
 
 import (
@@ -36,6 +39,7 @@ const (
 
 	MaxBody    = 1 << 20  // bytes of a chunk's body as it travels
 	MaxColumns = 16 << 20 // bytes of the columns in it
+	MaxRoster  = 4 << 20  // bytes of a roster's encoding
 )
 
 // ErrMalformed is wrapped by every [Malformed].

@@ -166,17 +166,6 @@ func TestLaw4AChunkArrivesAsItWasSent(t *testing.T) {
 	})
 }
 
-func TestLaw4ALiveSecondArrivesAsItWasSent(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := genChunk(t, 1)
-		got, err := wire.DecodeLive(wire.EncodeLive(c, c.Roster.Fingerprint()), "c", "n", c.Key.Boot, c.Roster)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same(t, got, c)
-	})
-}
-
 func TestLaw1RealisticChunksArriveWhole(t *testing.T) {
 	for _, s := range shapes {
 		c := s.chunk()
@@ -264,11 +253,13 @@ func TestSmallOnTheWire(t *testing.T) {
 	}
 }
 
+func pack(b []byte) []byte { return must(zstd.NewWriter(nil)).EncodeAll(b, nil) }
+
 // repack gives a message another body, with a digest that fits.
 func repack(m *pb.Chunk, c *attribution.Chunk, columns *pb.Columns) *pb.Chunk {
 	plain := must(proto.MarshalOptions{Deterministic: true}.Marshal(columns))
 	out := proto.CloneOf(m)
-	out.Body = must(zstd.NewWriter(nil)).EncodeAll(plain, nil)
+	out.Body = pack(plain)
 	d := wire.DigestOfColumns(c.Key, int(m.GetSeconds()), c.Roster.Fingerprint(), plain)
 	out.Digest = d[:]
 	return out
@@ -277,7 +268,6 @@ func repack(m *pb.Chunk, c *attribution.Chunk, columns *pb.Columns) *pb.Chunk {
 func TestHostileChunksAreRefused(t *testing.T) {
 	c := shape{devices: 2, owners: 2, seconds: 5, reserved: true, tallies: true}.chunk()
 	good := must(wire.EncodeChunk(c, c.Roster.Fingerprint()))
-	pack := func(b []byte) []byte { return must(zstd.NewWriter(nil)).EncodeAll(b, nil) }
 	type message struct {
 		chunk   *pb.Chunk
 		columns *pb.Columns
@@ -362,12 +352,6 @@ func TestHostileChunksAreRefused(t *testing.T) {
 	}
 	if _, err := wire.DecodeChunk(nil, "c", "n", c.Roster); !errors.Is(err, wire.ErrMalformed) {
 		t.Errorf("no message: %v", err)
-	}
-	if _, err := wire.DecodeLive(nil, "c", "n", c.Key.Boot, c.Roster); !errors.Is(err, wire.ErrMalformed) {
-		t.Errorf("no live message: %v", err)
-	}
-	if _, err := wire.DecodeLive(&pb.Live{RosterId: good.GetRosterId(), Columns: wire.EncodeColumns(c)}, "c", "n", c.Key.Boot, c.Roster); !errors.Is(err, wire.ErrMalformed) {
-		t.Errorf("five live seconds: %v", err)
 	}
 }
 

@@ -138,7 +138,7 @@ type FromAgent_Hello struct {
 }
 
 type FromAgent_Roster struct {
-	Roster *Roster `protobuf:"bytes,2,opt,name=roster,proto3,oneof"` // before the first chunk or live window of this stream that refers to it
+	Roster *Roster `protobuf:"bytes,2,opt,name=roster,proto3,oneof"` // before the first chunk or live second of this stream that refers to it
 }
 
 type FromAgent_Live struct {
@@ -239,10 +239,21 @@ func (x *Hello) GetVersion() string {
 
 // Live is one sealed second, for freshness: visible at once, durable when its
 // chunk is. It is not acknowledged.
+//
+// Most seconds are told by their base, the live second before them on this
+// stream: their columns then hold the differences to it (ledger.proto). A
+// collector that does not have that base drops the second; its chunk will be
+// asked for in full. The first second of a stream, and the first under another
+// roster, stands alone. So may any other.
+//
+// The roster may hold more than what occurs in the second.
 type Live struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RosterId      []byte                 `protobuf:"bytes,1,opt,name=roster_id,json=rosterId,proto3" json:"roster_id,omitempty"`
-	Columns       *Columns               `protobuf:"bytes,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	RosterId []byte                 `protobuf:"bytes,1,opt,name=roster_id,json=rosterId,proto3" json:"roster_id,omitempty"` // 16 bytes; with a base empty: it is the base's
+	Base     int64                  `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`                        // Unix second of the base; 0: none, the second stands alone
+	// One of the two: the encoding of the Columns, or zstd of it.
+	Plain         []byte `protobuf:"bytes,3,opt,name=plain,proto3" json:"plain,omitempty"`
+	Zstd          []byte `protobuf:"bytes,4,opt,name=zstd,proto3" json:"zstd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,19 +295,37 @@ func (x *Live) GetRosterId() []byte {
 	return nil
 }
 
-func (x *Live) GetColumns() *Columns {
+func (x *Live) GetBase() int64 {
 	if x != nil {
-		return x.Columns
+		return x.Base
+	}
+	return 0
+}
+
+func (x *Live) GetPlain() []byte {
+	if x != nil {
+		return x.Plain
+	}
+	return nil
+}
+
+func (x *Live) GetZstd() []byte {
+	if x != nil {
+		return x.Zstd
 	}
 	return nil
 }
 
 // ChunkClosed says that all windows of a chunk have been sent live on this
-// stream, so that the body need not travel again. A collector that has not
-// kept them all, or finds another digest, answers Resend.
+// stream, so that neither its body nor its roster need travel again. A
+// collector that has not kept them all, or finds another digest, answers
+// Resend.
 type ChunkClosed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Chunk         *Chunk                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"` // without body
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Chunk; the boot is the Hello's.
+	Sequence      int64  `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Seconds       uint32 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,9 +360,23 @@ func (*ChunkClosed) Descriptor() ([]byte, []int) {
 	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *ChunkClosed) GetChunk() *Chunk {
+func (x *ChunkClosed) GetSequence() int64 {
 	if x != nil {
-		return x.Chunk
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ChunkClosed) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *ChunkClosed) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
 	}
 	return nil
 }
@@ -742,12 +785,16 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
 	"\x04boot\x18\x03 \x01(\fR\x04boot\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"T\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\"a\n" +
 	"\x04Live\x12\x1b\n" +
-	"\troster_id\x18\x01 \x01(\fR\brosterId\x12/\n" +
-	"\acolumns\x18\x02 \x01(\v2\x15.gpuledger.v1.ColumnsR\acolumns\"8\n" +
-	"\vChunkClosed\x12)\n" +
-	"\x05chunk\x18\x01 \x01(\v2\x13.gpuledger.v1.ChunkR\x05chunk\"\a\n" +
+	"\troster_id\x18\x01 \x01(\fR\brosterId\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\x03R\x04base\x12\x14\n" +
+	"\x05plain\x18\x03 \x01(\fR\x05plain\x12\x12\n" +
+	"\x04zstd\x18\x04 \x01(\fR\x04zstd\"[\n" +
+	"\vChunkClosed\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\a\n" +
 	"\x05Flush\"\x85\x02\n" +
 	"\aToAgent\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.gpuledger.v1.WelcomeH\x00R\awelcome\x12%\n" +
@@ -798,8 +845,7 @@ var file_gpuledger_v1_ingest_proto_goTypes = []any{
 	(*Reject)(nil),      // 9: gpuledger.v1.Reject
 	(*Roster)(nil),      // 10: gpuledger.v1.Roster
 	(*Chunk)(nil),       // 11: gpuledger.v1.Chunk
-	(*Columns)(nil),     // 12: gpuledger.v1.Columns
-	(*RateCard)(nil),    // 13: gpuledger.v1.RateCard
+	(*RateCard)(nil),    // 12: gpuledger.v1.RateCard
 }
 var file_gpuledger_v1_ingest_proto_depIdxs = []int32{
 	1,  // 0: gpuledger.v1.FromAgent.hello:type_name -> gpuledger.v1.Hello
@@ -808,20 +854,18 @@ var file_gpuledger_v1_ingest_proto_depIdxs = []int32{
 	11, // 3: gpuledger.v1.FromAgent.chunk:type_name -> gpuledger.v1.Chunk
 	3,  // 4: gpuledger.v1.FromAgent.closed:type_name -> gpuledger.v1.ChunkClosed
 	4,  // 5: gpuledger.v1.FromAgent.flush:type_name -> gpuledger.v1.Flush
-	12, // 6: gpuledger.v1.Live.columns:type_name -> gpuledger.v1.Columns
-	11, // 7: gpuledger.v1.ChunkClosed.chunk:type_name -> gpuledger.v1.Chunk
-	6,  // 8: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
-	7,  // 9: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
-	8,  // 10: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
-	9,  // 11: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
-	13, // 12: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
-	0,  // 13: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
-	5,  // 14: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
-	14, // [14:15] is the sub-list for method output_type
-	13, // [13:14] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	6,  // 6: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
+	7,  // 7: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
+	8,  // 8: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
+	9,  // 9: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
+	12, // 10: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
+	0,  // 11: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
+	5,  // 12: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
+	12, // [12:13] is the sub-list for method output_type
+	11, // [11:12] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_ingest_proto_init() }

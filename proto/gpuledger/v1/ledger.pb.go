@@ -540,12 +540,15 @@ func (x *Subject) GetTier() string {
 // Roster is the dictionary of one or more chunks. Its id is its content's
 // fingerprint (attribution.Roster.Fingerprint).
 type Roster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Devices       []*Device              `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
-	Owners        []*Owner               `protobuf:"bytes,2,rep,name=owners,proto3" json:"owners,omitempty"`
-	Methods       []string               `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
-	Subjects      []*Subject             `protobuf:"bytes,4,rep,name=subjects,proto3" json:"subjects,omitempty"`
-	Measures      []string               `protobuf:"bytes,5,rep,name=measures,proto3" json:"measures,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Devices  []*Device              `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	Owners   []*Owner               `protobuf:"bytes,2,rep,name=owners,proto3" json:"owners,omitempty"`
+	Methods  []string               `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
+	Subjects []*Subject             `protobuf:"bytes,4,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	Measures []string               `protobuf:"bytes,5,rep,name=measures,proto3" json:"measures,omitempty"`
+	// On a stream, in place of all of the above: zstd of the encoding of a Roster
+	// that has them.
+	Zstd          []byte `protobuf:"bytes,15,opt,name=zstd,proto3" json:"zstd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +614,13 @@ func (x *Roster) GetSubjects() []*Subject {
 func (x *Roster) GetMeasures() []string {
 	if x != nil {
 		return x.Measures
+	}
+	return nil
+}
+
+func (x *Roster) GetZstd() []byte {
+	if x != nil {
+		return x.Zstd
 	}
 	return nil
 }
@@ -702,18 +712,23 @@ func (x *Chunk) GetDigest() []byte {
 }
 
 // Columns holds a run of seconds of one node, one column per field. A chunk's
-// body and a live window are the same thing, over ten seconds and over one.
+// body and a live second are the same thing, over ten seconds and over one.
+//
+// A live second may have a base: the windows of an earlier live second under
+// the same roster. A device's previous window is the one before it in the
+// columns, or else the one in the base, or else there is none.
 //
 // Device windows are ordered by (device, second), slices within them by
 // (owner, basis). What the laws determine is not sent: the cost of a slice
 // (from price, second and device times), its energy (from the device's energy
 // and device times), and one device time of each window (from the others). A
-// column of zeros only is sent empty, slice_count and the tallies' excepted.
+// column of zeros only is sent empty, the tallies' excepted; slice_count only
+// where there are as many windows as in the base.
 //
 // A *_delta column holds the difference to what is expected, which is:
 //
-//   - of a window, the value of the window before it in the column, whichever
-//     device that is of; 0 at the first;
+//   - of a window, the value of the same device's previous window; else that of
+//     the window before it in the column; 0 at the first;
 //   - of a slice, the value of the slice with the same owner and basis in the
 //     same device's previous window; 0 where there is none.
 //
@@ -732,10 +747,13 @@ func (x *Chunk) GetDigest() []byte {
 // be ⌊left / number of idle slices from it on⌋.
 type Columns struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
-	FirstSecond int64                  `protobuf:"varint,1,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"`
+	FirstSecond int64                  `protobuf:"varint,1,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"` // with a base: seconds since it
 	Seconds     uint32                 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	// One entry per device window.
-	DeviceStep            []uint32 `protobuf:"varint,3,rep,packed,name=device_step,json=deviceStep,proto3" json:"device_step,omitempty"` // from the previous window's device index, from 0 at the first
+	// From the device index of the window at the same place in the base; behind
+	// its last, or without base, from that of the window before; from 0 at the
+	// first.
+	DeviceStep            []uint32 `protobuf:"varint,3,rep,packed,name=device_step,json=deviceStep,proto3" json:"device_step,omitempty"`
 	SecondStep            []uint32 `protobuf:"varint,4,rep,packed,name=second_step,json=secondStep,proto3" json:"second_step,omitempty"` // seconds skipped since the device's previous window, or since first_second
 	SliceCount            []uint32 `protobuf:"varint,5,rep,packed,name=slice_count,json=sliceCount,proto3" json:"slice_count,omitempty"` // 0: the same pairs of owner and basis as in the device's previous window
 	MethodDelta           []int64  `protobuf:"zigzag64,6,rep,packed,name=method_delta,json=methodDelta,proto3" json:"method_delta,omitempty"`
@@ -939,13 +957,14 @@ const file_gpuledger_v1_ledger_proto_rawDesc = "" +
 	"\x05owner\x18\x01 \x01(\rR\x05owner\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x12\n" +
-	"\x04tier\x18\x04 \x01(\tR\x04tier\"\xce\x01\n" +
+	"\x04tier\x18\x04 \x01(\tR\x04tier\"\xe2\x01\n" +
 	"\x06Roster\x12.\n" +
 	"\adevices\x18\x01 \x03(\v2\x14.gpuledger.v1.DeviceR\adevices\x12+\n" +
 	"\x06owners\x18\x02 \x03(\v2\x13.gpuledger.v1.OwnerR\x06owners\x12\x18\n" +
 	"\amethods\x18\x03 \x03(\tR\amethods\x121\n" +
 	"\bsubjects\x18\x04 \x03(\v2\x15.gpuledger.v1.SubjectR\bsubjects\x12\x1a\n" +
-	"\bmeasures\x18\x05 \x03(\tR\bmeasures\"\x9a\x01\n" +
+	"\bmeasures\x18\x05 \x03(\tR\bmeasures\x12\x12\n" +
+	"\x04zstd\x18\x0f \x01(\fR\x04zstd\"\x9a\x01\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x18\n" +

@@ -1,0 +1,108 @@
+package uplink
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// liveSecond is a live second that waits to be sent.
+type liveSecond struct {
+	chunk    *attribution.Chunk
+	rosterID attribution.Fingerprint
+	bytes    int
+}
+
+// liveQueue is a short queue of live seconds.
+type liveQueue struct {
+	seconds []liveSecond
+	bytes   int
+}
+
+// push adds a copy of a second, unless there is no room.
+func (q *liveQueue) push(c *attribution.Chunk, rosterID attribution.Fingerprint, o *Options) bool {
+	slices := 0
+	for i := range c.Windows {
+		slices += len(c.Windows[i].Slices)
+	}
+	n := 256 + 64*len(c.Windows) + 48*slices + 24*len(c.Tallies) // about what it holds in memory
+	if len(q.seconds) >= o.LiveSeconds || q.bytes+n > o.LiveBytes {
+		return false
+	}
+	own := *c
+	own.Windows = append([]attribution.DeviceWindow(nil), c.Windows...)
+	own.Tallies = append([]attribution.Tally(nil), c.Tallies...)
+	arena := make([]attribution.Slice, 0, slices)
+	for i := range own.Windows {
+		w, at := &own.Windows[i], len(arena)
+		arena = append(arena, w.Slices...)
+		w.Slices = arena[at:len(arena):len(arena)]
+	}
+	q.seconds = append(q.seconds, liveSecond{&own, rosterID, n})
+	q.bytes += n
+	return true
+}
+
+func (q *liveQueue) pop() (l liveSecond) {
+	l = q.seconds[0]
+	q.seconds[0] = liveSecond{} // let go of it
+	q.seconds = q.seconds[1:]
+	q.bytes -= l.bytes
+	return l
+}
+
+// takeLive is the next live second that is not in a chunk sent already. The
+// encoder begins anew where the collector has asked for a chunk again: it may
+// lack what the next second would be told by.
+func (u *Uplink) takeLive(s *session) (liveSecond, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s.anew {
+		s.anew = false
+		s.lives.Reset()
+	}
+	for len(u.live.seconds) > 0 {
+		l := u.live.pop()
+		if l.chunk.Key.Sequence > s.sent {
+			return l, true
+		}
+		u.status.LiveDropped++
+	}
+	return liveSecond{}, false
+}
+
+func (u *Uplink) sendLive(s *session, l *liveSecond) error {
+	m, err := s.lives.Encode(l.chunk, l.rosterID)
+	if err != nil { // such a node exceeds every limit of the format by far
+		u.countLive(&u.status.LiveDropped)
+		u.o.Logger.Debug("uplink: a live second can't travel", "node", u.o.Node, "second", int64(l.chunk.Key.Sequence), "err", err)
+		return nil
+	}
+	r, id := s.lives.Roster()
+	err = u.sendRoster(s, id, func() ([]byte, error) {
+		b, err := proto.Marshal(wire.EncodeRoster(r))
+		if err != nil {
+			return nil, fmt.Errorf("roster %v: %w", id, err)
+		}
+		return b, nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(s.wentOut) >= 8*attribution.ChunkSeconds {
+		clear(s.wentOut) // their chunks never came: those travel in full if they do
+	}
+	s.wentOut[l.chunk.Key.Sequence] = struct{}{}
+	u.countLive(&u.status.LiveSent)
+	return s.stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: m}})
+}
+
+func (u *Uplink) countLive(n *uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	*n++
+}
