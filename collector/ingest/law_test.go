@@ -105,7 +105,7 @@ func finish(r *rig, all []*attribution.Chunk) {
 func TestLaw4AckOnlyAfterCommit(t *testing.T) {
 	st := newMemStore()
 	slow := make(chan struct{}, 1)
-	st.fault = func(b *store.Batch) error {
+	st.fault = func(*store.Batch) error {
 		select {
 		case slow <- struct{}{}:
 			return errDown // every other attempt
