@@ -193,6 +193,7 @@ type agent struct {
 	p     *pipe
 	drop  context.CancelFunc
 	ended chan error // the handler's
+	why   error      // what it was, once the server was drained
 
 	mu      sync.Mutex
 	got     []*pb.ToAgent
@@ -246,7 +247,7 @@ func (r *rig) drain() {
 		r.t.Errorf("drain: %v", err)
 	}
 	for _, a := range r.agents {
-		r.t.Logf("stream of %v ended: %v", a.id, <-a.ended)
+		a.why = <-a.ended
 		a.hangUp()
 	}
 	r.stop()
