@@ -86,12 +86,13 @@ func (f *fakeLedger) Devices(context.Context, *pb.DevicesRequest) (*pb.DevicesRe
 	return &pb.DevicesResponse{Currency: "USD", Devices: []*pb.DeviceRow{
 		{Id: "GPU-1", Node: "n1", Model: "NVIDIA L4", PricePerHour: "0.71", Sum: sum("", "3600", "0.71", "0"), UsedTimeNs: "360000000000"},
 		{Id: "MIG-1", Node: "n1", Model: "NVIDIA A100", Profile: "1g.5gb", Parent: "GPU-2", Sum: sum("", "3600", "", "3600000000000"), UsedTimeNs: "0"},
+		{Id: "GPU-2", Node: "n1", Model: "NVIDIA A100", PricePerHour: "1.6", Sum: sum("", "3600", "1.6", "0"), UsedTimeNs: "1"},
 	}}, nil
 }
 
 func (f *fakeLedger) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return &pb.StatusResponse{
-		Version: "v1", RulesRevision: 2, PendingChunks: 1, FirstSecond: 1700006400, LastSecond: 1700010000,
+		Version: "v1", RulesRevision: 2, PendingChunks: 1, FirstSecond: 1700006400, LastSecond: 1700009999,
 		Nodes: []*pb.NodeStatus{
 			{Cluster: "lab", Node: "n1", Connected: true, AgentVersion: "v1", StoredThrough: 1700009940, VisibleThrough: 1700010000},
 			{Cluster: "lab", Node: "n2"},
@@ -110,13 +111,13 @@ func (f *fakeLedger) Verify(_ *pb.VerifyRequest, s grpc.ServerStreamingServer[pb
 }
 
 // serve answers on loopback until the test ends.
-func serve(t *testing.T, f *fakeLedger) string {
+func serve(t *testing.T, f *fakeLedger, options ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer()
+	s := grpc.NewServer(options...)
 	pb.RegisterLedgerServer(s, f)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

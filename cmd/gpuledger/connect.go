@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -22,7 +26,10 @@ import (
 )
 
 // target is where the ledger is: a running collector, or a folder.
-type target struct{ collector, data string }
+type target struct {
+	collector, data string
+	tls             tlsFiles
+}
 
 // maxReply bounds what one answer may take in memory.
 const maxReply = 256 << 20
@@ -30,7 +37,13 @@ const maxReply = 256 << 20
 // with calls f with a client of the ledger. A folder is opened by a collector
 // of its own, which is stopped again before with returns.
 func (t *target) with(ctx context.Context, stderr io.Writer, f func(pb.LedgerClient) error) error {
-	addr := t.collector
+	addr, creds := t.collector, insecure.NewCredentials()
+	var err error
+	if t.data == "" {
+		if creds, err = t.tls.credentials(); err != nil {
+			return err
+		}
+	}
 	if t.data != "" {
 		if _, err := os.Stat(filepath.Join(t.data, ledgerFile)); err != nil {
 			return fmt.Errorf("no ledger in %s: %w\nhint: --data names the folder that a collector or `gpuledger replay` wrote to", t.data, err)
@@ -42,21 +55,66 @@ func (t *target) with(ctx context.Context, stderr io.Writer, f func(pb.LedgerCli
 		defer c.stop()
 		addr = c.ready.GRPC
 	}
-	conn, err := dial(addr)
+	conn, err := dial(addr, creds)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	err = f(pb.NewLedgerClient(conn))
-	if status.Code(err) == codes.Unavailable {
-		return fmt.Errorf("no collector answers at %s\nhint: start gpuledger-collector, name another with --collector, or open a ledger folder with --data", addr)
-	}
-	return err
+	return unreachable(addr, f(pb.NewLedgerClient(conn)))
 }
 
-func dial(addr string) (*grpc.ClientConn, error) {
+// unreachable says what to do where nobody answers; other errors stay.
+func unreachable(addr string, err error) error {
+	if status.Code(err) != codes.Unavailable {
+		return err
+	}
+	text := status.Convert(err).Message()
+	if _, why, ok := strings.Cut(text, "handshake failed: "); ok {
+		return fmt.Errorf("%s answers, but not as told: %s\nhint: the collector and --ca-file, --system-ca, --cert-file must agree on TLS", addr, strings.TrimSuffix(why, `"`))
+	}
+	if strings.Contains(text, "server preface") {
+		return fmt.Errorf("%s answers, but not in plain gRPC\nhint: if the collector uses TLS, give --ca-file or --system-ca; its gRPC address is not its HTTP address", addr)
+	}
+	return fmt.Errorf("no collector answers at %s\nhint: start gpuledger-collector, name another with --collector, or open a ledger folder with --data", addr)
+}
+
+// tlsFiles say how to check the collector, and who is asking.
+type tlsFiles struct {
+	ca, cert, key string
+	system        bool
+}
+
+func (f *tlsFiles) credentials() (credentials.TransportCredentials, error) {
+	if f.ca == "" && f.cert == "" && f.key == "" && !f.system {
+		return insecure.NewCredentials(), nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS13}
+	if f.ca != "" {
+		pem, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--ca-file: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--ca-file: %s holds no certificate in PEM", f.ca)
+		}
+	}
+	if (f.cert == "") != (f.key == "") {
+		return nil, usagef("--cert-file and --key-file come together")
+	}
+	if f.cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return nil, fmt.Errorf("--cert-file, --key-file: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return credentials.NewTLS(conf), nil
+}
+
+func dial(addr string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient(addr,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)))
 	if err != nil {
 		return nil, fmt.Errorf("collector address %q: %w", addr, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials/insecure"
 
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -107,7 +108,7 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error
 		return err
 	}
 	defer agent.stop()
-	conn, err := dial(coll.ready.GRPC)
+	conn, err := dial(coll.ready.GRPC, insecure.NewCredentials())
 	if err != nil {
 		return err
 	}

@@ -76,10 +76,17 @@ func printDevices(w io.Writer, res *pb.DevicesResponse, out string) error {
 		return err
 	}
 	tab := newTable("NODE", "DEVICE", "MODEL", ">PRICE/H", ">GPU HOURS", ">USED", ">COST "+res.GetCurrency(), "")
+	cut := make(map[string]bool) // GPUs of which instances are listed: what is listed under their id is the rest
+	for _, d := range res.GetDevices() {
+		cut[d.GetParent()] = true
+	}
 	for _, d := range res.GetDevices() {
 		model := keyText(d.GetModel(), d.GetModel() == "")
 		if d.GetProfile() != "" {
 			model += " " + keyText(d.GetProfile(), false)
+		}
+		if cut[d.GetId()] {
+			model += " (the uncut rest)"
 		}
 		price, note := moneyText(d.GetPricePerHour()), ""
 		if d.GetPricePerHour() == "" {

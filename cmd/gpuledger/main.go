@@ -122,6 +122,10 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.collector, "collector", envOr("GPULEDGER_COLLECTOR", "127.0.0.1:9440"), "address of a running collector [GPULEDGER_COLLECTOR]")
 	flags.StringVar(&t.data, "data", os.Getenv("GPULEDGER_DATA"), "ledger folder to open instead of asking a running collector [GPULEDGER_DATA]")
+	flags.StringVar(&t.tls.ca, "ca-file", os.Getenv("GPULEDGER_CA_FILE"), "certificates (PEM) to check the collector's against; makes the connection TLS [GPULEDGER_CA_FILE]")
+	flags.BoolVar(&t.tls.system, "system-ca", false, "check the collector's certificate against the system's; makes the connection TLS")
+	flags.StringVar(&t.tls.cert, "cert-file", os.Getenv("GPULEDGER_CERT_FILE"), "your own certificate (PEM), where the collector wants one [GPULEDGER_CERT_FILE]")
+	flags.StringVar(&t.tls.key, "key-file", os.Getenv("GPULEDGER_KEY_FILE"), "its key (PEM) [GPULEDGER_KEY_FILE]")
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if !c.Flags().Changed("collector") {
 			return nil

@@ -91,8 +91,9 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 
 // TestReference keeps docs/commands.md, which is every command's help.
 func TestReference(t *testing.T) {
-	t.Setenv("GPULEDGER_COLLECTOR", "")
-	t.Setenv("GPULEDGER_DATA", "")
+	for _, name := range []string{"COLLECTOR", "DATA", "CA_FILE", "CERT_FILE", "KEY_FILE"} {
+		t.Setenv("GPULEDGER_"+name, "")
+	}
 	const file = "../../docs/commands.md"
 	want, err := reference(newRoot())
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/gpuledger/gpuledger/agent/sampler/replay"
 	"github.com/gpuledger/gpuledger/attribution"
@@ -113,7 +114,7 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 		return err
 	}
 	defer coll.stop()
-	conn, err := dial(coll.ready.GRPC)
+	conn, err := dial(coll.ready.GRPC, insecure.NewCredentials())
 	if err != nil {
 		return err
 	}

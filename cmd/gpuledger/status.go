@@ -45,7 +45,11 @@ price; no warnings means that there are none.`,
 
 func printStatus(out io.Writer, res *pb.StatusResponse) error {
 	w := &strings.Builder{}
-	fmt.Fprintf(w, "collector %s   %s\n%s, %s, %s to be stored\n\n", keyText(res.GetVersion(), false), spanText(res.GetFirstSecond(), res.GetLastSecond()),
+	to := res.GetLastSecond()
+	if to > 0 {
+		to++ // ranges end before their end
+	}
+	fmt.Fprintf(w, "collector %s   %s\n%s, %s, %s to be stored\n\n", keyText(res.GetVersion(), false), spanText(res.GetFirstSecond(), to),
 		revision("rate card", res.GetRateCardRevision(), "no rate card"), revision("rules", res.GetRulesRevision(), "built-in rules"),
 		plural(int(res.GetPendingChunks()), "chunk"))
 	if len(res.GetNodes()) == 0 {

@@ -94,7 +94,7 @@ func topRound(ctx context.Context, w *strings.Builder, l pb.LedgerClient, by, fi
 		fmt.Fprintln(w, "No windows yet. Is an agent connected?")
 		return nil
 	}
-	to := st.GetLastSecond()
+	to := st.GetLastSecond() + 1
 	from := max(to-int64(span/time.Second), st.GetFirstSecond())
 	rep, err := l.Report(ctx, &pb.ReportRequest{From: from, To: to, GroupBy: by, Filter: filter, Limit: 40})
 	if err != nil {
