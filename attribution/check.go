@@ -42,18 +42,22 @@ func (b *Broken) Unwrap() error { return ErrBroken }
 // a second (2), that order and roster are canonical, so that equal facts are
 // equal chunks (4), and that cost and energy follow from the rest (6). It
 // returns a *Broken, or nil.
-func (c *Chunk) Check() error { return c.check(c.checkRated) }
+func (c *Chunk) Check() error { return c.check(false, c.checkRated) }
 
 // Derive checks a chunk as Check does, save that it fills in the costs and
 // energies of the slices instead of judging them. After it, Check passes.
-func (c *Chunk) Derive() error {
-	return c.check(func(w *DeviceWindow) error {
-		Rate(w)
-		return nil
-	})
+func (c *Chunk) Derive() error { return c.check(false, rateWindow) }
+
+// DeriveOnCheckedRoster is Derive for a chunk whose roster has passed with
+// another chunk of the same cluster and node: it is not judged again.
+func (c *Chunk) DeriveOnCheckedRoster() error { return c.check(true, rateWindow) }
+
+func rateWindow(w *DeviceWindow) error {
+	Rate(w)
+	return nil
 }
 
-func (c *Chunk) check(rated func(*DeviceWindow) error) error {
+func (c *Chunk) check(rosterChecked bool, rated func(*DeviceWindow) error) error {
 	k := c.Key
 	if k.Sequence < -MaxSecond || k.Sequence > MaxSecond || c.Roster == nil {
 		return c.broken(4, "", "has no roster, or is from an impossible time")
@@ -61,8 +65,10 @@ func (c *Chunk) check(rated func(*DeviceWindow) error) error {
 	if c.Seconds < 1 || c.Seconds > ChunkSeconds || (k.Sequence+Second(c.Seconds)-1).ChunkStart() != k.Sequence.ChunkStart() {
 		return c.broken(4, "", "covers %d seconds from %d: want 1 to 10 within one wall-clock ten", c.Seconds, k.Sequence)
 	}
-	if err := c.checkRoster(); err != nil {
-		return err
+	if !rosterChecked {
+		if err := c.checkRoster(); err != nil {
+			return err
+		}
 	}
 	var seen uint16 // seconds of the device ID so far; facts of one ID may change between windows
 	for i := range c.Windows {

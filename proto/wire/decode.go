@@ -11,10 +11,12 @@ import (
 // The columns must cover the seconds from key.Sequence on. The chunk shares
 // nothing with m; it keeps the roster.
 func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
-	return decodeColumns(m, nil, key, roster)
+	return decodeColumns(m, nil, key, roster, (*attribution.Chunk).Derive)
 }
 
-func decodeColumns(m *pb.Columns, b base, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
+func decodeColumns(
+	m *pb.Columns, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error,
+) (*attribution.Chunk, error) {
 	if attribution.Second(m.GetFirstSecond()) != key.Sequence {
 		return nil, malformed(4, "columns.first_second", "%d in chunk %d", m.GetFirstSecond(), key.Sequence)
 	}
@@ -45,33 +47,43 @@ func decodeColumns(m *pb.Columns, b base, key attribution.ChunkKey, roster *attr
 	if c.Tallies, err = decodeTallies(m); err != nil {
 		return nil, err
 	}
-	if err := c.Derive(); err != nil {
+	if err := derive(c); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// countSlices finds how many slices the windows have, within the limits. With
-// a base whose devices do not match in place, it may be off.
+// countSlices finds how many slices the windows have, within the limits, before
+// any is made. It takes no more than the columns pay for: pairs of owner and
+// basis are sent, and a device's windows are few. With a base whose devices do
+// not match in place, it may be off.
 func countSlices(m *pb.Columns, b base, windows int) (int, error) {
 	counts := column[uint32]{values: m.GetSliceCount()}
 	if err := checkCount("columns.slice_count", windows, MaxWindows); err != nil {
 		return 0, err
 	}
-	total, last := 0, 0
+	total, pairs, last, repeats := 0, 0, 0, 0
 	for i := range windows {
-		n := counts.next()
-		if n > MaxSlices {
+		n := int(counts.next())
+		switch k := b.sliceCount(i); {
+		case n > MaxSlices:
 			return 0, malformed(8, "columns.slice_count", "%d slices in window %d: at most %d are taken", n, i, MaxSlices)
-		}
-		if n > 0 {
-			last = int(n)
-		} else if k := b.sliceCount(i); k > 0 {
-			last = k
+		case n > 0:
+			last, repeats = n, 0
+			pairs += n
+		case k > 0:
+			last, repeats = k, 0
+		default:
+			if repeats++; repeats >= attribution.ChunkSeconds {
+				return 0, malformed(8, "columns.slice_count", "window %d is one of too many of a device", i)
+			}
 		}
 		if total += last; total > MaxSlices {
 			return 0, malformed(8, "columns.slice_count", "more than %d slices", MaxSlices)
 		}
+	}
+	if sent := len(m.GetOwnerBasisStep()); sent != pairs && (sent > 0 || pairs > windows) {
+		return 0, malformed(4, "columns.owner_basis_step", "%d pairs: slice_count tells of %d", sent, pairs)
 	}
 	return total, nil
 }

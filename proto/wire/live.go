@@ -104,8 +104,12 @@ func encodeLive(c *attribution.Chunk, b base) (*pb.Live, error) {
 // LiveDecoder reads the live seconds of one stream. The zero value begins a
 // stream. One goroutine uses it.
 type LiveDecoder struct {
-	rosterID attribution.Fingerprint // of last
 	last     keptSecond
+	rosterID attribution.Fingerprint // of last
+
+	// Of last as well, to see that the roster need not be checked again.
+	roster        *attribution.Roster
+	cluster, node string
 }
 
 // RosterID is the fingerprint of the roster that the stream's next message
@@ -126,7 +130,8 @@ func (d *LiveDecoder) RosterID(m *pb.Live) (attribution.Fingerprint, error) {
 
 // Decode reads the stream's next message, a live second of a node, as a chunk
 // of one second, checked like any. The roster must be the one that RosterID
-// names. It fails with ErrNoBase as RosterID does; the stream goes on.
+// names, and never change. Decode fails with ErrNoBase as RosterID does; the
+// stream goes on.
 func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
 	id, err := d.RosterID(m)
 	if err != nil {
@@ -136,19 +141,25 @@ func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.
 	if m.GetBase() != 0 {
 		b = d.last.windows
 	}
-	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster)
+	derive := (*attribution.Chunk).Derive
+	if roster == d.roster && cluster == d.cluster && node == d.node {
+		derive = (*attribution.Chunk).DeriveOnCheckedRoster
+	}
+	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster, derive)
 	if err != nil {
 		d.last.windows = nil
 		return nil, err
 	}
-	d.rosterID = id
+	d.rosterID, d.roster, d.cluster, d.node = id, roster, cluster, node
 	d.last.keep(c.Windows, nil)
 	d.last.bound()
 	return c, nil
 }
 
 // decodeLive reads the columns, and the key's sequence from them.
-func decodeLive(m *pb.Live, b base, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
+func decodeLive(
+	m *pb.Live, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error,
+) (*attribution.Chunk, error) {
 	w := borrow()
 	defer w.giveBack()
 	if len(m.GetZstd()) == 0 {
@@ -173,7 +184,7 @@ func decodeLive(m *pb.Live, b base, key attribution.ChunkKey, roster *attributio
 		w.columns.FirstSecond += int64(b[0].Second)
 	}
 	key.Sequence = attribution.Second(w.columns.GetFirstSecond())
-	return decodeColumns(&w.columns, b, key, roster)
+	return decodeColumns(&w.columns, b, key, roster, derive)
 }
 
 // keptSecond is the windows of a live second, in memory of its own.

@@ -298,7 +298,7 @@ func TestHostileChunksAreRefused(t *testing.T) {
 			m.columns.SecondStep = make([]uint32, len(m.columns.SliceCount))
 			m.columns.SecondStep[1] = 9
 		}},
-		{"a first window without slices", "columns.slice_count", func(m *message) { m.columns.SliceCount[0] = 0 }},
+		{"a first window without slices", "columns.owner_basis_step", func(m *message) { m.columns.SliceCount[0] = 0 }},
 		{"absurdly many slices", "columns.slice_count", func(m *message) { m.columns.SliceCount[0] = math.MaxUint32 }},
 		{"more slices in all than allowed", "columns.slice_count", func(m *message) { m.columns.SliceCount[0] = wire.MaxSlices/5 + 1 }},
 		{"more windows than allowed", "columns.slice_count", func(m *message) { m.columns.SliceCount = make([]uint32, wire.MaxWindows+1) }},

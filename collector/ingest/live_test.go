@@ -1,0 +1,47 @@
+package ingest
+
+import (
+	"testing"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// A live second that is lost takes those with it that are told by it, until one
+// stands alone. Their chunk is asked for, and right.
+func TestLaw4LostLiveSecondsAreAskedFor(t *testing.T) {
+	for lost := range 10 {
+		st := newMemStore()
+		r := start(t, st, quick())
+		id, boot := nodeID{"c", "n"}, attribution.Boot{1}
+		a := r.connect(id, boot)
+		c, next := makeChunk(id, boot, base, 10), makeChunk(id, boot, base+10, 10)
+		for i, s := range secondsOf(c) {
+			if i == lost {
+				if _, err := a.lives.Encode(s, s.Roster.Fingerprint()); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			a.live(s)
+		}
+		a.closed(c)
+		a.await("resend", func(m *pb.ToAgent) bool { return m.GetResend().GetSequence() == int64(base) })
+		if s := r.s.Stats(); s.Live != int64(lost) || s.LiveDropped != int64(9-lost) || s.Resend != 1 {
+			t.Errorf("second %d lost: counted %+v", lost, s)
+		}
+		a.lives.Reset()
+		for _, s := range secondsOf(next) {
+			a.live(s)
+		}
+		a.closed(next)
+		a.chunk(c)
+		a.flush()
+		a.awaitAck(next)
+		if s := r.s.Stats(); s.Resend != 1 || s.LiveDropped != int64(9-lost) {
+			t.Errorf("second %d lost, then none: counted %+v", lost, s)
+		}
+		r.drain()
+		st.wantExactly(t, []*attribution.Chunk{c, next})
+	}
+}
