@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// world is one collector and one agent that plays a simulated node as fast as
+// it goes. Both may be killed and started again.
+type world struct {
+	t           *testing.T
+	dir         string
+	addr        string
+	agentConfig string
+	collector   *proc
+	agent       *proc
+}
+
+// newWorld prepares a folder for minutes of simulated time.
+func newWorld(t *testing.T, dir string, minutes int) *world {
+	t.Helper()
+	for _, d := range []string{"ledger", "agent"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &world{t: t, dir: dir, addr: freePort(t), agentConfig: filepath.Join(dir, "agent.yaml")}
+	conf := map[string]any{
+		"source": "simulated", "state_dir": filepath.Join(dir, "agent"),
+		"collector": map[string]any{"address": w.addr},
+		"simulated": map[string]any{"speed": 0, "nodes": 2, "devices": 4, "duration": fmt.Sprintf("%dm", minutes)},
+		"log":       map[string]any{"level": "warn"},
+	}
+	b, err := yaml.Marshal(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.agentConfig, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) ledger() string { return filepath.Join(w.dir, "ledger") }
+
+func (w *world) startCollector() {
+	w.t.Helper()
+	w.collector = startProc(w.t, filepath.Join(w.dir, "collector.log"), "gpuledger-collector", collectorArgs(w.t, w.dir, w.addr, flatCard(w.t))...)
+	awaitReady(w.t, w.dir, w.collector)
+}
+
+func (w *world) startAgent() {
+	w.t.Helper()
+	w.agent = startProc(w.t, filepath.Join(w.dir, "agent.log"), "gpuledger-agent", "--config", w.agentConfig)
+}
+
+// wait lets both run for a while and reports whether the agent has played to
+// the end. Anything else that ends is a failure.
+func (w *world) wait(d time.Duration) (finished bool) {
+	w.t.Helper()
+	select {
+	case <-w.agent.done:
+		if w.agent.err != nil {
+			w.t.Fatalf("the agent failed: %v\n%s", w.agent.err, tail(w.agent.out.Name()))
+		}
+		return true
+	case <-w.collector.done:
+		w.t.Fatalf("the collector ended: %v\n%s", w.collector.err, tail(w.collector.out.Name()))
+	case <-time.After(d):
+	}
+	return false
+}
+
+// finish waits for the end of the play and stops the collector.
+func (w *world) finish() {
+	w.t.Helper()
+	if !w.wait(5 * time.Minute) {
+		w.t.Fatalf("not done in 5 minutes\n%s\n%s", tail(w.agent.out.Name()), tail(w.collector.out.Name()))
+	}
+	w.collector.stop(w.t)
+}
+
+// undisturbed is the dump of a play in which nothing happens.
+func undisturbed(t *testing.T, minutes int, step string) string {
+	t.Helper()
+	w := newWorld(t, t.TempDir(), minutes)
+	w.startCollector()
+	w.startAgent()
+	w.finish()
+	return dump(t, w.ledger(), step)
+}
+
+// same compares a ledger with the undisturbed one, and verifies it.
+func (w *world) same(want, step string) {
+	w.t.Helper()
+	if got := dump(w.t, w.ledger(), step); got != want {
+		w.t.Errorf("the ledger differs from the undisturbed one\n%s", firstDifference(want, got))
+	}
+	ledger(w.t, "verify", "--data", w.ledger())
+}
+
+// dump is every bucket of a ledger, by everything that it tells apart.
+func dump(t *testing.T, data, step string) string {
+	t.Helper()
+	return ledger(t, "report", "--data", data, "--step", step, "--by", "node,device,namespace,pod,container,basis,method", "-o", "csv") +
+		ledger(t, "inferences", "--data", data, "--by", "pod,model,tier", "-o", "csv")
+}
+
+// firstDifference shows where two dumps part.
+func firstDifference(want, got string) string {
+	for i := 0; i < len(want) && i < len(got); i++ {
+		if want[i] != got[i] {
+			from := max(0, i-300)
+			return fmt.Sprintf("at byte %d\nwant …%s\ngot  …%s", i, want[from:min(len(want), i+200)], got[from:min(len(got), i+200)])
+		}
+	}
+	return fmt.Sprintf("one is longer: %d and %d bytes", len(want), len(got))
+}
+
+func flatCard(t *testing.T) string {
+	t.Helper()
+	p, err := filepath.Abs("../../deploy/examples/flat.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
