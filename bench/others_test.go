@@ -45,7 +45,11 @@ func (t totals) add(device uint32, s *attribution.Slice) [4]float64 {
 // remoteWrite encodes one second of a chunk as a Prometheus remote write 1.0
 // request, snappy-compressed: what a Prometheus agent sends for it.
 func remoteWrite(c *attribution.Chunk, second attribution.Second, t totals) []byte {
-	var req []byte
+	return snappy.Encode(nil, appendSeries(nil, c, second, t))
+}
+
+// appendSeries adds one second of a chunk to a remote write request.
+func appendSeries(req []byte, c *attribution.Chunk, second attribution.Second, t totals) []byte {
 	for i := range c.Windows {
 		w := &c.Windows[i]
 		if w.Second != second {
@@ -69,7 +73,7 @@ func remoteWrite(c *attribution.Chunk, second attribution.Second, t totals) []by
 			}
 		}
 	}
-	return snappy.Encode(nil, req)
+	return req
 }
 
 func promLabels(d *attribution.Device, o *attribution.Owner, b attribution.Basis) []byte {
