@@ -233,7 +233,7 @@ func TestProgramsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"replay", recording, "--data", filepath.Join(dir, "ledger")}, &stdout, &stderr)
+	code := run(t.Context(), []string{"replay", recording, "--data", filepath.Join(dir, "ledger"), "--ratecard", "demo-ratecard.yaml"}, &stdout, &stderr)
 	if code != exitFailure || !strings.Contains(stderr.String(), "gpuledger-collector is neither beside gpuledger nor on the PATH\nhint: make build") {
 		t.Errorf("exit code %d: %s", code, &stderr)
 	}

@@ -27,8 +27,8 @@ var demoRateCard []byte
 const demoBackfill = time.Hour
 
 type demoOptions struct {
-	recording, data string
-	span            time.Duration
+	recording, data, rateCard string
+	span                      time.Duration
 }
 
 func newDemo() *cobra.Command {
@@ -66,12 +66,23 @@ fast as it goes, then on in real time. Ctrl-C stops everything.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.recording, "recording", "", "play this recording instead, as fast as it goes")
+	f.StringVar(&o.rateCard, "ratecard", "", "price by this rate card (default: example prices)")
 	f.StringVar(&o.data, "keep", "", "keep the ledger in this folder (default: a temporary one)")
 	f.DurationVar(&o.span, "for", 0, "end after this time (0: at Ctrl-C)")
 	return c
 }
 
 func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error {
+	card := demoRateCard
+	if o.rateCard != "" {
+		if _, err := readRateCard(o.rateCard); err != nil {
+			return err
+		}
+		var err error
+		if card, err = readDocument(o.rateCard); err != nil {
+			return err
+		}
+	}
 	var info *played
 	if o.recording != "" {
 		var err error
@@ -90,12 +101,12 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, o demoOptions) error
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return err
 	}
-	card := filepath.Join(tmp, "ratecard.yaml")
-	if err := os.WriteFile(card, demoRateCard, 0o600); err != nil {
+	cardFile := filepath.Join(tmp, "ratecard.yaml")
+	if err := os.WriteFile(cardFile, card, 0o600); err != nil {
 		return err
 	}
 	coll, err := startCollector(ctx, collectorOptions{
-		data: o.data, rateCard: card, stderr: stderr,
+		data: o.data, rateCard: cardFile, stderr: stderr,
 		grpc: freeOr("127.0.0.1:9440"), http: freeOr("127.0.0.1:9441"),
 	})
 	if err != nil {
@@ -236,6 +247,9 @@ func (d *demo) round(ctx context.Context, w *strings.Builder) error {
 	total := rep.GetTotal()
 	fmt.Fprintf(w, "gpuledger   %s\n%d devices, %s\n\n", d.source, len(dev.GetDevices()), spanText(rep.GetFrom(), rep.GetTo()))
 	if err := unitCostsTable(unit).write(w); err != nil {
+		return err
+	}
+	if err := unitCostsFootnotes(w, unit); err != nil {
 		return err
 	}
 	s := total.GetSum()

@@ -83,11 +83,18 @@ the ledger untouched. Playing the same recording again changes nothing.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.rateCard, "ratecard", "", "rate card (YAML) to price by; without one all time is unpriced")
+	f.StringVar(&o.rateCard, "ratecard", "", "rate card (YAML) to price by (default: the one that the ledger has)")
 	f.Float64Var(&o.speed, "speed", 0, "how many recorded seconds pass in a real one, such as 60 (0: as fast as it goes)")
 	f.StringVarP(&o.out, "output", "o", outTable, "table or json")
 	return c
 }
+
+// noCard is why nothing is played without prices: a second is priced once,
+// when it is sealed.
+const noCard = `this ledger has no rate card yet, and time is priced as it is played: give --ratecard FILE
+hint: this card prices every device alike:
+  currency: USD
+  prices: [{model: "*", per_device_hour: "2.50"}]`
 
 func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) error {
 	info, err := checkRecording(o.recording)
@@ -98,8 +105,8 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 		if _, err := readRateCard(o.rateCard); err != nil {
 			return err
 		}
-	} else {
-		say(stderr, "no --ratecard: all device time will be recorded as UNPRICED (its cost is unknown, not 0)")
+	} else if !isFile(filepath.Join(o.data, ledgerFile)) {
+		return usagef("%s", noCard)
 	}
 	for _, name := range []string{"gpuledger-collector", "gpuledger-agent"} {
 		if _, err := beside(name); err != nil {
@@ -121,6 +128,11 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 	defer func() { _ = conn.Close() }()
 	ledger := pb.NewLedgerClient(conn)
 
+	if st, err := ledger.Status(ctx, &pb.StatusRequest{}); err != nil {
+		return err
+	} else if st.GetRateCardRevision() == 0 {
+		return errors.New(noCard)
+	}
 	begin := time.Now()
 	counts, err := playRecording(ctx, stderr, o, coll, ledger, info)
 	if err != nil {
