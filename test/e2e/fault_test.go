@@ -26,23 +26,26 @@ func kills(t *testing.T) int {
 // row, as if nothing had happened.
 func TestLaw3And4KilledAtRandomPoints(t *testing.T) {
 	n := kills(t)
-	// Long enough for all kills to fall into it: a program that is started
-	// again first has to go over what was.
-	minutes, step := 60+40*n, "1m"
+	p, step, longest := play{minutes: 60 + 40*n}, "1m", 300
 	if n > 10 {
-		step = "10m" // an answer has 100,000 rows at most
+		// All kills have to fall into the play, and a program that is started
+		// again first has to go over what was: a day of a production fleet,
+		// slowed down, is long and quick to go over.
+		p = play{recording: filepath.Join(t.TempDir(), "gentd26.jsonl"), speed: 400}
+		step, longest = "1h", 1500 // an answer has 100,000 rows at most
+		ledger(t, "import", "gentd26", traces(t, "gentd26"), "-o", p.recording)
 	}
-	want := undisturbed(t, minutes, step)
+	want := undisturbed(t, p, step)
 
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, %d kills each", seed, n)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	w := newWorld(t, t.TempDir(), minutes)
+	w := newWorld(t, t.TempDir(), p)
 	w.startCollector()
 	w.startAgent()
 	done := 0
 	for ; done < 2*n; done++ {
-		if w.wait(time.Duration(20+rng.IntN(300)) * time.Millisecond) {
+		if w.wait(time.Duration(20+rng.IntN(longest)) * time.Millisecond) {
 			break
 		}
 		if done%2 == 0 {
@@ -82,9 +85,10 @@ func smallDisk(t *testing.T, dir, size string) (grow func(size string)) {
 // is acknowledged that is not stored, the agent keeps what is not acknowledged,
 // and with space everything goes on to the same ledger.
 func TestLaw8StoreDiskFull(t *testing.T) {
-	const minutes, step = 300, "1m"
-	want := undisturbed(t, minutes, step)
-	w := newWorld(t, t.TempDir(), minutes)
+	const step = "1m"
+	p := play{minutes: 300}
+	want := undisturbed(t, p, step)
+	w := newWorld(t, t.TempDir(), p)
 	grow := smallDisk(t, w.ledger(), "6m")
 	w.startCollector()
 	w.startAgent()
@@ -99,9 +103,10 @@ func TestLaw8StoreDiskFull(t *testing.T) {
 // TestLaw8SpoolDiskFull plays with a spool's disk that holds far less than the
 // play: the play waits for acknowledgements to make room, and loses nothing.
 func TestLaw8SpoolDiskFull(t *testing.T) {
-	const minutes, step = 120, "1m"
-	want := undisturbed(t, minutes, step)
-	w := newWorld(t, t.TempDir(), minutes)
+	const step = "1m"
+	p := play{minutes: 120}
+	want := undisturbed(t, p, step)
+	w := newWorld(t, t.TempDir(), p)
 	smallDisk(t, filepath.Join(w.dir, "agent"), "400k")
 	w.startCollector()
 	w.startAgent()
@@ -112,9 +117,10 @@ func TestLaw8SpoolDiskFull(t *testing.T) {
 // TestLaw4CollectorAway plays two hours of windows with no collector there,
 // then starts it: nothing is lost, and it catches up.
 func TestLaw4CollectorAway(t *testing.T) {
-	const minutes, step = 120, "1m"
-	want := undisturbed(t, minutes, step)
-	w := newWorld(t, t.TempDir(), minutes)
+	const step = "1m"
+	p := play{minutes: 120}
+	want := undisturbed(t, p, step)
+	w := newWorld(t, t.TempDir(), p)
 	w.startCollector()
 	w.startAgent()
 	w.wait(200 * time.Millisecond) // it has its rate card, and a little is stored

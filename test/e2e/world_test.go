@@ -10,8 +10,8 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// world is one collector and one agent that plays a simulated node as fast as
-// it goes. Both may be killed and started again.
+// world is one collector and one agent that plays something. Both may be killed
+// and started again.
 type world struct {
 	t           *testing.T
 	dir         string
@@ -21,8 +21,16 @@ type world struct {
 	agent       *proc
 }
 
-// newWorld prepares a folder for minutes of simulated time.
-func newWorld(t *testing.T, dir string, minutes int) *world {
+// play is what a world's agent plays: minutes of two simulated nodes as fast as
+// it goes, or a recording at a speed (0: likewise).
+type play struct {
+	minutes   int
+	recording string
+	speed     float64
+}
+
+// newWorld prepares a folder for a play.
+func newWorld(t *testing.T, dir string, p play) *world {
 	t.Helper()
 	for _, d := range []string{"ledger", "agent"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
@@ -33,8 +41,12 @@ func newWorld(t *testing.T, dir string, minutes int) *world {
 	conf := map[string]any{
 		"source": "simulated", "state_dir": filepath.Join(dir, "agent"),
 		"collector": map[string]any{"address": w.addr},
-		"simulated": map[string]any{"speed": 0, "nodes": 2, "devices": 4, "duration": fmt.Sprintf("%dm", minutes)},
+		"simulated": map[string]any{"speed": 0, "nodes": 2, "devices": 4, "duration": fmt.Sprintf("%dm", p.minutes)},
 		"log":       map[string]any{"level": "warn"},
+	}
+	if p.recording != "" {
+		conf["source"] = "replay"
+		conf["replay"] = map[string]any{"file": p.recording, "speed": p.speed}
 	}
 	b, err := yaml.Marshal(conf)
 	if err != nil {
@@ -86,9 +98,10 @@ func (w *world) finish() {
 }
 
 // undisturbed is the dump of a play in which nothing happens.
-func undisturbed(t *testing.T, minutes int, step string) string {
+func undisturbed(t *testing.T, p play, step string) string {
 	t.Helper()
-	w := newWorld(t, t.TempDir(), minutes)
+	p.speed = 0
+	w := newWorld(t, t.TempDir(), p)
 	w.startCollector()
 	w.startAgent()
 	w.finish()
