@@ -35,9 +35,13 @@ func NewClock(wall, uptime func() int64, floor int64) *Clock {
 }
 
 // ResumeClock goes on with a timeline that stood at now when the machine's
-// uptime was at, in the same life of the machine.
-func ResumeClock(wall, uptime func() int64, now, at int64) *Clock {
-	return &Clock{wall: wall, uptime: uptime, now: now, last: at}
+// uptime was at, in the same life of the machine; but not before floor (Unix
+// ns). The floor is of today, not of then: seconds sealed after the timeline
+// was noted lie within the time that has passed since, and don't add to it.
+func ResumeClock(wall, uptime func() int64, now, at, floor int64) *Clock {
+	c := &Clock{wall: wall, uptime: uptime, now: now, last: at}
+	c.now = max(c.Now(), floor)
+	return c
 }
 
 // Now is the time on the timeline.

@@ -73,9 +73,18 @@ func TestLaw3ClockResumes(t *testing.T) {
 	m.pass(10 * sec)
 	now, at := c.Read()
 	m.pass(7 * sec) // the agent is away
-	r := ResumeClock(func() int64 { return m.wall }, func() int64 { return m.uptime }, now, at)
-	if got, want := r.Now(), c.Now(); got != want {
-		t.Fatalf("resumed at %d, want %d", got, want)
+	resume := func(floor int64) *Clock {
+		return ResumeClock(func() int64 { return m.wall }, func() int64 { return m.uptime }, now, at, floor)
+	}
+	// The floor, what was sealed after the timeline was noted, has passed by
+	// now: it moves nothing.
+	for _, floor := range []int64{0, now + 5*sec} {
+		if got, want := resume(floor).Now(), c.Now(); got != want {
+			t.Fatalf("resumed at %d from floor %d, want %d", got, floor, want)
+		}
+	}
+	if floor := c.Now() + 50*sec; resume(floor).Now() != floor {
+		t.Fatal("a timeline went on before its floor")
 	}
 	if floor := m.wall + 50*sec; m.clock(floor).Now() != floor {
 		t.Fatal("a timeline began before its floor")

@@ -63,7 +63,7 @@ func newLiveNode(n *node, m Machine, limits LimitsConfig) (*liveNode, *liveState
 	}
 	floor := n.chunks.Next().Nanos()
 	if kept != nil && kept.BootID == m.BootID && m.Uptime() >= kept.Uptime {
-		l.clock = ResumeClock(m.Wall, m.Uptime, max(kept.Now, floor), kept.Uptime)
+		l.clock = ResumeClock(m.Wall, m.Uptime, kept.Now, kept.Uptime, floor)
 	} else {
 		l.clock = NewClock(m.Wall, m.Uptime, floor)
 	}

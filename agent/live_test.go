@@ -198,6 +198,27 @@ func TestLaw3RestartBillsTheTimeAway(t *testing.T) {
 	}
 }
 
+// An agent that is killed again and again, in the midst of tens, stays in
+// time: what it sealed after its state was kept is not taken for time that is
+// still to come.
+func TestLaw3RestartsDoNotRunAhead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		start := now()
+		for range 12 {
+			b.run(19*time.Second, true)
+			<-time.After(time.Second)
+		}
+		b.run(40*time.Second, false)
+		b.want(start+1, now()-3, nil)
+		for s := range b.ledger.seconds("n") {
+			if s >= now() {
+				t.Fatalf("second %d is billed, %d before it has passed", s, s-now()+1)
+			}
+		}
+	})
+}
+
 // While the machine was down nothing ran, and nothing is billed.
 func TestLaw3RebootBillsFromTheMachinesStart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
