@@ -23,7 +23,8 @@ import (
 const (
 	producers = 2
 	owners    = 64
-	burst     = 1 << 11 // records of a producer between two drains: a lane's default size
+	burst     = 512  // records of a producer between two drains: some seconds'
+	ring      = 1024 // records that a lane holds, as a live agent's does
 )
 
 // BenchmarkMeterRecord measures what it costs a sampler to hand over one
@@ -90,7 +91,7 @@ func together(f func(producer int)) time.Duration {
 
 func benchMeter(b *testing.B) {
 	start := attribution.Second(1_767_225_600)
-	m := meter.New(meter.Options{From: start, LaneRecords: burst})
+	m := meter.New(meter.Options{From: start, LaneRecords: ring})
 	var lanes [producers]*meter.Lane
 	var devices [producers]meter.DeviceHandle
 	var handles [producers][owners]meter.OwnerHandle
@@ -111,14 +112,14 @@ func benchMeter(b *testing.B) {
 		}
 	}
 	now := start.Nanos()
-	lost := false
+	var lost atomic.Bool
 	bursts(b, func(p, n int) {
-		// A sample a second, of 64 processes.
+		// Every owner has a share in every second.
 		lane, d, from := lanes[p], devices[p], now
 		for i := range n {
 			o := i % owners
 			if !lane.Record(meter.Use(d, handles[p][o], from, from+attribution.WindowNanos, 7_000_000, 8<<30)) {
-				lost = true
+				lost.Store(true)
 			}
 			if o == owners-1 {
 				from += attribution.WindowNanos
@@ -130,7 +131,7 @@ func benchMeter(b *testing.B) {
 			b.Fatal(err)
 		}
 	})
-	if st := m.Stats(); lost || st.MergedRecords > 0 {
+	if st := m.Stats(); lost.Load() || st.MergedRecords > 0 {
 		b.Fatalf("records were lost or merged: %+v", st)
 	}
 }
