@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,9 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/gpuledger/gpuledger/internal/plainyaml"
 )
 
 // The sources that a configuration may name.
@@ -233,11 +235,7 @@ func DefaultConfig() Config {
 // file's, for errors.
 func ParseConfig(name string, source []byte) (Config, error) {
 	c := DefaultConfig()
-	err := yaml.NewDecoder(bytes.NewReader(source), yaml.Strict()).Decode(&c)
-	if errors.Is(err, io.EOF) { // an empty file says nothing
-		return DefaultConfig(), nil
-	}
-	if err != nil {
+	if _, err := plainyaml.Decode(source, &c); err != nil {
 		return Config{}, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
 	}
 	return c, nil
@@ -253,9 +251,17 @@ func (c *Config) Validate() error {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	for key, name := range map[string]string{"cluster": c.Cluster, "node": c.Node} {
-		if len(name) > 253 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	for key, name := range map[string]string{"cluster": c.Cluster, "node": c.Node, "capacity_type": c.CapacityType} {
+		if !isName(name) {
 			bad(key, "want a name of at most 253 printable characters")
+		}
+	}
+	if len(c.Labels) > maxLabels {
+		bad("labels", "there are %d: at most %d are allowed", len(c.Labels), maxLabels)
+	}
+	for key, value := range c.Labels {
+		if key == "" || !isName(key) || !isName(value) {
+			bad("labels", "%.40q: %.40q: want at most 253 printable characters each", key, value)
 		}
 	}
 	if c.Cluster == "" {
@@ -286,6 +292,15 @@ func (c *Config) Validate() error {
 	c.checkSource(bad)
 	c.Collector.check(bad)
 	return errors.Join(errs...)
+}
+
+// maxLabels is how many labels a node may have. It and the length of names are
+// within what the wire format takes.
+const maxLabels = 256
+
+// isName reports whether a text may name something on the wire.
+func isName(s string) bool {
+	return len(s) <= 253 && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 func (c *Config) checkSource(bad func(key, format string, args ...any)) {

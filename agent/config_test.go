@@ -71,6 +71,8 @@ func TestValidateNamesTheKey(t *testing.T) {
 	for key, change := range map[string]func(*Config){
 		"cluster":             func(c *Config) { c.Cluster = "" },
 		"node":                func(c *Config) { c.Node = "a\nb" },
+		"capacity_type":       func(c *Config) { c.CapacityType = "\xff" },
+		"labels":              func(c *Config) { c.Labels = map[string]string{"zone": strings.Repeat("x", 5000)} },
 		"state_dir":           func(c *Config) { c.StateDir = "" },
 		"source":              func(c *Config) { c.Source = "magic" },
 		"replay.file":         func(c *Config) { c.Source = SourceReplay },

@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/internal/plainyaml"
 )
 
 // Config is what a collector is told. Every field has a default, that of
@@ -192,11 +192,7 @@ func DefaultConfig() Config {
 // file's, for errors.
 func ParseConfig(name string, source []byte) (Config, error) {
 	c := DefaultConfig()
-	err := yaml.NewDecoder(bytes.NewReader(source), yaml.Strict()).Decode(&c)
-	if errors.Is(err, io.EOF) { // an empty file says nothing
-		return DefaultConfig(), nil
-	}
-	if err != nil {
+	if _, err := plainyaml.Decode(source, &c); err != nil {
 		return Config{}, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
 	}
 	return c, nil

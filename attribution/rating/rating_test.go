@@ -85,7 +85,7 @@ func TestBadCardsSayWhereAndWhy(t *testing.T) {
 	over := func(s string) string { return price("{model: b, per_device_hour: 1}") + "overheads:\n  - " + s + "\n" }
 	for _, tc := range []struct{ name, text, want string }{
 		{"nothing", "", "one YAML document"},
-		{"two documents", "currency: USD\n---\ncurrency: EUR\n", "one YAML document"},
+		{"two documents", "currency: USD\n---\ncurrency: EUR\n", "more than one document"},
 		{"a list", "- a\n", "line 1"},
 		{"not YAML", "currency: [\n", "line 1"},
 		{"unknown key", price("{model: b, per_device_hour: 1, price: 3}"), "line 4: unknown field \"price\" (known are"},
@@ -132,6 +132,8 @@ func TestBadCardsSayWhereAndWhy(t *testing.T) {
 		{"huge power", over("{name: x, power: {watts: 9000000000, per_kwh: 9000000000}}"), "at most"},
 		{"many brackets", "currency: USD\nprices: " + strings.Repeat("[", 1<<19), "line 2: is nested too deeply"},
 		{"many dashes", strings.Repeat("- ", 1<<18), "line 1: is nested too deeply"},
+		{"tag that does not fit", "currency: USD\nprices: !0 000\n", "line 2: tags, anchors and aliases are not allowed"},
+		{"alias", "currency: &a USD\npolicy: *a\n", "line 1: tags, anchors and aliases"},
 		{"too long", strings.Repeat("#\n", rating.MaxBytes), "at most"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/internal/plainyaml"
 )
 
 // MaxBytes is the largest text that [Parse] reads.
@@ -128,14 +128,11 @@ func Parse(source []byte) (*Card, error) {
 	if len(source) > MaxBytes {
 		return nil, fmt.Errorf("rate card: %d bytes: at most %d are read", len(source), MaxBytes)
 	}
-	if line := nestedAt(source); line > 0 {
-		return nil, &lineError{line, "is nested too deeply: a card has lists of mappings, and no more"}
-	}
-	file, err := parser.ParseBytes(source, 0)
+	file, err := plainyaml.Parse(source)
 	if err != nil {
 		return nil, syntaxError(err)
 	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
+	if file.Docs[0].Body == nil {
 		return nil, errors.New("rate card: want one YAML document with currency and prices")
 	}
 	var f cardFile
@@ -152,36 +149,12 @@ func Parse(source []byte) (*Card, error) {
 	return c, nil
 }
 
-// nestedAt is the first line that opens far more brackets, or entries within
-// entries, than any card does, or 0. The parser takes quadratic time over
-// these, and memory on the stack.
-func nestedAt(source []byte) int {
-	const most = 64
-	line, open, dashes := 1, 0, 0
-	for i, c := range source {
-		switch c {
-		case '\n':
-			line++
-			dashes = 0
-		case '[', '{':
-			open++
-		case ']', '}':
-			open = max(open-1, 0)
-		case '-', '?':
-			if i+1 < len(source) && source[i+1] == ' ' {
-				dashes++
-			}
-		}
-		if open > most || dashes > most {
-			return line
-		}
-	}
-	return 0
-}
-
 func syntaxError(err error) error {
 	if at, ok := errors.AsType[*lineError](err); ok {
 		return at
+	}
+	if odd, ok := errors.AsType[*plainyaml.Refused](err); ok {
+		return &lineError{odd.Line, odd.Reason}
 	}
 	var y yaml.Error
 	if !errors.As(err, &y) || y.GetToken() == nil {

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+
+	"github.com/gpuledger/gpuledger/internal/plainyaml"
 )
 
 // Bounds of a set of rules.
@@ -101,28 +101,13 @@ func Parse(body []byte) (*Rules, error) {
 	if len(body) > MaxBytes {
 		return nil, &Invalid{-1, fmt.Sprintf("the document has %d bytes: at most %d are allowed", len(body), MaxBytes)}
 	}
-	if nestedDeeply(body) {
-		return nil, &Invalid{-1, "the document is nested too deeply: rules are a list of mappings, and no more"}
-	}
-	file, err := parser.ParseBytes(body, 0)
+	var rs Rules
+	said, err := plainyaml.Decode(body, &rs)
 	if err != nil {
 		return nil, syntax(err)
 	}
-	switch {
-	case len(file.Docs) == 0 || (len(file.Docs) == 1 && file.Docs[0].Body == nil):
+	if !said {
 		return nil, &Invalid{-1, "the document is empty: write \"rules: []\" for no rules at all"}
-	case len(file.Docs) > 1:
-		return nil, &Invalid{-1, "there is more than one document: put all rules into one"}
-	}
-	node := file.Docs[0].Body
-	var plain plainOnly
-	ast.Walk(&plain, node)
-	if plain.line > 0 {
-		return nil, &Invalid{-1, fmt.Sprintf("line %d: tags, anchors and aliases are not allowed", plain.line)}
-	}
-	var rs Rules
-	if err := yaml.NodeToValue(node, &rs, yaml.Strict()); err != nil {
-		return nil, syntax(err)
 	}
 	if err := rs.Validate(); err != nil {
 		return nil, err
@@ -132,49 +117,6 @@ func Parse(body []byte) (*Rules, error) {
 
 func syntax(err error) error {
 	return &Invalid{-1, strings.TrimSpace(yaml.FormatError(err, false, true))}
-}
-
-// plainOnly finds the first line with what the decoder cannot be trusted with:
-// it panics on a tag that does not fit its value, and aliases grow without
-// bound.
-type plainOnly struct{ line int }
-
-// Visit implements ast.Visitor.
-func (p *plainOnly) Visit(n ast.Node) ast.Visitor {
-	switch n.Type() {
-	case ast.TagType, ast.AnchorType, ast.AliasType, ast.MergeKeyType:
-		if p.line == 0 {
-			p.line = n.GetToken().Position.Line
-		}
-		return nil
-	default:
-		return p
-	}
-}
-
-// nestedDeeply guards the parser, which recurses: rules nest three brackets,
-// and no dash within a dash.
-func nestedDeeply(body []byte) bool {
-	const most = 64
-	open, dashes := 0, 0
-	for i, c := range body {
-		switch c {
-		case '\n':
-			dashes = 0
-		case '[', '{':
-			open++
-		case ']', '}':
-			open = max(open-1, 0)
-		case '-', '?':
-			if i+1 < len(body) && body[i+1] == ' ' {
-				dashes++
-			}
-		}
-		if open > most || dashes > most {
-			return true
-		}
-	}
-	return false
 }
 
 // Marshal writes rules as the YAML that Parse reads.
