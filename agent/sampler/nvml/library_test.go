@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
@@ -160,10 +161,15 @@ func TestHostProcesses(t *testing.T) {
 
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1"))
+	f.Add([]byte("1 (a\xff) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1"))
 	f.Add([]byte(") ("))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if id, ok := parseStat(b); !ok && id != (Identity{}) {
+		id, ok := parseStat(b)
+		if !ok && id != (Identity{}) {
 			t.Fatalf("not parsed, but %+v", id)
+		}
+		if !utf8.ValidString(id.Command) {
+			t.Fatalf("the command %q can't travel", id.Command)
 		}
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/gpuledger/gpuledger/attribution"
 )
@@ -27,7 +29,7 @@ type Owners interface {
 // Identity tells processes with the same pid apart.
 type Identity struct {
 	Start   uint64 // clock ticks since boot; 0 where unreadable
-	Command string // as the kernel keeps it: at most 15 bytes
+	Command string // as the kernel keeps it: at most 15 bytes, here valid UTF-8
 }
 
 // HostProcesses is the Owners of a node without containers, or of which none
@@ -81,7 +83,13 @@ func parseStat(b []byte) (Identity, bool) {
 	if err != nil {
 		return Identity{}, false
 	}
-	return Identity{Start: ticks, Command: string(b[from+1 : to])}, true
+	return Identity{Start: ticks, Command: readable(b[from+1 : to])}, true
+}
+
+// readable is a command as text. A process names itself, in any bytes; what is
+// not UTF-8 can't travel, and would take its node's chunk with it.
+func readable(command []byte) string {
+	return strings.ToValidUTF8(string(command), string(utf8.RuneError))
 }
 
 // initPIDNamespace is the inode of the first pid namespace
