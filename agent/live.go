@@ -245,7 +245,7 @@ func (l *liveNode) full(err error) error {
 func (l *liveNode) space() bool {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	return l.spool.AwaitSpace(ctx) == nil && l.chunks.Flush() == nil
+	return l.spool.AwaitSpace(ctx, nil) == nil && l.chunks.Flush() == nil
 }
 
 // makeUp seals what was let go before a second as unobserved, billed to those
@@ -266,25 +266,45 @@ func (l *liveNode) makeUp(before attribution.Second) error {
 }
 
 // producer gives a goroutine of the source a feed.
-func (l *liveNode) producer() func(*sampler.Event) {
+func (l *liveNode) producer() sampler.Producer {
 	feed, err := workload.NewFeed(l.meter)
 	if err != nil {
 		l.log.Error("a producer is refused: what it sees is unobserved", "error", err)
-		return func(*sampler.Event) { l.refused.Add(1) }
 	}
-	refusing := false
-	return func(e *sampler.Event) {
-		if e.Kind == sampler.DeviceAdded {
-			l.restored.seen(e.DeviceID)
+	return &liveProducer{node: l, feed: feed}
+}
+
+// liveProducer is a sampler.Producer.
+type liveProducer struct {
+	node     *liveNode
+	feed     *workload.Feed // nil: refused
+	refusing bool
+}
+
+// Yield implements sampler.Producer.
+func (p *liveProducer) Yield(e *sampler.Event) {
+	l := p.node
+	if p.feed == nil {
+		l.refused.Add(1)
+		return
+	}
+	if e.Kind == sampler.DeviceAdded {
+		l.restored.seen(e.DeviceID)
+	}
+	err := p.feed.Apply(e)
+	if err != nil {
+		l.refused.Add(1)
+		if !p.refusing { // the first of a row: the rest is counted
+			l.log.Warn("an event is refused", "error", err)
 		}
-		err := feed.Apply(e)
-		if err != nil {
-			l.refused.Add(1)
-			if !refusing { // the first of a row: the rest is counted
-				l.log.Warn("an event is refused", "error", err)
-			}
-		}
-		refusing = err != nil
+	}
+	p.refusing = err != nil
+}
+
+// Close implements sampler.Producer.
+func (p *liveProducer) Close() {
+	if p.feed != nil {
+		p.feed.Close()
 	}
 }
 

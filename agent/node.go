@@ -35,6 +35,8 @@ type node struct {
 	uplink *uplink.Uplink
 	meter  *meter.Meter
 	prices *prices
+	// relieve has all nodes of a player make room on the disk that they share.
+	relieve func()
 
 	chunks *chunker.Chunker
 	live   bool          // chunks keeps a journal, and sends seconds live
@@ -112,7 +114,9 @@ type nodeOptions struct {
 // openNode opens a node's spool and makes its uplink, which does not run yet.
 func openNode(id sampler.Node, o nodeOptions) (n *node, err error) {
 	n = &node{Node: id, log: o.log.With("node", id.Name), prices: &prices{known: make(chan struct{})}}
-	n.spool, err = spool.Open(o.fs, o.dir, spool.Options{Boot: o.boot, MaxBytes: o.spool.MaxBytes, Logger: n.log})
+	n.spool, err = spool.Open(o.fs, o.dir, spool.Options{
+		Boot: o.boot, Repeatable: o.boot != attribution.Boot{}, MaxBytes: o.spool.MaxBytes, Logger: n.log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -259,15 +263,35 @@ func (n *node) waiting(ctx context.Context, f func() error) error {
 			return err
 		}
 		n.log.Debug("waiting for space in the spool", "error", err)
-		if err := n.spool.AwaitSpace(ctx); err != nil {
-			return fmt.Errorf("wait for space in the spool: %w", err)
+		if err := n.awaitSpace(ctx); err != nil {
+			return err
 		}
 	}
+}
+
+// awaitSpace waits until everything appended is durable and the spool takes
+// more. The collector holds the chunks of a minute until it is complete, and
+// the rest of it may be what there is no space for: it is asked not to.
+func (n *node) awaitSpace(ctx context.Context) error {
+	err := n.spool.AwaitSpace(ctx, func(fault error) {
+		if fault != nil {
+			n.relieve()
+			return
+		}
+		n.uplink.Flush()
+	})
+	if err != nil {
+		return fmt.Errorf("wait for space in the spool: %w", err)
+	}
+	return nil
 }
 
 // finish closes the open chunk and waits until everything is acknowledged.
 func (n *node) finish(ctx context.Context) error {
 	if err := n.waiting(ctx, n.chunks.Flush); err != nil {
+		return err
+	}
+	if err := n.awaitSpace(ctx); err != nil {
 		return err
 	}
 	return n.uplink.Drain(ctx)

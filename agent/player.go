@@ -95,7 +95,14 @@ func newPlayer(script sampler.Script, nodes []*node, p *pace) (*player, error) {
 	if len(nodes) > 256 {
 		records = 256
 	}
+	relieve := func() {
+		for _, n := range nodes {
+			n.spool.MakeRoom()
+			n.uplink.Flush()
+		}
+	}
 	for i, n := range nodes {
+		n.relieve = relieve
 		n.meter = meter.New(meter.Options{From: from, LaneRecords: records, Lanes: 1})
 		if err := n.openChunker(false); err != nil {
 			return nil, err

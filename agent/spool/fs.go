@@ -110,6 +110,15 @@ func (f osFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
+func fileSize(fsys FS, name string) (int64, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	size, err := f.Size()
+	return size, errors.Join(err, f.Close())
+}
+
 // readAll reads a whole file; every file of a spool is bounded.
 func readAll(fsys FS, name string) ([]byte, error) {
 	f, err := fsys.Open(name)
@@ -131,6 +140,14 @@ func readAll(fsys FS, name string) ([]byte, error) {
 // replace writes a file so that a crash leaves either the old or the new:
 // temporary file, sync, rename, sync of the directory.
 func replace(fsys FS, name string, data []byte) error {
+	if err := stage(fsys, name, data); err != nil {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(name))
+}
+
+// stage is replace, but for the last step: a crash may still undo the name.
+func stage(fsys FS, name string, data []byte) error {
 	tmp := name + tmpSuffix
 	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -143,11 +160,11 @@ func replace(fsys FS, name string, data []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = fsys.Rename(tmp, name)
 	}
-	if err := fsys.Rename(tmp, name); err != nil {
-		return err
+	if err != nil {
+		_ = fsys.Remove(tmp) // a full disk needs the room; else the next write or start does it
 	}
-	return fsys.SyncDir(filepath.Dir(name))
+	return err
 }

@@ -249,7 +249,7 @@ func TestLaw8FullSpoolRefusesInOrder(t *testing.T) {
 	}
 	// An acknowledgement makes room.
 	s.Ack(all[len(all)/2].Sequence)
-	if err := s.AwaitSpace(t.Context()); err != nil {
+	if err := s.AwaitSpace(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	appendChunk(t, s, next)
@@ -282,7 +282,7 @@ func TestLaw8DiskFull(t *testing.T) {
 	l.check(t, open(t, fsys.Crash(nil), small()))
 
 	fsys.SetCapacity(0)
-	if err := s.AwaitSpace(t.Context()); err != nil {
+	if err := s.AwaitSpace(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	next = appendChunk(t, s, next)

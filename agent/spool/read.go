@@ -55,14 +55,17 @@ func (s *Spool) Roster(sequence attribution.Second) ([]byte, error) {
 	return s.readRoster(s.index[i].seg, c.RosterID)
 }
 
-// OpenSeconds lists the durable seconds that are not in a chunk, in order:
-// what a restarted agent goes on with.
+// OpenSeconds lists the durable seconds that are not in a chunk, nor in one
+// that is still to be written, in order: what a restarted agent goes on with.
 func (s *Spool) OpenSeconds() ([]Second, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Second
 	for i := range s.open {
 		e := &s.open[i]
+		if e.sequence < s.chunked {
+			continue
+		}
 		c, err := s.readEntry(e, recordSecond)
 		if err != nil {
 			return nil, err
@@ -92,6 +95,7 @@ func (s *Spool) Ack(sequence attribution.Second) {
 	}
 	s.index = s.index[n:]
 	s.trim()
+	s.signalRoom()
 	s.wake()
 }
 
@@ -108,6 +112,7 @@ func (s *Spool) SetAside(sequence attribution.Second, reason string) error {
 	s.forget(&s.index[i])
 	s.index = slices.Delete(s.index, i, i+1)
 	s.trim()
+	s.signalRoom()
 	s.wake()
 	return err
 }

@@ -20,6 +20,7 @@ const (
 	bootFile      = "boot"
 	cardFile      = "ratecard"
 	lockFile      = "lock"
+	spareFile     = "spare"
 	rejectedDir   = "rejected"
 	segmentSuffix = ".seg"
 	corruptSuffix = ".corrupt"
@@ -40,6 +41,11 @@ func (s *Spool) recover() error {
 				return err
 			}
 		}
+		if name == spareFile {
+			if s.spare, err = fileSize(s.fsys, filepath.Join(s.dir, name)); err != nil {
+				return err
+			}
+		}
 		if n, ok := segmentNumber(name); ok {
 			numbers = append(numbers, n)
 			s.number = max(s.number, n)
@@ -49,13 +55,20 @@ func (s *Spool) recover() error {
 	var kept []uint64
 	var from *checkpoint
 	for _, n := range slices.Backward(numbers) {
-		ok, c, err := s.repair(n, len(kept) == 0, from)
+		g, err := s.inspect(n, len(kept) == 0, from)
+		if err == nil && s.o.Repeatable && g.damaged() {
+			err = s.cutAt(&g, kept)
+			kept = nil
+		}
+		if err == nil {
+			err = s.repair(&g)
+		}
 		if err != nil {
 			return fmt.Errorf("segment %d: %w", n, err)
 		}
-		if ok {
+		if g.end > len(magic) {
 			kept = append(kept, n)
-			from = c
+			from = g.checkpoint
 		}
 	}
 	for _, n := range slices.Backward(kept) {
@@ -77,35 +90,55 @@ func segmentNumber(name string) (uint64, bool) {
 	return n, ok && err == nil && n > 0
 }
 
-// repair makes a segment whole: it holds nothing but whole records afterwards,
-// and of those all that were ever durable. ok is false where none were. newer
-// is the checkpoint of the next segment, nil where that is lost.
-func (s *Spool) repair(number uint64, newest bool, newer *checkpoint) (ok bool, c *checkpoint, err error) {
-	name := newSegment(s.dir, number).name
-	b, err := readAll(s.fsys, name)
-	if err != nil {
-		return false, nil, err
+// found is a segment as it is on disk.
+type found struct {
+	name       string
+	content    []byte
+	bad        []span
+	end        int         // of what was ever durable
+	checkpoint *checkpoint // nil where it is damaged
+}
+
+// damaged reports whether anything is damaged that was ever durable.
+func (g *found) damaged() bool { return len(g.bad) > 0 && g.bad[0].from < g.end }
+
+// inspect reads a segment and finds out how much of it counts. newer is the
+// checkpoint of the next segment, nil where that is lost.
+func (s *Spool) inspect(number uint64, newest bool, newer *checkpoint) (g found, err error) {
+	g.name = newSegment(s.dir, number).name
+	if g.content, err = readAll(s.fsys, g.name); err != nil {
+		return g, err
 	}
-	d := scanSegment(b, func(_ int, t recordType, payload []byte) {
+	d := scanSegment(g.content, func(_ int, t recordType, payload []byte) {
 		if t == recordCheckpoint {
 			x := parseCheckpoint(payload)
-			c, s.boot = &x, x.boot
+			g.checkpoint, s.boot = &x, x.boot
 		}
 	})
-	end := len(b)
+	g.bad, g.end = d.bad, len(g.content)
 	switch {
 	case newest:
-		end = d.durableEnd(len(b))
+		g.end = d.durableEnd(len(g.content))
 	case newer == nil:
 	case newer.prev == number:
-		end = min(end, int(newer.prevLength))
+		g.end = min(g.end, int(newer.prevLength))
 	case newer.prev < number:
-		end = 0 // begun, and given up for the newer one
+		g.end = 0 // begun, and given up for the newer one
 	}
-	if err := s.repairTo(name, b, d.bad, end); err != nil {
-		return false, nil, err
+	return g, nil
+}
+
+// cutAt has the log end at the first damage of a segment: the newer ones are
+// removed, newest first, so that a crash leaves a log that can be cut again.
+func (s *Spool) cutAt(g *found, newer []uint64) error {
+	g.end = g.bad[0].from
+	for _, n := range newer {
+		if err := s.fsys.Remove(newSegment(s.dir, n).name); err != nil {
+			return err
+		}
 	}
-	return end > len(magic), c, nil
+	s.o.Logger.Error("spool: the log ends at its damage; what followed will be made again", "segment", g.name, "segments_removed", len(newer))
+	return s.fsys.SyncDir(s.dir)
 }
 
 // durableEnd is how much of the newest segment counts. Damage before the last
@@ -123,9 +156,11 @@ func (d *damage) durableEnd(size int) int {
 	return size
 }
 
-// repairTo cuts a segment at end, and cuts out the damage before it. If more
-// than a torn tail goes, the original is kept aside.
-func (s *Spool) repairTo(name string, b []byte, bad []span, end int) error {
+// repair cuts a segment at its end, and cuts out the damage before: it holds
+// nothing but whole records afterwards, and of those all that were ever
+// durable. If more than a torn tail goes, the original is kept aside.
+func (s *Spool) repair(g *found) error {
+	name, b, bad, end := g.name, g.content, g.bad, g.end
 	var whole []byte
 	from, damaged := 0, false
 	for _, d := range bad {

@@ -9,6 +9,7 @@
 //	ratecard          the last rate card, opaque, replaced atomically
 //	lock              held while the spool is open
 //	NNNNNNNNNN.seg    segments of the log, in order
+//	spare             room for the checkpoint of one more segment
 //	*.corrupt         damaged files, set aside
 //	rejected/         chunks that the collector refused for good, with reasons
 //
@@ -28,20 +29,30 @@
 //
 // Opening is recovery; there is no other path. A torn tail is cut off. A
 // damaged record in the middle costs that record alone: the segment is kept as
-// *.corrupt, and rewritten without the damage.
+// *.corrupt, and rewritten without the damage. It leaves a hole before Next: a
+// live node can't tell what it held, and does not seal it again. Where the
+// chunks can be made again (Options.Repeatable), the log ends at the damage
+// instead, and they are. A record that is damaged later, while the spool is
+// open, is set aside when it can't be read to be sent; the next Open of a
+// repeatable spool goes back to it too, while its segment is there.
 //
 // # Limits
 //
 // The log is bounded in bytes, what is not yet written in bytes too. As it
 // fills, or the disk does, it gives up, in this order:
 //
-//  1. seconds that are not yet in a chunk (a crash would then lose up to nine
-//     of them, and they become unobserved);
+//  1. seconds that are not yet in a chunk, those on a full disk included (a
+//     crash would then lose up to nine of them, and they become unobserved);
 //  2. new chunks: AppendChunk returns ErrFull. A caller that can wait (a
 //     replay) waits for space, one that can't drops the newest windows, and
 //     once there is space again seals everything from Next on as unobserved.
 //
 // Chunks that were taken are never dropped to make room.
+//
+// A disk that takes no more is written in smaller pieces and smaller segments.
+// As soon as all that is on it has been acknowledged, its space is free again,
+// to the last segment, and writing goes on: the disk may be smaller than a
+// segment.
 package spool
 
 import (
@@ -74,6 +85,10 @@ type Options struct {
 	// Boot is the boot id that the spool must have. Zero takes what is there,
 	// or a random one if the spool is new. Replays give a deterministic one.
 	Boot attribution.Boot
+	// Repeatable says that chunks which are lost to damage can be appended
+	// again, as a replay does: Open then cuts the log where it is damaged, and
+	// Next is there.
+	Repeatable bool
 	// MaxBytes bounds the log on disk. Default 256 MiB, at least 64 KiB.
 	MaxBytes int64
 	// SegmentBytes is the size at which a new segment is begun. Default (and
@@ -119,7 +134,7 @@ type Stats struct {
 	Fault         string // why the last Sync failed; "" where it did not
 
 	Syncs, SyncFailures uint64
-	SecondsDropped      uint64 // refused by AppendSecond for want of space
+	SecondsDropped      uint64 // given up for want of space
 	ChunksRefused       uint64 // times that AppendChunk returned ErrFull
 	TornBytes           int64  // cut off at Open
 	CorruptFiles        uint64 // set aside
@@ -161,7 +176,12 @@ type Spool struct {
 	lastID    attribution.Fingerprint // roster of the newest pending chunk
 	bodyBytes int64                   // of index and pending chunks
 	chunks    int                     // in index and pending
-	fault     error
+	fault     error                   // of the last write, nil where it succeeded
+	told      bool                    // of the fault
+	most      int64                   // that one write holds, in bytes, unless it is one record
+	roll      int64                   // size at which a segment is left for the next
+	spare     int64                   // size of the spare file, 0 where there is none
+	tight     bool                    // others need the disk
 	stats     Stats
 }
 
@@ -169,7 +189,8 @@ type Spool struct {
 type segment struct {
 	number    uint64
 	name      string
-	file      File // nil where it is not open
+	file      File  // nil where it is not open
+	head      int64 // size when it was begun; 0 where that was in an earlier life
 	size      int64
 	live      int // unacknowledged chunks in it
 	maxSecond attribution.Second
@@ -229,7 +250,7 @@ func Open(fsys FS, dir string, o Options) (*Spool, error) {
 	s := &Spool{
 		fsys: fsys, dir: dir, o: o, lock: lock,
 		changed: make(chan struct{}), appended: make(chan struct{}, 1),
-		acked: Start, ackKept: Start,
+		acked: Start, ackKept: Start, most: o.PendingBytes, roll: o.SegmentBytes,
 	}
 	if err := s.recover(); err != nil {
 		s.closeFiles()
@@ -315,7 +336,7 @@ func (s *Spool) Stats() Stats {
 
 // bytes is the log's size with what is still to be written.
 func (s *Spool) bytes() int64 {
-	n := s.unwritten
+	n := s.unwritten + s.spare
 	for _, seg := range s.segments {
 		n += seg.size
 	}

@@ -356,7 +356,7 @@ func TestRunSyncs(t *testing.T) {
 				if err == nil {
 					break
 				}
-				if err := s.AwaitSpace(t.Context()); err != nil {
+				if err := s.AwaitSpace(t.Context(), nil); err != nil {
 					done <- err
 					return
 				}
