@@ -17,8 +17,8 @@ import (
 const recently = time.Minute
 
 // clean rolls finished hours and days, and drops what is older than the
-// retention, when it is time. Both go by the data's time: a replay of last year rolls as it
-// goes, and is not dropped for being of last year.
+// retention, when it is time. Both go by the data's time: a replay of last year
+// rolls as it goes, and is not dropped for being of last year.
 func (s *Server) clean(ctx context.Context, now time.Time) error {
 	w := &s.writer
 	newest := attribution.Second(s.newest.Load())
@@ -98,6 +98,9 @@ func (s *Server) dropDuplicates(ctx context.Context, gs []*group, cause error) e
 	if err != nil {
 		return fmt.Errorf("read what is stored: %w", err)
 	}
+	// What is dropped here is in the store by now, and a view from before that
+	// can no longer be completed, see Since.
+	s.forgotten.Store(s.writer.commits)
 	dropped := 0
 	for _, g := range gs {
 		dropped += s.dropStored(g, stored[g.node.id])
@@ -141,7 +144,7 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 			_ = n.stream.rejectLocked(c.Key, "conflict: the ledger has other data in these seconds")
 		}
 	}
-	g.chunks, g.fold = kept, fold
+	g.chunks, g.fold, g.batch = kept, fold, 0
 	g.bytes -= bytes
 	n.pending = slices.DeleteFunc(n.pending, func(c *chunk) bool { return slices.Contains(gone, c) })
 	if len(kept) == 0 {

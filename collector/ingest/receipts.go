@@ -30,10 +30,13 @@ const (
 	settled                      // rejected, and said so
 )
 
-// put notes a chunk; one of the same sequence takes its place.
+// put notes a chunk; one of the same sequence takes its place, except that a
+// rejected one does not stand for an accepted one: what was accepted is
+// acknowledged when it is durable (law 4), whatever else came under its number.
 func (r *receipts) put(x receipt, most int) error {
 	i, found := slices.BinarySearchFunc(r.list, x.from, func(r receipt, s attribution.Second) int { return cmp.Compare(r.from, s) })
 	switch {
+	case found && x.state == settled && r.list[i].state == awaiting:
 	case found:
 		r.list[i] = x
 	case len(r.list) >= most:
