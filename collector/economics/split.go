@@ -178,7 +178,6 @@ func (f *fold) settle(u *unit) {
 	for _, c := range u.costs {
 		whole.add(c)
 	}
-	whole.Covered = *whole.Allocation()
 	rows := make([]Row, len(u.parts))
 	weights := weigh(u.parts)
 	for _, b := range attribution.Bases {
