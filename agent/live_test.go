@@ -22,16 +22,17 @@ type gpus struct {
 	gone atomic.Bool // B is not there any more
 }
 
-func (g *gpus) Run(ctx context.Context, producer func() func(*sampler.Event)) error {
+func (g *gpus) Run(ctx context.Context, producer func() sampler.Producer) error {
 	done := make(chan struct{}, 2)
 	for _, id := range []string{"GPU-A", "GPU-B"} {
-		yield := producer()
+		p := producer()
 		go func() {
 			defer func() { done <- struct{}{} }()
+			defer p.Close()
 			if id == "GPU-B" && g.gone.Load() {
 				return
 			}
-			g.read(ctx, id, yield)
+			g.read(ctx, id, p.Yield)
 		}()
 	}
 	<-done

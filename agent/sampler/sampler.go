@@ -111,7 +111,15 @@ type Script interface {
 // Live is a source of events that happen now.
 type Live interface {
 	// Run sees until ctx ends. It calls producer once for each goroutine of
-	// its own that yields events; each returned function is called by that
-	// goroutine alone, never blocks, and does not keep the event.
-	Run(ctx context.Context, producer func() func(*Event)) error
+	// its own that yields events.
+	Run(ctx context.Context, producer func() Producer) error
+}
+
+// Producer takes the events of one goroutine, which alone calls it.
+type Producer interface {
+	// Yield takes an event. It never blocks, and does not keep the event.
+	Yield(e *Event)
+	// Close says that there will be no more, and gives back what the producer
+	// holds. A source calls it when the goroutine ends.
+	Close()
 }

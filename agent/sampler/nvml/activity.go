@@ -45,6 +45,7 @@ type processes struct {
 	// cursor is the newest sample time that the driver has returned (µs). It is
 	// the device's own: one cursor over several devices would skip samples.
 	cursor  uint64
+	hidden  bool // the driver has not said how much memory one of them holds
 	dropped *Dropped
 	scratch []*process
 }
@@ -82,10 +83,18 @@ func (p *processes) list(rs []running) {
 			known.owner = better(known.owner, p.owners.Owner(r.pid, known.id))
 		}
 		if known.reading != p.reading { // in the lists once, so far
-			known.reading, known.memory, known.client = p.reading, 0, false
+			known.reading, known.memory, known.client = p.reading, -1, false
 		}
 		known.memory = max(known.memory, min(r.memory, maxMemory))
 		known.client = known.client || r.client
+	}
+	for _, known := range p.byPID {
+		p.hidden = p.hidden || known.memory < 0
+	}
+	if p.hidden { // nor is there any use in what the others hold
+		for _, known := range p.byPID {
+			known.memory = 0
+		}
 	}
 }
 

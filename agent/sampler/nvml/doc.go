@@ -16,7 +16,9 @@
 //     ticks, added up;
 //   - SM activity per process: the driver's process samples, likewise added
 //     up (see activity.go for what has to be thrown away);
-//   - memory per process: the compute, graphics and MPS lists together.
+//   - memory per process: the compute, graphics and MPS lists together. From
+//     the first process on whose memory the driver does not tell, the device
+//     has no SensorMemory, and no memory is recorded.
 //
 // What can't be measured is not invented. A MIG instance has no process
 // samples and no energy; without GPM it has no SM activity either, and its

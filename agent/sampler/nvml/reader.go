@@ -26,13 +26,13 @@ const (
 // reader reads one device, in a goroutine of its own.
 type reader struct {
 	facts
-	handle  handle
-	device  *attribution.Device
-	now     func() int64  // Unix ns, the agent's clock
-	wall    func() uint64 // µs, the machine's wall clock
-	yield   func(*sampler.Event)
-	log     *slog.Logger
-	stagger int64
+	handle   handle
+	device   *attribution.Device
+	now      func() int64  // Unix ns, the agent's clock
+	wall     func() uint64 // µs, the machine's wall clock
+	producer sampler.Producer
+	log      *slog.Logger
+	stagger  int64
 
 	// since is when the reading under way began (the agent's clock), 0 between
 	// readings: the watchdog's way to see a hang.
@@ -43,6 +43,7 @@ type reader struct {
 	procs      processes
 	failures   int
 	said       string // the last error that was logged
+	yielded    int64  // time of the last event
 	lastGood   int64  // time of the last reading without an error
 	lastShare  int64  // of the last one of the device's activity
 	lastProcs  int64  // and of the processes'
@@ -56,8 +57,9 @@ type reader struct {
 
 // run reads until ctx ends.
 func (r *reader) run(ctx context.Context) {
+	defer r.producer.Close()
 	defer r.handle.close()
-	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: r.now(), Node: r.device.Node, DeviceID: r.uuid, Device: r.device})
+	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: r.now(), Device: r.device})
 	r.tick()
 	timer := time.NewTimer(r.untilNext())
 	defer timer.Stop()
@@ -65,7 +67,7 @@ func (r *reader) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			if r.removed.Load() {
-				r.yield(&sampler.Event{Kind: sampler.DeviceRemoved, Time: r.now(), Node: r.device.Node, DeviceID: r.uuid})
+				r.yield(&sampler.Event{Kind: sampler.DeviceRemoved, Time: r.now()})
 			}
 			return
 		case <-timer.C:
@@ -73,6 +75,13 @@ func (r *reader) run(ctx context.Context) {
 			timer.Reset(r.untilNext())
 		}
 	}
+}
+
+// yield hands an event about the device on.
+func (r *reader) yield(e *sampler.Event) {
+	e.Node, e.DeviceID = r.device.Node, r.uuid
+	r.yielded = e.Time
+	r.producer.Yield(e)
 }
 
 // untilNext is the time to this device's place in the next second.
@@ -99,7 +108,7 @@ func (r *reader) tick() {
 		}
 	}
 	r.sample.Gap = r.failures >= gapAfter || (r.lastGood != 0 && now-r.lastGood > maxElapsed)
-	r.yield(&sampler.Event{Kind: sampler.Sampled, Time: now, Node: r.device.Node, DeviceID: r.uuid, Sample: &r.sample})
+	r.yield(&sampler.Event{Kind: sampler.Sampled, Time: now, Sample: &r.sample})
 	if err == nil {
 		r.failures, r.lastGood = 0, now
 	}
@@ -133,12 +142,28 @@ func (r *reader) read(now int64) error {
 		return fmt.Errorf("list processes: %w", err)
 	}
 	r.procs.list(r.list)
+	r.measuresMemory()
 	if err := r.processActivity(now); err != nil {
 		return fmt.Errorf("read process utilization: %w", err)
 	}
 	r.sample.ProcessSM = r.byProcess
 	r.sample.Processes = r.procs.appendTo(r.sample.Processes[:0])
 	return nil
+}
+
+// measuresMemory takes back that the memory of processes is measured, once the
+// driver has not said it of one: a sum without that one is no measurement. The
+// device is described anew as of the last event, when the time began that this
+// reading is about.
+func (r *reader) measuresMemory() {
+	if !r.procs.hidden || r.device.Sensors&attribution.SensorMemory == 0 {
+		return
+	}
+	r.log.Warn("the driver does not tell how much memory processes hold: it is recorded as not measured", "device", r.uuid)
+	d := *r.device
+	d.Sensors &^= attribution.SensorMemory
+	r.device = &d
+	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: r.yielded, Device: r.device})
 }
 
 func (r *reader) readEnergy() error {

@@ -51,9 +51,10 @@ var _ sampler.Live = (*Sampler)(nil)
 // readerRun is a reader that runs.
 type readerRun struct {
 	*reader
-	stop context.CancelFunc
-	done chan struct{}
-	hung bool // and that has been said
+	stop   context.CancelFunc
+	done   chan struct{}
+	ending bool // it was told to
+	hung   bool // and that has been said
 }
 
 // Open loads the driver's library. It returns an error wrapping ErrNoDriver
@@ -94,7 +95,7 @@ type scan struct {
 // Run reads all devices until ctx ends, and then closes the driver. It returns
 // an error wrapping ErrHung if calls into the driver keep it from ending; what
 // they keep is lost until the process ends.
-func (s *Sampler) Run(ctx context.Context, producer func() func(*sampler.Event)) error {
+func (s *Sampler) Run(ctx context.Context, producer func() sampler.Producer) error {
 	scans := make(chan scan, 1)
 	look := func() { // one at a time; its end is awaited through scans
 		units, err := s.driver.units()
@@ -139,12 +140,12 @@ func (s *Sampler) sayListed(err error) {
 // gone and of devices that have become others (a GPU whose MIG mode changed).
 // A whole GPU that is missing is lost, not gone: its reader keeps trying, and
 // its time is unobserved. A list with an error says nothing of what is gone.
-func (s *Sampler) apply(ctx context.Context, found scan, producer func() func(*sampler.Event)) {
+func (s *Sampler) apply(ctx context.Context, found scan, producer func() sampler.Producer) {
 	there := make(map[string]bool, len(found.units))
 	for i, u := range found.units {
 		there[u.uuid] = true
 		if old := s.readers[u.uuid]; old != nil {
-			if old.facts == u.facts || !s.end(old, false) {
+			if (old.facts == u.facts && !old.ending) || !s.end(old, false) {
 				u.handle.close()
 				continue
 			}
@@ -160,6 +161,7 @@ func (s *Sampler) apply(ctx context.Context, found scan, producer func() func(*s
 
 // end ends a reader; false if it hangs and can't be ended yet.
 func (s *Sampler) end(r *readerRun, removed bool) bool {
+	r.ending = true
 	r.removed.Store(removed)
 	r.stop()
 	select {
@@ -170,7 +172,7 @@ func (s *Sampler) end(r *readerRun, removed bool) bool {
 	}
 }
 
-func (s *Sampler) start(ctx context.Context, u unit, stagger int64, yield func(*sampler.Event)) {
+func (s *Sampler) start(ctx context.Context, u unit, stagger int64, producer sampler.Producer) {
 	d := &attribution.Device{
 		ID: u.uuid, Cluster: s.opts.Cluster, Node: s.opts.Node, Model: u.model,
 		CapacityType: s.opts.CapacityType, MemoryBytes: u.memoryBytes, Labels: s.opts.Labels,
@@ -183,7 +185,7 @@ func (s *Sampler) start(ctx context.Context, u unit, stagger int64, yield func(*
 	ctx, stop := context.WithCancel(ctx)
 	r := &readerRun{stop: stop, done: make(chan struct{}), reader: &reader{
 		facts: u.facts, handle: u.handle, device: d, now: s.now, wall: s.wall,
-		yield: yield, log: s.opts.Log, stagger: stagger,
+		producer: producer, log: s.opts.Log, stagger: stagger,
 		byGPM: u.gpm, byProcess: true,
 		procs: processes{owners: s.opts.Owners, byPID: make(map[uint32]*process), dropped: &s.dropped},
 	}}

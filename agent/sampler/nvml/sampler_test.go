@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,7 @@ type rig struct {
 	log    *strings.Builder
 	stop   context.CancelFunc
 	done   chan error
+	open   atomic.Int32 // producers
 
 	mu     sync.Mutex
 	events []sampler.Event
@@ -43,18 +45,25 @@ func newRig(t *testing.T, us ...unit) *rig {
 	return r
 }
 
-func (r *rig) producer() func(*sampler.Event) {
-	return func(e *sampler.Event) {
-		kept := *e
-		if e.Sample != nil {
-			s := *e.Sample
-			s.Processes = append([]sampler.Process(nil), s.Processes...)
-			kept.Sample = &s
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.events = append(r.events, kept)
+func (r *rig) producer() sampler.Producer {
+	r.open.Add(1)
+	return rigProducer{r}
+}
+
+type rigProducer struct{ *rig }
+
+func (p rigProducer) Close() { p.open.Add(-1) }
+
+func (p rigProducer) Yield(e *sampler.Event) {
+	kept := *e
+	if e.Sample != nil {
+		s := *e.Sample
+		s.Processes = append([]sampler.Process(nil), s.Processes...)
+		kept.Sample = &s
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, kept)
 }
 
 // seen is the events of a device so far.
@@ -76,6 +85,9 @@ func (r *rig) end() {
 	}
 	if !r.driver.closed {
 		r.t.Fatal("the driver is not closed")
+	}
+	if n := r.open.Load(); n != 0 {
+		r.t.Fatalf("%d producers are not closed", n)
 	}
 }
 
@@ -237,10 +249,76 @@ func TestMIGInstancesComeAndGo(t *testing.T) {
 		if len(r.seen("MIG-1", sampler.DeviceRemoved)) != 1 || len(r.seen("GPU-1", sampler.DeviceRemoved)) != 0 {
 			t.Fatal("want the instance removed and the GPU kept")
 		}
+		if n := r.open.Load(); n != 1 {
+			t.Fatalf("%d producers are open for one reader", n)
+		}
 		n := len(r.seen("GPU-1", sampler.Sampled))
 		wait(3 * time.Second)
 		if len(r.seen("GPU-1", sampler.Sampled)) <= n {
 			t.Fatal("the kept GPU is no longer read")
+		}
+		r.end()
+	})
+}
+
+// A device whose facts changed and changed back while a call hung is read
+// again once the call returns.
+func TestEndedReaderIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		h := &fakeHandle{}
+		before := whole("A", h, true)
+		after := before
+		after.remainder, after.energy = true, false
+		r := newRig(t, before)
+		wait(1500 * time.Millisecond)
+		h.with(func(h *fakeHandle) { h.hang = hang })
+		r.driver.set(nil, after)
+		wait(rescanEvery + 3*time.Second)
+		h.with(func(h *fakeHandle) { h.hang = nil })
+		r.driver.set(nil, before)
+		close(hang)
+		n := len(r.seen("A", sampler.Sampled))
+		wait(rescanEvery + 5*time.Second)
+		if got := len(r.seen("A", sampler.Sampled)) - n; got < 4 {
+			t.Fatalf("%d samples after the call returned", got)
+		}
+		if added := r.seen("A", sampler.DeviceAdded); len(added) != 2 || added[1].Device.Remainder {
+			t.Fatalf("added: %+v", added)
+		}
+		r.end()
+	})
+}
+
+// What the driver does not tell is not 0: the device says so before the first
+// sample that lacks it.
+func TestLaw9HiddenMemoryIsNotZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{running: []running{{pid: 5, memory: 1 << 30}}}
+		r := newRig(t, whole("A", a, true))
+		wait(2500 * time.Millisecond)
+		a.with(func(h *fakeHandle) { h.running = []running{{pid: 5, memory: 1 << 30}, {pid: 6, memory: -1}} })
+		wait(5 * time.Second)
+		added, sampled := r.seen("A", sampler.DeviceAdded), r.seen("A", sampler.Sampled)
+		if len(added) != 2 || added[0].Device.Sensors&attribution.SensorMemory == 0 || added[1].Device.Sensors&attribution.SensorMemory != 0 {
+			t.Fatalf("added: %+v", added)
+		}
+		hidden := 0
+		for _, e := range sampled {
+			for _, p := range e.Sample.Processes {
+				if e.Time > added[1].Time && p.MemoryBytes != 0 {
+					t.Fatalf("memory of a device that does not measure it: %+v", p)
+				}
+				if p.PID == 6 {
+					hidden++
+					if e.Time <= added[1].Time {
+						t.Fatal("a sample without memory came first")
+					}
+				}
+			}
+		}
+		if n := strings.Count(r.log.String(), "not measured"); n != 1 || hidden < 4 {
+			t.Fatalf("logged %d times, %d samples:\n%s", n, hidden, r.log)
 		}
 		r.end()
 	})
