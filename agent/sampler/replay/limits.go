@@ -10,11 +10,11 @@ const Version = 1
 const (
 	maxLine      = 1 << 20   // bytes of a line
 	maxNodes     = 4096      // of a recording
-	maxDevices   = 4096      // of a node at one time
+	maxDevices   = 1024      // of a node at one time: as many as a meter takes
 	maxOwners    = 1_000_000 // of a recording
 	maxDeclared  = 256 << 20 // bytes of the lines that declare devices and owners
 	maxProcesses = 4096      // of a sample
-	maxReasons   = 1024      // different reasons for failure in a recording
+	maxReasons   = 256       // different reasons for failure in a recording: with the other measures, within what a meter takes
 	maxLabels    = 256       // of a device or owner, and entries of the header's maps
 	maxText      = 4096      // bytes of a string
 	maxReplicas  = 1_000_000 // of a device
