@@ -94,7 +94,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
 
 func (c *Collector) wire(ctx context.Context) error {
 	var err error
-	c.docs, err = openDocuments(ctx, c.store, time.Now, c.cfg.RateCard, c.cfg.Rules)
+	c.docs, err = openDocuments(ctx, c.store, time.Now, c.deps.Log, c.cfg.RateCard, c.cfg.Rules)
 	if err != nil {
 		return err
 	}

@@ -313,6 +313,54 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+// A file is applied once for each content: what was applied by hand since then
+// is not undone by the next start.
+func TestAFileIsAppliedWhenItChanges(t *testing.T) {
+	ctx := context.Background()
+	cfg := testConfig(t.TempDir())
+	dir := t.TempDir()
+	cfg.RateCard, cfg.Rules = filepath.Join(dir, "card.yaml"), filepath.Join(dir, "rules.yaml")
+	write := func(price, team string) {
+		t.Helper()
+		if err := errors.Join(
+			os.WriteFile(cfg.RateCard, []byte(strings.Replace(card, "3.60", price, 1)), 0o600),
+			os.WriteFile(cfg.Rules, []byte("rules: [{target: team, namespace: shop, value: "+team+"}]\n"), 0o600),
+		); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := func(what string, revision uint32, nanos int64, team string) *running {
+		t.Helper()
+		r := serve(t, cfg)
+		l := pb.NewLedgerClient(r.conn)
+		c, err := l.GetRateCard(ctx, &pb.GetRateCardRequest{})
+		if err != nil || c.GetRevision() != revision || c.GetPrices()[0].GetNanoPerDeviceHour() != nanos {
+			t.Errorf("%s: %v, %v: want revision %d at %d", what, c, err, revision, nanos)
+		}
+		rules, err := l.GetRules(ctx, &pb.GetRulesRequest{})
+		if err != nil || rules.GetRevision() != revision || rules.GetRules()[0].GetValue() != team {
+			t.Errorf("%s: %v, %v: want revision %d with team %s", what, rules, err, revision, team)
+		}
+		return r
+	}
+	write("1", "a")
+	begin("new", 1, 1e9, "a").end()
+	r := begin("again", 1, 1e9, "a")
+	l := pb.NewLedgerClient(r.conn)
+	if _, err := l.ApplyRateCard(ctx, &pb.ApplyRateCardRequest{Card: &pb.RateCard{Currency: "USD", Prices: []*pb.PriceRule{{Model: "*", NanoPerDeviceHour: 2e9}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.ApplyRules(ctx, &pb.ApplyRulesRequest{Rules: &pb.Rules{Rules: []*pb.Rule{{Target: "team", Namespace: "shop", Value: "b"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	begin("the file stays, another is in force", 2, 2e9, "b").end()
+	write("3", "c")
+	begin("the file changes", 3, 3e9, "c").end()
+	write("1", "a")
+	begin("the file changes back", 4, 1e9, "a").end()
+}
+
 func TestBadFilesAreTheConfigurationsFault(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.yaml")

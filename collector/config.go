@@ -38,14 +38,16 @@ type Config struct {
 
 	TLS TLSConfig `yaml:"tls"`
 
-	// RateCard is a file with the rate card (YAML). If it differs from the
-	// card in force it becomes the next revision. Default "": the card in
-	// force stays; where there is none yet, everything is unpriced.
+	// RateCard is a file with the rate card (YAML). It becomes the next
+	// revision when its content is new: a start with the same file as before
+	// does not undo what was applied by other means since, and warns if that
+	// differs. Default "": the card in force stays; where there is none yet,
+	// everything is unpriced.
 	RateCard string `yaml:"rate_card"`
 
-	// Rules is a file with the mapping rules (YAML). If it differs from those
-	// in force it becomes the next revision. Default "": those in force stay;
-	// where there are none yet, well-known labels count.
+	// Rules is a file with the mapping rules (YAML), applied like RateCard.
+	// Default "": those in force stay; where there are none yet, well-known
+	// labels count.
 	Rules string `yaml:"rules"`
 
 	Retention RetentionConfig `yaml:"retention"`

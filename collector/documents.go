@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ import (
 type documents struct {
 	store store.Store
 	now   func() time.Time
+	log   *slog.Logger
 	// do runs a function where the store may be written.
 	do func(context.Context, func(context.Context) error) error
 	// applied is told of a new rate card.
@@ -35,10 +37,10 @@ type documents struct {
 
 var _ api.Documents = (*documents)(nil)
 
-// openDocuments reads what is in force, applies what files say otherwise, and
-// gives the rules to the store. The store has no other writer yet.
-func openDocuments(ctx context.Context, st store.Store, now func() time.Time, cardFile, rulesFile string) (*documents, error) {
-	d := &documents{store: st, now: now, applied: func(*rating.Card) {}}
+// openDocuments reads what is in force, applies what files newly say, and gives
+// the rules to the store. The store has no other writer yet.
+func openDocuments(ctx context.Context, st store.Store, now func() time.Time, log *slog.Logger, cardFile, rulesFile string) (*documents, error) {
+	d := &documents{store: st, now: now, log: log, applied: func(*rating.Card) {}}
 	d.do = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
 	card, err := d.RateCard(ctx, 0)
 	switch {
@@ -66,8 +68,6 @@ func openDocuments(ctx context.Context, st store.Store, now func() time.Time, ca
 	return d, nil
 }
 
-// applyCardFile makes a file the next revision if it differs from the card in
-// force.
 func (d *documents) applyCardFile(ctx context.Context, file string) error {
 	if file == "" {
 		return nil
@@ -80,16 +80,17 @@ func (d *documents) applyCardFile(ctx context.Context, file string) error {
 	if err != nil {
 		return fmt.Errorf("%w: rate_card: %s: %w", ErrConfig, file, err)
 	}
+	var inForce []byte
 	if have := d.card.Load(); have != nil {
 		if have.Currency != card.Currency {
 			return fmt.Errorf("%w: rate_card: %s: the ledger counts in %s and the card in %s: a ledger has one currency", ErrConfig, file, have.Currency, card.Currency)
 		}
-		if bytes.Equal(cardText(have), cardText(card)) {
-			return nil
-		}
+		inForce = cardText(have)
 	}
-	_, err = d.ApplyRateCard(ctx, card)
-	return err
+	return d.follow(ctx, store.RateCardFiles, file, cardText(card), inForce, func() error {
+		_, err := d.ApplyRateCard(ctx, card)
+		return err
+	})
 }
 
 func (d *documents) applyRulesFile(ctx context.Context, file string) error {
@@ -106,14 +107,41 @@ func (d *documents) applyRulesFile(ctx context.Context, file string) error {
 	}
 	have := *d.rules.Load()
 	have.Revision, rules.Revision = 0, 0
-	was, err := have.Marshal()
+	inForce, err := have.Marshal()
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
-	if will, err := rules.Marshal(); err == nil && bytes.Equal(was, will) {
-		return nil
+	text, err := rules.Marshal()
+	if err != nil {
+		return fmt.Errorf("rules: %s: %w", file, err)
 	}
-	_, err = d.ApplyRules(ctx, rules)
+	return d.follow(ctx, store.RuleFiles, file, text, inForce, func() error {
+		_, err := d.ApplyRules(ctx, rules)
+		return err
+	})
+}
+
+// follow applies what a file says, unless it said the same when it was last
+// followed: what was applied by other means since then stays in force over a
+// file that nobody has changed, however often the collector starts again.
+func (d *documents) follow(ctx context.Context, kind store.DocumentKind, file string, text, inForce []byte, apply func() error) error {
+	last, err := d.store.Document(ctx, kind, 0)
+	switch {
+	case err == nil && bytes.Equal(last.Body, text):
+		if !bytes.Equal(inForce, text) {
+			d.log.Warn("a file is not what is in force: another revision was applied after it, and stays",
+				"file", file, "what", string(kind), "hint", "change the file to have it applied, or take it out of the configuration")
+		}
+		return nil
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	if !bytes.Equal(inForce, text) {
+		if err := apply(); err != nil {
+			return err
+		}
+	}
+	_, err = d.store.PutDocument(ctx, kind, text, d.now())
 	return err
 }
 
@@ -195,7 +223,8 @@ func (d *documents) ApplyRules(ctx context.Context, rules *mapping.Rules) (*mapp
 			return err
 		}
 		next.Revision = revision
-		return d.enforce(ctx, &next)
+		// It is durable, so it comes into force even if nobody waits any more.
+		return d.enforce(context.WithoutCancel(ctx), &next)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store the rules: %w", err)

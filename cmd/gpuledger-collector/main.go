@@ -137,8 +137,8 @@ func addFlags(c *cobra.Command) {
 	f.String("grpc-listen", d.GRPCListen, "where agents and programs connect")
 	f.String("http-listen", d.HTTPListen, "where the JSON API and the page are")
 	f.Bool("insecure-listen", d.InsecureListen, "listen on other than loopback addresses in plain text")
-	f.String("rate-card", d.RateCard, "rate card to apply, where it differs from the one in force")
-	f.String("rules", d.Rules, "mapping rules to apply, where they differ from those in force")
+	f.String("rate-card", d.RateCard, "rate card to apply, once for each content of the file")
+	f.String("rules", d.Rules, "mapping rules to apply, once for each content of the file")
 	f.String("log-level", d.Log.Level, "debug, info, warn or error")
 	f.String("log-format", d.Log.Format, "text or json")
 }
@@ -174,6 +174,8 @@ func (p *program) config(c *cobra.Command) (*collector.Config, error) {
 }
 
 func (p *program) run(ctx context.Context, cfg *collector.Config) error {
+	// The ledger says who pays for what, and the store makes files as it goes.
+	syscall.Umask(0o077)
 	deps := collector.Deps{Version: version, Log: cfg.Log.Logger(p.stderr), Abort: p.abort}
 	if p.readyFile != "" {
 		deps.Ready = func(a collector.Addresses) error { return a.WriteFile(p.readyFile) }

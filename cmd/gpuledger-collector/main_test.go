@@ -93,6 +93,19 @@ func TestServesUntilToldToStop(t *testing.T) {
 	if strings.HasSuffix(at.GRPC, ":0") || strings.HasSuffix(at.HTTP, ":0") {
 		t.Errorf("serves at %+v", at)
 	}
+	// Its files are the owner's alone, those that the store makes as it goes too.
+	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err == nil && path != dir && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
 	// The ledger has one collector at a time.
 	if c, _, stderr := do(context.Background(), args...); c != 1 || stderr == "" {
 		t.Errorf("a second collector: exit code %d, %s", c, stderr)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +78,25 @@ A card is YAML; amounts are decimals, exact to a nano unit of the currency:
 		newRateCardShow(t),
 	)
 	return c
+}
+
+// priceBy has the ledger price by a card. The collector's file of that card may
+// have been superseded since it was first applied; who names a card means it.
+func priceBy(ctx context.Context, l pb.LedgerClient, card *rating.Card) error {
+	res, err := l.GetRateCard(ctx, &pb.GetRateCardRequest{})
+	if err != nil {
+		return err
+	}
+	have, err := wire.DecodeRateCard(res)
+	if err != nil {
+		return err
+	}
+	have.Revision = card.Revision
+	if bytes.Equal(rating.Format(have), rating.Format(card)) {
+		return nil
+	}
+	_, err = l.ApplyRateCard(ctx, &pb.ApplyRateCardRequest{Card: wire.EncodeRateCard(card)})
+	return err
 }
 
 func newRateCardShow(t *target) *cobra.Command {

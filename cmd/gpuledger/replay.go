@@ -18,6 +18,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/sampler/replay"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/rating"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -101,8 +102,9 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 	if err != nil {
 		return err
 	}
+	var card *rating.Card
 	if o.rateCard != "" {
-		if _, err := readRateCard(o.rateCard); err != nil {
+		if card, err = readRateCard(o.rateCard); err != nil {
 			return err
 		}
 	} else if !isFile(filepath.Join(o.data, ledgerFile)) {
@@ -132,6 +134,11 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 		return err
 	} else if st.GetRateCardRevision() == 0 {
 		return errors.New(noCard)
+	}
+	if card != nil {
+		if err := priceBy(ctx, ledger, card); err != nil {
+			return err
+		}
 	}
 	begin := time.Now()
 	counts, err := playRecording(ctx, stderr, o, coll, ledger, info)

@@ -220,6 +220,9 @@ type DocumentKind string
 const (
 	RateCards DocumentKind = "rate-card"
 	RuleSets  DocumentKind = "rules"
+	// What the configured files said when they were last applied.
+	RateCardFiles DocumentKind = "rate-card-file"
+	RuleFiles     DocumentKind = "rules-file"
 )
 
 // Document is one revision of a rate card or a set of rules.

@@ -48,6 +48,14 @@ func TestASecondOpenerIsToldWhoHasIt(t *testing.T) {
 	}
 }
 
+func TestTooManyThreadsAreRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ledger")
+	_, err := duckdb.Open(t.Context(), duckdb.Options{Dir: dir, Decode: storetest.Decode, Threads: 99_999_999})
+	if err == nil || !strings.Contains(err.Error(), "at most 1024") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestFilesAreTheOwnersAlone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	s := open(t, dir)

@@ -51,6 +51,10 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// maxThreads keeps a typing error from exhausting the machine: DuckDB starts
+// them all at once, and aborts the process where it can't.
+const maxThreads = 1024
+
 func (o Options) withDefaults() Options {
 	if o.MemoryBytes == 0 {
 		o.MemoryBytes = 512 << 20
@@ -85,6 +89,8 @@ func (o Options) Validate() error {
 		return errors.New("store: no decoder of chunks")
 	case o.MemoryBytes < 0 || o.Threads < 0 || o.TempBytes < 0 || o.CheckpointBytes < 0 || o.Readers < 0:
 		return errors.New("store: a limit is negative")
+	case o.Threads > maxThreads:
+		return fmt.Errorf("store: %d threads: at most %d make sense, 0 is one per core", o.Threads, maxThreads)
 	case o.MemoryBytes != 0 && o.MemoryBytes < 64<<20:
 		return fmt.Errorf("store: a memory limit of %d bytes is too little to work with: give it 64 MiB or more", o.MemoryBytes)
 	}
