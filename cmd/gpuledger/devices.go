@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,15 +60,19 @@ func printDevices(w io.Writer, res *pb.DevicesResponse, out string) error {
 	case outCSV:
 		var rows [][]string
 		for _, d := range res.GetDevices() {
+			memory := "" // 0 is not a size that a device has
+			if d.GetMemoryBytes() != 0 {
+				memory = strconv.FormatInt(d.GetMemoryBytes(), 10)
+			}
 			rows = append(rows, []string{
 				d.GetCluster(), d.GetNode(), d.GetId(), d.GetModel(), d.GetCapacityType(), d.GetParent(), d.GetProfile(),
-				fmt.Sprint(d.GetMemoryBytes()), d.GetPricePerHour(), secondsText(d.GetSum().GetDeviceTimeNs()), secondsText(d.GetUsedTimeNs()),
+				memory, d.GetPricePerHour(), secondsText(d.GetSum().GetDeviceTimeNs()), secondsText(d.GetUsedTimeNs()),
 				d.GetSum().GetCost(), secondsText(d.GetSum().GetUnpricedTimeNs()),
 			})
 		}
 		return printCSV(w, []string{
 			"cluster", "node", "device", "model", "capacity_type", "parent", "profile", "memory_bytes",
-			"price_per_hour", "device_seconds", "used_seconds", "cost_" + strings.ToLower(res.GetCurrency()), "unpriced_seconds",
+			"price_per_hour", "device_seconds", "used_seconds", moneyColumn("cost", res.GetCurrency()), "unpriced_seconds",
 		}, rows)
 	}
 	if len(res.GetDevices()) == 0 {

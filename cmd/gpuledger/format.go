@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/big"
@@ -28,13 +30,19 @@ func checkOutput(out string, allowed ...string) error {
 	return usagef("-o %s is unknown: want %s", out, strings.Join(allowed, ", "))
 }
 
-// printJSON prints a message as the HTTP API would.
+// printJSON prints a message as the HTTP API answers it, indented. protojson's
+// own white space differs from build to build.
 func printJSON(w io.Writer, m proto.Message) error {
-	b, err := protojson.MarshalOptions{Multiline: true, EmitUnpopulated: true}.Marshal(m)
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s\n", b)
+	var out bytes.Buffer
+	if err := json.Indent(&out, b, "", "  "); err != nil {
+		return err
+	}
+	out.WriteByte('\n')
+	_, err = out.WriteTo(w)
 	return err
 }
 
@@ -110,6 +118,29 @@ func printCSV(w io.Writer, head []string, rows [][]string) error {
 	return c.Error()
 }
 
+// csvKeys are a row's keys for a program: exact, an absent one empty and an
+// empty one in quotes of its own (law 9).
+func csvKeys(row keyed) []string {
+	var cells []string
+	missing := row.GetMissing()
+	for i, k := range row.GetKeys() {
+		if k == "" && (i >= len(missing) || !missing[i]) {
+			k = `""`
+		}
+		cells = append(cells, k)
+	}
+	return cells
+}
+
+// moneyColumn names a column of money; where there is no rate card there is no
+// currency either.
+func moneyColumn(name, currency string) string {
+	if currency == "" {
+		return name
+	}
+	return name + "_" + strings.ToLower(currency)
+}
+
 // unknown is what a table shows for a figure that nobody knows (law 9).
 const unknown = "–"
 
@@ -151,6 +182,9 @@ func hoursText(ns string) string {
 		return unknown
 	}
 	h := r.Quo(r, big.NewRat(3600e9, 1))
+	if h.Sign() > 0 && h.Cmp(big.NewRat(5, 10_000)) < 0 {
+		return "<0.001" // a little is not nothing (law 9)
+	}
 	if h.Cmp(big.NewRat(100, 1)) >= 0 {
 		return thousands(h.FloatString(1))
 	}
@@ -239,13 +273,18 @@ func printable(r rune) rune {
 	return r
 }
 
-// addDecimals adds exact decimals; unknown parts count as nothing.
+// addDecimals adds exact decimals; unknown parts count as nothing, and a sum of
+// nothing else is unknown.
 func addDecimals(decs ...string) string {
-	sum := new(big.Rat)
+	sum, known := new(big.Rat), false
 	for _, d := range decs {
 		if r, ok := figure(d); ok {
 			sum.Add(sum, r)
+			known = true
 		}
+	}
+	if !known {
+		return ""
 	}
 	return sum.FloatString(9)
 }

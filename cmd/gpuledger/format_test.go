@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 func TestMoneyText(t *testing.T) {
@@ -59,7 +61,9 @@ func TestMoneyTextIsClose(t *testing.T) {
 func TestFigures(t *testing.T) {
 	for _, c := range []struct{ name, got, want string }{
 		{"hours", hoursText("3600000000000"), "1.000"},
-		{"hours, a second", hoursText("1000000000"), "0.000"},
+		{"hours, a second", hoursText("1000000000"), "<0.001"},
+		{"hours, two seconds", hoursText("2000000000"), "0.001"},
+		{"hours, none", hoursText("0"), "0.000"},
 		{"hours, many", hoursText("22794996000000000000"), "6,331,943.3"},
 		{"hours unknown", hoursText(""), "–"},
 		{"seconds", secondsText("462205820000000"), "462205.82"},
@@ -85,6 +89,9 @@ func TestFigures(t *testing.T) {
 		{"nano", nanoText("4397.193749977"), "4397193749977"},
 		{"nano unknown", nanoText(""), ""},
 		{"sum", addDecimals("1.5", "", "0.000000001"), "1.500000001"},
+		{"sum of nothing known", addDecimals("", ""), ""},
+		{"money column", moneyColumn("cost", "USD"), "cost_usd"},
+		{"money column without a currency", moneyColumn("cost", ""), "cost"},
 		{"pace", pace("0.01", 60), "0.6000"},
 		{"pace over nothing", pace("0.01", 0), "–"},
 		{"per second", perSecond("60000000000", 60, 1e9, 1), "1.0"},
@@ -118,6 +125,54 @@ func TestKeyText(t *testing.T) {
 		if got := keyText(c.key, c.missing); got != c.want {
 			t.Errorf("keyText(%q, %v) = %q, want %q", c.key, c.missing, got, c.want)
 		}
+	}
+}
+
+// TestLaw9IdleCostUnknown: idle time without a price has no known cost; no idle
+// time costs nothing.
+func TestLaw9IdleCostUnknown(t *testing.T) {
+	row := func(of ...*pb.BasisSum) *pb.ReportRow {
+		return &pb.ReportRow{ByBasis: of, Sum: sum("", "2", "1", "0")}
+	}
+	for want, r := range map[string]*pb.ReportRow{
+		"":            row(sum("used", "1", "1", "0"), sum("reserved", "1", "", "1000000000")),
+		"0":           row(sum("used", "2", "1", "0")),
+		"1.500000000": row(sum("reserved", "1", "1", "0"), sum("unallocated", "1", "0.5", "0")),
+	} {
+		if got := idleCost(r); got != want {
+			t.Errorf("%v: idle cost %q, want %q", r, got, want)
+		}
+	}
+}
+
+// TestLaw9CSVTellsEmptyFromMissing: an absent key and an empty one differ, and
+// no column comes twice.
+func TestLaw9CSVTellsEmptyFromMissing(t *testing.T) {
+	res := &pb.ReportResponse{GroupBy: []string{"label:a", "basis"}, Rows: []*pb.ReportRow{
+		{Keys: []string{"", "used"}, Missing: []bool{true, false}, ByBasis: []*pb.BasisSum{sum("used", "1", "", "1")}},
+		{Keys: []string{"", "used"}, Missing: []bool{false, false}, ByBasis: []*pb.BasisSum{sum("used", "1", "", "1")}},
+	}}
+	var b strings.Builder
+	if err := reportCSV(&b, res); err != nil {
+		t.Fatal(err)
+	}
+	const want = `time,label:a,basis,device_seconds,sm_active_seconds,memory_byte_seconds,energy_uj,cost,unpriced_seconds
+1970-01-01T00:00:00Z,,used,1,0,,,,0.000000001
+1970-01-01T00:00:00Z,"""""",used,1,0,,,,0.000000001
+`
+	if b.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", &b, want)
+	}
+}
+
+// TestJSONIsStable: the output is that of the HTTP API, byte by byte.
+func TestJSONIsStable(t *testing.T) {
+	var b strings.Builder
+	if err := printJSON(&b, &pb.VerifyProgress{ChunksTotal: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(b.String(), "{\n  \"chunks\": \"0\",\n  \"chunks_total\": \"7\",\n") {
+		t.Error(b.String())
 	}
 }
 

@@ -123,15 +123,15 @@ func unitFigures(r *pb.UnitCost) []string {
 }
 
 func unitCostsCSV(w io.Writer, res *pb.UnitCostsResponse) error {
-	cur := "_" + strings.ToLower(res.GetCurrency())
+	money := func(name string) string { return moneyColumn(name, res.GetCurrency()) }
 	head := append([]string{}, res.GetGroupBy()...)
-	head = append(head, "allocation_cost"+cur, "usage_cost"+cur, "device_seconds", "used_seconds", "inferences", "failures",
+	head = append(head, money("allocation_cost"), money("usage_cost"), "device_seconds", "used_seconds", "inferences", "failures",
 		"input_tokens", "cached_tokens", "output_tokens",
-		"per_1k_inferences_allocation"+cur, "per_1k_inferences_usage"+cur, "per_1m_tokens_allocation"+cur, "per_1m_tokens_usage"+cur,
-		"coverage", "unpriced_seconds", "unallocated_cost"+cur, "unattributed_cost"+cur, "reason")
+		money("per_1k_inferences_allocation"), money("per_1k_inferences_usage"), money("per_1m_tokens_allocation"), money("per_1m_tokens_usage"),
+		"coverage", "unpriced_seconds", money("unallocated_cost"), money("unattributed_cost"), "reason")
 	var rows [][]string
 	for _, r := range res.GetRows() {
-		row := append([]string{}, r.GetKeys()...)
+		row := csvKeys(r)
 		rows = append(rows, append(row, r.GetAllocationCost(), r.GetUsageCost(), secondsText(r.GetDeviceTimeNs()), secondsText(r.GetUsedTimeNs()),
 			r.GetInferences(), r.GetFailures(), r.GetInputTokens(), r.GetCachedTokens(), r.GetOutputTokens(),
 			r.GetPer_1KInferencesAllocation(), r.GetPer_1KInferencesUsage(), r.GetPer_1MTokensAllocation(), r.GetPer_1MTokensUsage(),

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -223,7 +224,16 @@ func idleCost(row *pb.ReportRow) string {
 	if row.GetSum().GetCost() == "" {
 		return ""
 	}
-	return addDecimals(basisOf(row, "reserved").GetCost(), basisOf(row, "unallocated").GetCost())
+	var parts []string
+	for _, b := range row.GetByBasis() {
+		if b.GetBasis() == "reserved" || b.GetBasis() == "unallocated" {
+			parts = append(parts, b.GetCost())
+		}
+	}
+	if len(parts) == 0 {
+		return "0"
+	}
+	return addDecimals(parts...)
 }
 
 func reportFootnotes(w io.Writer, total *pb.ReportRow) error {
@@ -249,7 +259,11 @@ func reportFootnotes(w io.Writer, total *pb.ReportRow) error {
 
 func reportCSV(w io.Writer, res *pb.ReportResponse) error {
 	head := append([]string{"time"}, res.GetGroupBy()...)
-	head = append(head, "basis", "device_seconds", "sm_active_seconds", "memory_byte_seconds", "energy_uj", "cost_"+strings.ToLower(res.GetCurrency()), "unpriced_seconds")
+	byBasis := slices.Contains(res.GetGroupBy(), "basis") // one column is enough
+	if !byBasis {
+		head = append(head, "basis")
+	}
+	head = append(head, "device_seconds", "sm_active_seconds", "memory_byte_seconds", "energy_uj", moneyColumn("cost", res.GetCurrency()), "unpriced_seconds")
 	var rows [][]string
 	for _, r := range res.GetRows() {
 		for _, b := range r.GetByBasis() {
@@ -257,9 +271,12 @@ func reportCSV(w io.Writer, res *pb.ReportResponse) error {
 			if r.GetOther() {
 				row = append(row, otherKeys(len(res.GetGroupBy()))...)
 			} else {
-				row = append(row, r.GetKeys()...)
+				row = append(row, csvKeys(r)...)
 			}
-			rows = append(rows, append(row, b.GetBasis(), secondsText(b.GetDeviceTimeNs()), secondsText(b.GetSmActiveNs()),
+			if !byBasis {
+				row = append(row, b.GetBasis())
+			}
+			rows = append(rows, append(row, secondsText(b.GetDeviceTimeNs()), secondsText(b.GetSmActiveNs()),
 				b.GetMemoryByteSeconds(), b.GetEnergyUj(), b.GetCost(), secondsText(b.GetUnpricedTimeNs())))
 		}
 	}
