@@ -219,6 +219,8 @@ func TestBadRequests(t *testing.T) {
 	}{
 		{"GET", "/v1/report?group_by=teams", "", 400, codes.InvalidArgument, "did you mean team?"},
 		{"GET", "/v1/report?groupby=team", "", 400, codes.InvalidArgument, `unknown parameter "groupby": want one of from, to, step, group_by, filter, limit`},
+		{"POST", "/v1/rules", `{"rules":{}}`, 405, codes.Unimplemented, "takes GET, HEAD, PUT"},
+		{"DELETE", "/v1/report", "", 405, codes.Unimplemented, "takes GET, HEAD"},
 		{"GET", "/v1/status?x=1", "", 400, codes.InvalidArgument, "takes none"},
 		{"GET", "/v1/report?from=noon", "", 400, codes.InvalidArgument, "noon"},
 		{"GET", "/v1/report?from=7&to=3", "", 400, codes.InvalidArgument, "from must be before to"},
@@ -254,6 +256,15 @@ func TestBadRequests(t *testing.T) {
 	}
 	if len(f.docs.cards)+len(f.docs.rules) != 0 {
 		t.Error("a bad request was applied")
+	}
+}
+
+func TestHeadIsGetWithoutItsBody(t *testing.T) {
+	f := newFixture(t)
+	for path, want := range map[string]int{"/v1/report": 200, "/v1/report?x=1": 400, "/v1/rate-card": 404} {
+		if status, body := f.do(t, "HEAD", path, ""); status != want || body != "" {
+			t.Errorf("%s: %d %q, want %d", path, status, body, want)
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ func NewGateway(ctx context.Context, s *Server, page http.Handler) (*Gateway, er
 		return nil, errors.Join(fmt.Errorf("register the gateway: %w", err), g.Close())
 	}
 	all := http.NewServeMux()
-	all.Handle("/v1/", checkParameters(mux))
+	all.Handle("/v1/", checkRequest(mux))
 	if page != nil {
 		all.Handle("/", page)
 	}
@@ -93,10 +93,11 @@ func (g *Gateway) Close() error {
 	return errors.Join(err, <-g.served)
 }
 
-// checkParameters refuses query parameters that a method does not have: the
+// checkRequest refuses query parameters that a method does not have: the
 // gateway would ignore them, and a mistyped filter would answer another
-// question than the one asked.
-func checkParameters(next http.Handler) http.Handler {
+// question than the one asked. It also knows which verbs a path takes: the
+// gateway does not know HEAD, and would let a POST pass for a GET.
+func checkRequest(next http.Handler) http.Handler {
 	known := map[string][]string{} // by path
 	methods := pb.File_gpuledger_v1_query_proto.Services().ByName("Ledger").Methods()
 	for path, method := range map[string]protoreflect.Name{
@@ -112,9 +113,22 @@ func checkParameters(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		names, ok := known[r.URL.Path]
 		if ok {
+			verbs := []string{http.MethodGet, http.MethodHead}
+			if r.URL.Path == "/v1/rate-card" || r.URL.Path == "/v1/rules" {
+				verbs = append(verbs, http.MethodPut)
+			}
+			if !slices.Contains(verbs, r.Method) {
+				w.Header().Set("Allow", strings.Join(verbs, ", "))
+				refuse(w, http.StatusMethodNotAllowed, codes.Unimplemented, fmt.Sprintf("%s takes %s", r.URL.Path, strings.Join(verbs, ", ")))
+				return
+			}
+			if r.Method == http.MethodHead { // the server leaves the body out
+				r = r.Clone(r.Context())
+				r.Method = http.MethodGet
+			}
 			for p := range r.URL.Query() {
 				if !slices.Contains(names, p) {
-					refuse(w, unknownParameter(p, names))
+					refuse(w, http.StatusBadRequest, codes.InvalidArgument, unknownParameter(p, names))
 					return
 				}
 			}
@@ -131,12 +145,12 @@ func unknownParameter(p string, names []string) string {
 }
 
 // refuse writes an error as the gateway does.
-func refuse(w http.ResponseWriter, message string) {
-	body, err := protojson.Marshal(&statuspb.Status{Code: int32(codes.InvalidArgument), Message: message})
+func refuse(w http.ResponseWriter, httpStatus int, code codes.Code, message string) {
+	body, err := protojson.Marshal(&statuspb.Status{Code: int32(code), Message: message})
 	if err != nil {
 		panic("BUG: api: a status can't be written: " + err.Error())
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusBadRequest)
+	w.WriteHeader(httpStatus)
 	_, _ = w.Write(body) // the asker may be gone
 }
