@@ -33,6 +33,9 @@ type Segment struct {
 	// ProcessSM says that SM activity was measured per process. If not, the
 	// uses' SMActive is meaningless and activity is split by other means.
 	ProcessSM bool
+	// SharedServer says that some of that is an MPS server's, which was split
+	// over its clients: by their memory, else equally. The method tells.
+	SharedServer bool
 
 	// Holdings and Uses name each owner at most once, both in one canonical
 	// order (CompareOwners), which decides ties.
@@ -94,11 +97,12 @@ const (
 	meansDevice                // a single holder has the device's counter
 	meansMemory                // no process counters: by memory
 	meansProcess               // by process counters
+	meansMPS                   // by those of MPS servers, split over their clients
 	meansReplicas              // no process counters, no memory: by replicas
 )
 
 // meansNames extend a policy's name to the method's.
-var meansNames = [...]string{"", "/device", "/memory", "/process", "/replicas"}
+var meansNames = [...]string{"", "/device", "/memory", "/process", "/mps", "/replicas"}
 
 // measure fills s.uses with everyone who may have used the segment and s.sm
 // with their SM-active time, summing to at most g.SMActive.
@@ -127,11 +131,11 @@ func (s *Splitter) measure(g *Segment) means {
 		holder := s.use(g.Holdings[0].Owner) // may grow s.sm
 		s.sm[holder] += rest
 		if g.ProcessSM && len(s.uses) > 1 {
-			return meansProcess
+			return g.byProcess()
 		}
 		return meansDevice
 	case g.ProcessSM:
-		return meansProcess
+		return g.byProcess()
 	case rest == 0:
 		return meansNone
 	}
@@ -161,6 +165,14 @@ func (s *Splitter) measure(g *Segment) means {
 		s.sm[i] += p
 	}
 	return means
+}
+
+// byProcess says whose counters a segment's process counters are.
+func (g *Segment) byProcess() means {
+	if g.SharedServer {
+		return meansMPS
+	}
+	return meansProcess
 }
 
 // use is the index in s.uses of a holder, added with no activity if it has

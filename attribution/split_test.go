@@ -51,6 +51,10 @@ func TestHowUsedIsDecided(t *testing.T) {
 		s.Length, s.SMActive = s.Length/2, s.SMActive/2
 		return s
 	}
+	shared := func(s attribution.Segment) attribution.Segment {
+		s.SharedServer = true
+		return s
+	}
 	unobserved := attribution.Segment{Length: attribution.WindowNanos, Holdings: holders(hold(1, 3), hold(2, 1)), Uses: []attribution.Use{use(1, 0, 4)}}
 	nobody := attribution.Segment{Length: attribution.WindowNanos}
 
@@ -80,6 +84,14 @@ func TestHowUsedIsDecided(t *testing.T) {
 		{
 			"shared, each its own", sm, segs(observed(500, true, holders(hold(1, 1), hold(2, 1)), use(1, 300, 10), use(2, 200, 20))), "sm/process",
 			"1 used 300 mem 10; 1 reserved 250 sm 0; 2 used 200 mem 20; 2 reserved 250 sm 0",
+		},
+		{
+			"shared, of which a part was an MPS server's", sm, segs(shared(half(observed(500, true, holders(hold(1, 1), hold(2, 1)), use(1, 150, 0), use(2, 100, 0)))), half(observed(500, true, holders(hold(1, 1), hold(2, 1)), use(1, 150, 0), use(2, 100, 0)))), "sm/mps",
+			"1 used 300; 1 reserved 250 sm 0; 2 used 200; 2 reserved 250 sm 0",
+		},
+		{
+			"exclusive, of an MPS server", sm, segs(shared(observed(500, true, holders(hold(1, 1)), use(1, 500, 0)))), "sm/device",
+			"1 used 500; 1 reserved 500 sm 0",
 		},
 		{
 			"shared, scaled down to the device", sm, segs(observed(500, true, holders(hold(1, 1), hold(2, 1)), use(1, 600, 0), use(2, 400, 0))), "sm/process",
@@ -180,10 +192,12 @@ func genSegments(t *rapid.T) []attribution.Segment {
 	from := int64(0)
 	for _, to := range cuts {
 		g := attribution.Segment{
-			Length:      to - from,
-			Observed:    rapid.Bool().Draw(t, "observed"),
-			ProcessSM:   rapid.Bool().Draw(t, "processSM"),
-			MemoryBytes: rapid.SampledFrom([]int64{0, 1, 80 * gib, 1 << 50}).Draw(t, "capacity"),
+			Length:    to - from,
+			Observed:  rapid.Bool().Draw(t, "observed"),
+			ProcessSM: rapid.Bool().Draw(t, "processSM"),
+
+			SharedServer: rapid.Bool().Draw(t, "sharedServer"),
+			MemoryBytes:  rapid.SampledFrom([]int64{0, 1, 80 * gib, 1 << 50}).Draw(t, "capacity"),
 		}
 		g.SMActive = rapid.OneOf(rapid.Just(int64(0)), rapid.Just(g.Length), rapid.Int64Range(0, g.Length)).Draw(t, "sm")
 		for _, o := range genOwners(t, "holders") {

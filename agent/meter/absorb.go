@@ -36,7 +36,7 @@ func (m *Meter) absorbSpan(r *Record) {
 		m.stats.lost.record(r)
 		return
 	}
-	x := span{from: r.from, to: r.to, processSM: r.tag.processSM()}
+	x := span{from: r.from, to: r.to, processSM: r.tag.processSM(), sharedServer: r.tag.sharedServer()}
 	q := &s.activity
 	if r.tag.kind() == use {
 		q = &s.uses

@@ -102,6 +102,7 @@ func (m *Meter) segment(s *slot, activities, uses int, from, to int64) (energy i
 			continue
 		}
 		g.ProcessSM = x.processSM && (g.ProcessSM || !g.Observed)
+		g.SharedServer = g.SharedServer || x.sharedServer
 		g.Observed = true
 		g.SMActive += a
 		energy += b

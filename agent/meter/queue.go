@@ -14,6 +14,7 @@ type span struct {
 	subject      *subjectEntry
 	measure      MeasureHandle
 	processSM    bool
+	sharedServer bool
 }
 
 // take is what the amounts come to between the last take and time t.
@@ -31,7 +32,8 @@ func (s *span) take(t int64) (a, b int64) {
 
 // sameKey reports whether two spans of one queue may be joined.
 func (s *span) sameKey(x *span) bool {
-	return s.owner == x.owner && s.subject == x.subject && s.measure == x.measure && s.processSM == x.processSM
+	return s.owner == x.owner && s.subject == x.subject && s.measure == x.measure &&
+		s.processSM == x.processSM && s.sharedServer == x.sharedServer
 }
 
 // before is the order of a queue: by start, then by owner in canonical order.

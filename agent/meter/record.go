@@ -34,17 +34,21 @@ type Record struct {
 	a, b     int64 // SM-active ns and µJ, or byte-seconds; or replicas; or a value
 }
 
-// tag packs, from the lowest bit: the kind (8), whether SM activity is known
+// tag packs, from the lowest bit: the kind (8), what is known of SM activity
 // per process (8), the measure (16), and the sequence within the lane (32).
 type tag uint64
 
 func (t tag) kind() kind             { return kind(t) }
-func (t tag) processSM() bool        { return uint8(t>>8) != 0 }
+func (t tag) processSM() bool        { return t&tagProcessSM != 0 }
+func (t tag) sharedServer() bool     { return t&tagSharedServer != 0 }
 func (t tag) measure() MeasureHandle { return MeasureHandle(t >> 16) }
 func (t tag) seq() uint32            { return uint32(t >> 32) }
 func (t tag) withSeq(n uint32) tag   { return t&math.MaxUint32 | tag(n)<<32 }
 
-const tagProcessSM tag = 1 << 8
+const (
+	tagProcessSM    tag = 1 << 8
+	tagSharedServer tag = 1 << 9
+)
 
 // Activity says that a device was observed over [from, to), was SM-active for
 // smActive ns of it, and took energy µJ. processSM says that the uses within it
@@ -55,6 +59,13 @@ func Activity(d DeviceHandle, from, to, smActive, energy int64, processSM bool) 
 		t |= tagProcessSM
 	}
 	return Record{tag: t, device: d, from: from, to: to, a: smActive, b: energy}
+}
+
+// SharedServer says of an [Activity] that the uses within it carry an MPS
+// server's activity, split over its clients.
+func SharedServer(r Record) Record {
+	r.tag |= tagSharedServer
+	return r
 }
 
 // Use says that an owner's processes were SM-active on a device for smActive

@@ -51,7 +51,10 @@ type Sample struct {
 	Energy int64
 	// ProcessSM says that Processes carry SM activity of their own.
 	ProcessSM bool
-	Processes []Process
+	// SharedServer says that some of it since the previous sample was an MPS
+	// server's, and split over its clients. Recordings don't keep this.
+	SharedServer bool
+	Processes    []Process
 }
 
 // Process is the reading of one process on a device. A process is identified

@@ -341,3 +341,31 @@ func TestLaw1CountersAreConserved(t *testing.T) {
 		}
 	})
 }
+
+// Where an MPS server's activity was split over its clients, the windows that
+// it lies in say so by their method, and no others.
+func TestSharedServerIsInTheMethod(t *testing.T) {
+	m, f := newFeed(t)
+	events := []*sampler.Event{added(0, "G")}
+	for _, pod := range []string{"a", "b"} {
+		events = append(events, &sampler.Event{Kind: sampler.Held, Time: at(0), DeviceID: "G", Owner: owner(pod), Replicas: 1})
+	}
+	for i := range int64(4) {
+		events = append(events, sampled(float64(i), sampler.Sample{SMActive: i * 1000, SharedServer: i == 2, Processes: []sampler.Process{
+			reading(1, "a", i*600, 0), reading(2, "b", i*400, 0),
+		}}))
+	}
+	for _, e := range events {
+		if err := f.Apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	err := m.Seal(start+2, func(s *meter.Sealed) error {
+		got = append(got, s.Facts.Method(s.Windows[0].Method))
+		return nil
+	})
+	if want := []string{"sm/process", "sm/mps", "sm/process"}; err != nil || !slices.Equal(got, want) {
+		t.Fatalf("methods %v, want %v; %v", got, want, err)
+	}
+}

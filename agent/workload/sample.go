@@ -24,8 +24,12 @@ func (f *Feed) sample(e *sampler.Event) error {
 	clear(f.byOwner)
 	length := e.Time - d.at
 	if covers {
-		f.batch = append(f.batch, meter.Activity(d.handle, d.at, e.Time,
-			increase(d.smActive, s.SMActive, length), increase(d.energy, s.Energy, s.Energy), s.ProcessSM))
+		r := meter.Activity(d.handle, d.at, e.Time,
+			increase(d.smActive, s.SMActive, length), increase(d.energy, s.Energy, s.Energy), s.ProcessSM)
+		if s.SharedServer {
+			r = meter.SharedServer(r)
+		}
+		f.batch = append(f.batch, r)
 	}
 	for i := range s.Processes {
 		f.process(d, &s.Processes[i], covers, length, s.ProcessSM)

@@ -171,8 +171,8 @@ func (p *processes) sorted() []*process {
 
 // shareServers gives what share credited to MPS servers to their clients: by
 // memory, else equally. Where the driver credits the clients themselves, their
-// servers have gained nothing.
-func (p *processes) shareServers() {
+// servers have gained nothing: then it is false.
+func (p *processes) shareServers() bool {
 	var clients []*process
 	var gained int64
 	var weights []int64
@@ -186,7 +186,7 @@ func (p *processes) shareServers() {
 		}
 	}
 	if len(clients) == 0 || gained == 0 {
-		return
+		return false
 	}
 	if slices.Max(weights) == 0 {
 		for i := range weights {
@@ -204,6 +204,7 @@ func (p *processes) shareServers() {
 			known.gained = 0
 		}
 	}
+	return true
 }
 
 // appendTo appends the readings to dst, by pid. A process that is missing from

@@ -118,7 +118,9 @@ func TestMPSServerIsSharedByItsClients(t *testing.T) {
 			for range 2 { // the server's counter never grows, so it is given once
 				p.list([]running{{pid: 1}, {2, test.memory[0], true}, {3, test.memory[1], true}})
 				p.share([]processShare{{1, p.cursor + 1, 100}}, second, 100)
-				p.shareServers()
+				if !p.shareServers() {
+					t.Fatal("nobody is told of the split")
+				}
 			}
 			got := active(p)
 			if got[1] != 0 || got[2] != 2*test.want[0] || got[3] != 2*test.want[1] {

@@ -246,7 +246,7 @@ func (r *reader) processActivity(now int64) error {
 	switch {
 	case errors.Is(err, errNotSupported):
 		r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
-		r.byProcess = false
+		r.byProcess, r.sample.SharedServer = false, false
 		return nil
 	case err != nil:
 		return err
@@ -256,7 +256,7 @@ func (r *reader) processActivity(now int64) error {
 		elapsed = 0
 	}
 	r.procs.share(shares, elapsed, wall)
-	r.procs.shareServers()
+	r.sample.SharedServer = r.procs.shareServers()
 	r.lastProcs = now
 	return nil
 }
