@@ -97,6 +97,7 @@ type found struct {
 	bad        []span
 	end        int         // of what was ever durable
 	checkpoint *checkpoint // nil where it is damaged
+	cut        bool        // at its first damage
 }
 
 // damaged reports whether anything is damaged that was ever durable.
@@ -131,7 +132,7 @@ func (s *Spool) inspect(number uint64, newest bool, newer *checkpoint) (g found,
 // cutAt has the log end at the first damage of a segment: the newer ones are
 // removed, newest first, so that a crash leaves a log that can be cut again.
 func (s *Spool) cutAt(g *found, newer []uint64) error {
-	g.end = g.bad[0].from
+	g.end, g.cut = g.bad[0].from, true
 	for _, n := range newer {
 		if err := s.fsys.Remove(newSegment(s.dir, n).name); err != nil {
 			return err
@@ -170,7 +171,7 @@ func (s *Spool) repair(g *found) error {
 			from = min(d.to, end)
 		}
 	}
-	lost := !damaged && end < len(b) && s.holdsRecords(b[end:])
+	lost := !damaged && end < len(b) && (g.cut || s.holdsRecords(b[end:]))
 	if damaged || lost {
 		if err := s.keepCorrupt(name, b, bad); err != nil {
 			return err
