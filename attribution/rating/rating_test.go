@@ -172,6 +172,11 @@ func TestValidateBounds(t *testing.T) {
 		"long label": func(c *rating.Card) {
 			c.Prices[0].NodeLabels = attribution.Labels{{Key: "b", Value: strings.Repeat("x", 300)}}
 		},
+		"overheads beyond what a chunk can say": func(c *rating.Card) {
+			for i := range 6 {
+				c.Overheads = append(c.Overheads, rating.Overhead{Name: fmt.Sprint(i), PerNodeHour: rating.MaxAmount, PerDeviceHour: rating.MaxAmount})
+			}
+		},
 		"late":      func(c *rating.Card) { c.Prices[0].To = rating.MaxTime + 1 },
 		"no policy": func(c *rating.Card) { c.Policy = "" },
 	} {

@@ -19,6 +19,10 @@ const (
 	MaxAmount = 10_000_000 * money.Unit
 	// MaxTime is the last second of validity, in the year 2255.
 	MaxTime attribution.Second = 9_000_000_000
+
+	// maxOverhead bounds all overheads together, so that no device costs more
+	// than a chunk can say.
+	maxOverhead = attribution.MaxPerHour - MaxAmount
 )
 
 // Invalid says which part of a card is wrong, and how.
@@ -63,9 +67,14 @@ func Validate(c *Card) error {
 			return err
 		}
 	}
+	var all money.Amount
 	for i := range c.Overheads {
-		if err := validateOverhead(&c.Overheads[i], fmt.Sprintf("overheads[%d]", i)); err != nil {
+		o, path := &c.Overheads[i], fmt.Sprintf("overheads[%d]", i)
+		if err := validateOverhead(o, path); err != nil {
 			return err
+		}
+		if all += o.PerNodeHour + o.PerDeviceHour; all > maxOverhead {
+			return invalid(path, "brings all overheads to %s an hour: at most %s are allowed", all, maxOverhead)
 		}
 	}
 	return validateOverlaps(c)
