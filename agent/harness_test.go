@@ -59,6 +59,7 @@ type ledger struct {
 	flushes int
 	broken  []string
 	gate    chan struct{} // while it is open, chunks wait to be taken
+	hold    bool          // acknowledge when a flush asks for it, not before
 }
 
 func newLedger(t testing.TB) *ledger {
@@ -137,7 +138,9 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 			for q := range missing {
 				ack = min(ack, q-1)
 			}
-			answer = &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: hello.GetBoot(), Sequence: ack}}}
+			if !l.hold {
+				answer = &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: hello.GetBoot(), Sequence: ack}}}
+			}
 		case *pb.FromAgent_Closed:
 			l.mu.Lock()
 			l.closed++
@@ -148,6 +151,9 @@ func (l *ledger) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 			l.mu.Lock()
 			l.flushes++
 			l.mu.Unlock()
+			if l.hold {
+				answer = &pb.ToAgent{Message: &pb.ToAgent_Ack{Ack: &pb.Ack{Boot: hello.GetBoot(), Sequence: newest}}}
+			}
 		}
 		if answer != nil {
 			if err := s.Send(answer); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -237,6 +238,85 @@ func TestPlayerWaitsForSpace(t *testing.T) {
 			t.Fatal(difference(got, want.seconds("n0")))
 		}
 	})
+}
+
+// Several nodes share a disk that holds a small part of the script, and the
+// collector acknowledges only when it is asked to: the player asks, the nodes
+// make room for each other, and nothing is lost.
+func TestLaw8PlayerOnAFullDisk(t *testing.T) {
+	const nodes = 4
+	script := record(8, nodes, 3000, 1_700_000_000)
+	want, _ := play(t, script.again())
+	bubble(t, func(t *testing.T) {
+		l := newLedger(t)
+		l.hold = true
+		k := dial(t, l)
+		defer k.close()
+		disk := memfs.New()
+		disk.SetCapacity(nodes*2*4096 + 24<<10)
+		began := time.Now()
+		if err := newRig(script.again(), disk, k).agent(t).Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		l.check()
+		for n := range nodes {
+			node := fmt.Sprintf("n%d", n)
+			if got := l.seconds(node); !maps.Equal(got, want.seconds(node)) {
+				t.Fatal(difference(got, want.seconds(node)))
+			}
+		}
+		if l.flushes < 2*nodes {
+			t.Errorf("only %d flushes: the disk was never full", l.flushes)
+		}
+	})
+}
+
+// Chunks that a disk damaged before they were sent are played again.
+func TestLaw3PlayerGoesBackToDamage(t *testing.T) {
+	script := record(9, 1, 1200, 1_700_000_000)
+	want, _ := play(t, script.again())
+	disk := memfs.New()
+	var left *memfs.FS // when the power is cut
+	bubble(t, func(t *testing.T) {
+		l := newLedger(t)
+		l.gate = make(chan struct{})
+		k := dial(t, l)
+		defer k.close()
+		rig := newRig(script.again(), disk, k)
+		rig.cfg.Limits.DrainTimeout = Duration{time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		a := rig.agent(t)
+		go func() { done <- a.Run(ctx) }()
+		<-time.After(time.Second)
+		synctest.Wait()
+		if n := a.Summary().Windows; n != 2*1200 {
+			t.Errorf("%d windows are in the spool", n)
+		}
+		left = disk.Crash(nil)
+		cancel()
+		close(l.gate)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	segment := filepath.Join("/state", "c", "n0", "0000000001.seg")
+	if err := left.Flip(segment, 8*20_000); err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger(t)
+	k := dial(t, l)
+	defer k.close()
+	if err := newRig(script.again(), left, k).agent(t).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.check()
+	if got := l.seconds("n0"); !maps.Equal(got, want.seconds("n0")) {
+		t.Fatal(difference(got, want.seconds("n0")))
+	}
 }
 
 func TestPlayerFailsOnABadScript(t *testing.T) {
