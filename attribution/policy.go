@@ -76,7 +76,7 @@ func memoryTimes(length, capacity int64, uses []Use, out []int64) {
 		if capacity > 0 {
 			// Memory is byte-seconds over the segment: divided by the capacity
 			// it is seconds of the whole memory.
-			out[i] = min(length, mulDiv(u.Memory, WindowNanos, capacity))
+			out[i] = min(length, apportion.MulDiv(u.Memory, WindowNanos, capacity))
 		}
 	}
 }

@@ -2,8 +2,6 @@ package attribution
 
 import (
 	"fmt"
-	"math"
-	"math/bits"
 
 	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
@@ -283,17 +281,4 @@ func resize(xs []int64, n int) []int64 {
 		return make([]int64, n, 2*n)
 	}
 	return xs[:n]
-}
-
-// mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
-func mulDiv(a, b, c int64) int64 {
-	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	if hi >= uint64(c) {
-		return math.MaxInt64
-	}
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	if q > math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return int64(q)
 }

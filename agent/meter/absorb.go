@@ -1,12 +1,11 @@
 package meter
 
 import (
-	"math"
-	"math/bits"
 	"slices"
 	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
 
 // maxReplicas keeps sums of holdings far from overflow.
@@ -182,14 +181,6 @@ func admit[T any](m *Meter, t *table[T], e *entry[T]) *entry[T] {
 }
 
 // mostIn is how much energy, memory or value so many ns can hold at most.
-func mostIn(ns int64) int64 { return mulDiv(ns, attribution.MaxPerSecond, attribution.WindowNanos) }
-
-// mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
-func mulDiv(a, b, c int64) int64 {
-	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	if hi >= uint64(c) {
-		return math.MaxInt64
-	}
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(min(q, math.MaxInt64))
+func mostIn(ns int64) int64 {
+	return apportion.MulDiv(ns, attribution.MaxPerSecond, attribution.WindowNanos)
 }

@@ -100,7 +100,7 @@ func (q *queue) join(s span, now int64) bool {
 		}
 		x := xs[i]
 		s.from, s.to = min(max(x.from, now), s.from), max(x.to, s.to)
-		s.a, s.b = saturatingAdd(s.a-s.doneA, x.a-x.doneA), saturatingAdd(s.b-s.doneB, x.b-x.doneB)
+		s.a, s.b = apportion.SaturatingAdd(s.a-s.doneA, x.a-x.doneA), apportion.SaturatingAdd(s.b-s.doneB, x.b-x.doneB)
 		s.doneA, s.doneB = 0, 0
 		copy(xs[i:], xs[i+1:])
 		xs[len(xs)-1] = span{}

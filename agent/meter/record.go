@@ -1,6 +1,10 @@
 package meter
 
-import "math"
+import (
+	"math"
+
+	"github.com/gpuledger/gpuledger/attribution/apportion"
+)
 
 // kind says what a record tells. The order of the first four is the order in
 // which they count at one instant.
@@ -125,13 +129,5 @@ func (r *Record) join(x *Record) {
 		return
 	}
 	r.from, r.to, r.tag = min(r.from, x.from), max(r.to, x.to), r.tag.withSeq(x.tag.seq())
-	r.a, r.b = saturatingAdd(r.a, x.a), saturatingAdd(r.b, x.b)
-}
-
-// saturatingAdd adds non-negative numbers, held at MaxInt64.
-func saturatingAdd(a, b int64) int64 {
-	if s := a + b; s >= a {
-		return s
-	}
-	return math.MaxInt64
+	r.a, r.b = apportion.SaturatingAdd(r.a, x.a), apportion.SaturatingAdd(r.b, x.b)
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
 
 // cutTallies hands out the part of every tally that lies in the second.
@@ -14,7 +15,7 @@ func (m *Meter) cutTallies(second attribution.Second) {
 	for i := range m.tallies.all()[:n] {
 		x := &m.tallies.all()[i]
 		value, _ := x.take(to)
-		total = saturatingAdd(total, value)
+		total = apportion.SaturatingAdd(total, value)
 		x.subject.seen = second
 		m.owners.numbers[x.subject.value.facts.Owner].seen = second
 		m.sealed.Tallies = append(m.sealed.Tallies, attribution.Tally{
@@ -35,7 +36,7 @@ func (m *Meter) limitTallies() {
 	out := ts[:0]
 	for _, t := range ts {
 		if n := len(out); n > 0 && attribution.CompareTallies(out[n-1], t) == 0 {
-			t.Value = saturatingAdd(t.Value, out[n-1].Value)
+			t.Value = apportion.SaturatingAdd(t.Value, out[n-1].Value)
 			out = out[:n-1]
 		}
 		if over := t.Value - attribution.MaxPerSecond; over > 0 {

@@ -19,7 +19,6 @@ package workload
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/gpuledger/gpuledger/agent/meter"
 	"github.com/gpuledger/gpuledger/agent/sampler"
@@ -240,12 +239,4 @@ func (f *Feed) tally(e *sampler.Event) error {
 	}
 	f.lane.RecordAll(f.batch)
 	return nil
-}
-
-// saturatingAdd adds non-negative numbers, held at MaxInt64.
-func saturatingAdd(a, b int64) int64 {
-	if s := a + b; s >= a {
-		return s
-	}
-	return math.MaxInt64
 }

@@ -1,12 +1,10 @@
 package workload
 
 import (
-	"math"
-	"math/bits"
-
 	"github.com/gpuledger/gpuledger/agent/meter"
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
 
 func (f *Feed) sample(e *sampler.Event) error {
@@ -129,8 +127,8 @@ func (f *Feed) process(d *device, p *sampler.Process, covers bool, length int64,
 		f.uses = append(f.uses, ownerUse{owner: x.owner})
 	}
 	u := &f.uses[i]
-	u.smActive = saturatingAdd(u.smActive, active)
-	u.memory = saturatingAdd(u.memory, mulDiv(p.MemoryBytes, length, attribution.WindowNanos))
+	u.smActive = apportion.SaturatingAdd(u.smActive, active)
+	u.memory = apportion.SaturatingAdd(u.memory, apportion.MulDiv(p.MemoryBytes, length, attribution.WindowNanos))
 }
 
 // increase is what a counter counted between two readings. One that went back
@@ -140,14 +138,4 @@ func increase(before, after, most int64) int64 {
 		return min(after, most)
 	}
 	return after - before
-}
-
-// mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
-func mulDiv(a, b, c int64) int64 {
-	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	if hi >= uint64(c) {
-		return math.MaxInt64
-	}
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(min(q, math.MaxInt64))
 }

@@ -1,10 +1,12 @@
 // Package apportion divides integers so that the parts sum to the whole,
 // exactly: by weights (largest remainder) and over time (floor differences).
+// Beside that it has the arithmetic that sums of hostile amounts need.
 package apportion
 
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -98,4 +100,22 @@ func Until(total, from, to, t int64) int64 {
 	hi, lo := bits.Mul64(uint64(total), uint64(t-from))
 	q, _ := bits.Div64(hi, lo, uint64(to-from))
 	return int64(q)
+}
+
+// MulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c, held at MaxInt64.
+func MulDiv(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	if hi >= uint64(c) {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(hi, lo, uint64(c))
+	return int64(min(q, math.MaxInt64))
+}
+
+// SaturatingAdd is a + b for non-negative a and b, held at MaxInt64.
+func SaturatingAdd(a, b int64) int64 {
+	if s := a + b; s >= a {
+		return s
+	}
+	return math.MaxInt64
 }

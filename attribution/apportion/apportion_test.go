@@ -139,3 +139,24 @@ func BenchmarkByWeight(b *testing.B) {
 		})
 	}
 }
+
+func TestArithmeticIsHeldToTheRange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		amount := rapid.OneOf(rapid.Int64Range(0, 100), rapid.Int64Range(0, math.MaxInt64), rapid.Just(int64(math.MaxInt64)))
+		a, b, c := amount.Draw(t, "a"), amount.Draw(t, "b"), max(amount.Draw(t, "c"), 1)
+		held := func(x *big.Int) int64 {
+			if !x.IsInt64() {
+				return math.MaxInt64
+			}
+			return x.Int64()
+		}
+		x, y := big.NewInt(a), big.NewInt(b)
+		product := new(big.Int).Mul(x, y)
+		if got, want := apportion.MulDiv(a, b, c), held(product.Quo(product, big.NewInt(c))); got != want {
+			t.Fatalf("%d·%d/%d is %d, want %d", a, b, c, got, want)
+		}
+		if got, want := apportion.SaturatingAdd(a, b), held(new(big.Int).Add(x, y)); got != want {
+			t.Fatalf("%d+%d is %d, want %d", a, b, got, want)
+		}
+	})
+}

@@ -3,13 +3,13 @@ package traces
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"strconv"
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/sampler/replay"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
 
 // azureLLM imports the Azure LLM inference trace, conversation service: when
@@ -78,7 +78,7 @@ func runAzureLLM(j *job) error {
 		return err
 	}
 	work := func(r azureRequest) int64 {
-		return mulDiv(r.input, second, c.prefill) + mulDiv(r.output, second, c.decode)
+		return apportion.MulDiv(r.input, second, c.prefill) + apportion.MulDiv(r.output, second, c.decode)
 	}
 	end := start + second
 	for _, q := range queues {
@@ -194,11 +194,4 @@ func (c *azureConfig) replica(j *job, i int, queue []azureRequest, work func(azu
 	released.Owner = owner
 	j.add(released)
 	j.add(at(end, sampler.DeviceRemoved))
-}
-
-// mulDiv is ⌊a·b/c⌋ for non-negative a, b and positive c whose quotient fits.
-func mulDiv(a, b, c int64) int64 {
-	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(q)
 }
