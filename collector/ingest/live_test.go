@@ -9,6 +9,29 @@ import (
 
 // A live second that is lost takes those with it that are told by it, until one
 // stands alone. Their chunk is asked for, and right.
+// A rejected chunk's live seconds are no longer seen: they will never be stored.
+func TestARejectedChunkTakesItsLiveSecondsAlong(t *testing.T) {
+	st := newMemStore()
+	r := start(t, st, quick())
+	id := nodeID{"c", "n"}
+	first := makeChunk(id, attribution.Boot{1}, base, 5)
+	a := r.connect(id, attribution.Boot{1})
+	a.chunk(first)
+	a.flush()
+	a.awaitAck(first)
+	a = r.connect(id, attribution.Boot{2})
+	other := makeChunk(id, attribution.Boot{2}, base+2, 8)
+	for _, s := range secondsOf(other) {
+		a.live(s)
+	}
+	a.chunk(other)
+	a.awaitReject(other)
+	if seen := view(t, r.s, st); len(seen) != 5 {
+		t.Errorf("%d seconds are seen: want the 5 that are stored", len(seen))
+	}
+	r.drain()
+}
+
 func TestLaw4LostLiveSecondsAreAskedFor(t *testing.T) {
 	for lost := range 10 {
 		st := newMemStore()

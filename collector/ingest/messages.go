@@ -266,8 +266,11 @@ func (st *stream) reject(key attribution.ChunkKey, why string) error {
 // rejectLogEvery keeps one stream from filling the log; the counter has all.
 const rejectLogEvery = time.Second
 
-// rejectLocked is reject with the node's mutex held.
+// rejectLocked is reject with the node's mutex held. The chunk will never be
+// stored, so queries no longer see its live seconds either.
 func (st *stream) rejectLocked(key attribution.ChunkKey, why string) error {
+	end := key.Sequence - key.Sequence%attribution.ChunkSeconds + attribution.ChunkSeconds
+	st.node.dropLive(func(l *live) bool { return l.Key.Sequence >= key.Sequence && l.Key.Sequence < end })
 	if now := st.s.o.Clock(); st.rejectLogged.IsZero() || now.Sub(st.rejectLogged) >= rejectLogEvery {
 		st.rejectLogged = now
 		st.s.o.Log.Warn("chunk rejected", "cluster", key.Cluster, "node", key.Node, "sequence", key.Sequence, "reason", why)
