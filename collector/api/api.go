@@ -104,7 +104,7 @@ func (s *Server) fail(err error) error {
 		badRules *mapping.Invalid
 	)
 	switch {
-	case errors.Is(err, query.ErrInvalid), errors.Is(err, store.ErrBadQuery), errors.Is(err, query.ErrTooMany),
+	case errors.Is(err, query.ErrInvalid), errors.Is(err, store.ErrBadQuery), errors.Is(err, query.ErrTooMany), errors.Is(err, store.ErrTooMany),
 		errors.As(err, &badCard), errors.As(err, &badRules), errors.Is(err, wire.ErrMalformed):
 		return status.Error(codes.InvalidArgument, err.Error())
 	case errors.Is(err, store.ErrTooFine):

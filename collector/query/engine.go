@@ -175,6 +175,9 @@ func (s *Snapshot) Open(ctx context.Context, q *store.Query) ([]store.Row, []sto
 	sc := scan.New(q, scan.Env{Map: s.mapping, Served: s.served.Of})
 	for _, c := range s.open {
 		sc.Chunk(c)
+		if err := sc.Full(); err != nil {
+			return nil, nil, err
+		}
 	}
 	return sc.Rows(), sc.Tallies(), nil
 }

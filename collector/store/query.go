@@ -67,6 +67,14 @@ func (q *Query) Check() error {
 	return nil
 }
 
+// Most is how many rows the answer may have.
+func (q *Query) Most() int {
+	if q.MaxRows > 0 {
+		return q.MaxRows
+	}
+	return MaxRows
+}
+
 // Bucket is the time of the row that a second of the range is summed into:
 // the whole multiple of the step at or before it on the UTC clock, but not
 // before From.

@@ -40,6 +40,15 @@ var ErrNotFound = errors.New("not found")
 // are no longer kept.
 var ErrTooFine = errors.New("the seconds of this range are no longer kept")
 
+// ErrTooMany says that an answer would have more rows than may be held in
+// memory: a longer step, fewer dimensions or filters make fewer.
+var ErrTooMany = errors.New("too many rows to add up: take a longer step, group by fewer dimensions, or filter")
+
+// MaxRows is how many rows an answer of the store may have, unless the query
+// says otherwise: every owner of a large fleet once per basis. A row takes some
+// 500 bytes.
+const MaxRows = 2_000_000
+
 // ErrDuplicate says that a commit would store a second of a node twice.
 var ErrDuplicate = errors.New("the node's second is stored already")
 
@@ -134,6 +143,7 @@ type Query struct {
 	Step     int64
 	GroupBy  []Dimension
 	Filters  []Filter
+	MaxRows  int // of the answer, else it is ErrTooMany; 0: the constant MaxRows
 }
 
 // Key is a row's value in a dimension; Missing tells a fact that is not there

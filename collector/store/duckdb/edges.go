@@ -29,6 +29,9 @@ func (r *reader) scan(ctx context.Context, q *store.Query, pieces []piece) (*sca
 			}
 			for _, c := range chunks {
 				s.Part(c, p.from, p.to)
+				if err := s.Full(); err != nil {
+					return err
+				}
 			}
 			chunks = chunks[:0]
 			return nil

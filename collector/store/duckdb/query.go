@@ -81,7 +81,9 @@ func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) 
 		row.Unpriced.Set(sums[5])
 		row.HasMemory = sensors&attribution.SensorMemory != 0
 		row.HasEnergy = sensors&attribution.SensorEnergy != 0
-		out = append(out, row)
+		if out = append(out, row); len(out) > q.Most() {
+			return store.ErrTooMany
+		}
 		return nil
 	})
 	return out, err
@@ -103,7 +105,9 @@ func (r *reader) queryTallies(ctx context.Context, q *store.Query, pieces []piec
 		}
 		row.Keys = keys.take()
 		row.Value.Set(sum)
-		out = append(out, row)
+		if out = append(out, row); len(out) > q.Most() {
+			return store.ErrTooMany
+		}
 		return nil
 	})
 	return out, err

@@ -213,6 +213,7 @@ func build(q *store.Query, pieces []piece, prefix, columns, sums, series, answer
 	if len(where) > 0 {
 		s.add(` WHERE `+strings.Join(where, ` AND `), args...)
 	}
-	s.add(` GROUP BY ALL`)
+	// One more than there may be tells that there are too many.
+	s.add(fmt.Sprintf(` GROUP BY ALL LIMIT %d`, q.Most()+1))
 	return s, true
 }

@@ -31,7 +31,8 @@ type Env struct {
 }
 
 // Scan sums the parts of chunks that a query asks for. It is for one
-// goroutine. Its memory is bounded by the number of groups and buckets.
+// goroutine. Its memory is that of its rows; who feeds it stops where there are
+// more than the query may have, see [Scan.Full].
 type Scan struct {
 	q    *store.Query
 	keys *keyer
@@ -67,6 +68,14 @@ func New(q *store.Query, env Env) *Scan {
 		q: q, keys: newKeyer(q, env),
 		slices: make(map[cell]*sums), tallies: make(map[tallyCell]*wide),
 	}
+}
+
+// Full is store.ErrTooMany where there are more rows than the query may have.
+func (s *Scan) Full() error {
+	if most := s.q.Most(); len(s.slices) > most || len(s.tallies) > most {
+		return store.ErrTooMany
+	}
+	return nil
 }
 
 // Chunk adds what lies within the query's range and passes its filters. The

@@ -1,6 +1,7 @@
 package scan_test
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -134,6 +135,23 @@ func TestDimensions(t *testing.T) {
 		}
 		if want = [2]string{" " + want[0], " " + want[1]}; got != want {
 			t.Errorf("by %s: got %q, want %q", by, got, want)
+		}
+	}
+}
+
+func TestLaw8AScanSaysThatItIsFull(t *testing.T) {
+	by := []store.Dimension{store.Basis, store.Namespace}
+	all := scan.New(&store.Query{From: 0, To: 1, GroupBy: by}, scan.Env{})
+	all.Chunk(world())
+	n := len(all.Rows())
+	if err := all.Full(); err != nil || n < 2 {
+		t.Fatalf("%d rows: %v", n, err)
+	}
+	for most, want := range map[int]error{n: nil, n - 1: store.ErrTooMany} {
+		s := scan.New(&store.Query{From: 0, To: 1, GroupBy: by, MaxRows: most}, scan.Env{})
+		s.Chunk(world())
+		if err := s.Full(); !errors.Is(err, want) {
+			t.Errorf("%d rows of %d: %v, want %v", n, most, err, want)
 		}
 	}
 }

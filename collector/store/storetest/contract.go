@@ -103,6 +103,22 @@ func law8(t *testing.T, d Driver) {
 			t.Errorf("%+v is too fine: %v, want %v", c.q, got, c.tooFine)
 		}
 	}
+	// An answer larger than the query may have is refused, from seconds and
+	// from rows alike.
+	for _, q := range []store.Query{
+		{From: Day + 3600, To: Day + 86400, Step: 60, GroupBy: []store.Dimension{store.Pod}, MaxRows: 1},
+		{From: Day + 3*3600 + 61, To: Day + 3*3600 + 119, Step: 7, GroupBy: []store.Dimension{store.Pod}, MaxRows: 1},
+	} {
+		l.view(func(r store.Reader) error {
+			if _, err := r.Query(ctx, &q); !errors.Is(err, store.ErrTooMany) || errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("%+v: got %v, want %v", q, err, store.ErrTooMany)
+			}
+			if _, err := r.QueryTallies(ctx, &q); !errors.Is(err, store.ErrTooMany) || errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("tallies of %+v: got %v, want %v", q, err, store.ErrTooMany)
+			}
+			return nil
+		})
+	}
 	var ranges []string
 	kept := 0
 	l.view(func(r store.Reader) error {
