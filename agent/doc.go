@@ -37,7 +37,9 @@
 //     chunks could not be repeated with prices; anything that runs in real time
 //     waits limits.rate_card_wait, then goes on unpriced and says so.
 //   - The collector is away: everything is kept in the spool.
-//   - The spool is full, or its disk fails: a player waits. A live node lets the
+//   - The spool is full, or its disk fails: a player waits; it asks the
+//     collector to commit the minutes that it holds, and its nodes to free what
+//     has been acknowledged. A live node lets the
 //     newest windows go, says so and counts them; once there is space again,
 //     that time is sealed as unobserved and billed to those who held the
 //     devices when it began.

@@ -317,6 +317,32 @@ func TestFullSpoolLetsGoAndMakesUp(t *testing.T) {
 	})
 }
 
+// The disk is full and the collector stuck: what the spool's memory holds is
+// not lost, and when acknowledgements make room on the disk it is written,
+// sent and journaled as ever.
+func TestLaw8LiveNodeOnAFullDisk(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.disk.SetCapacity(48 << 10)
+		b.ledger.gate = make(chan struct{})
+		start := now()
+		b.run(3000*time.Second, false, func() {}, func() { close(b.ledger.gate) }, func() {})
+		if !strings.Contains(b.log.String(), "no space left") || !strings.Contains(b.log.String(), "writing again") {
+			t.Fatalf("the log says nothing of a full disk:\n%s", b.log.String())
+		}
+		b.want(start+1, now()-4, nil)
+		text := b.ledger.seconds("n")
+		for s := start + 2; s < now()-4; s++ {
+			if strings.Contains(text[s], "unobserved") {
+				t.Fatalf("second %d is unobserved:\n%s", s, text[s])
+			}
+		}
+		if b.ledger.live < 1000 {
+			t.Fatalf("only %d seconds went out live: it has not caught up", b.ledger.live)
+		}
+	})
+}
+
 // A device that does not come back after a restart is billed for a while, as
 // a lost one, and then no longer.
 func TestDeviceThatIsGoneAfterARestart(t *testing.T) {
