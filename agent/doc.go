@@ -39,10 +39,9 @@
 //   - The collector is away: everything is kept in the spool.
 //   - The spool is full, or its disk fails: a player waits; it asks the
 //     collector to commit the minutes that it holds, and its nodes to free what
-//     has been acknowledged. A live node lets the
-//     newest windows go, says so and counts them; once there is space again,
-//     that time is sealed as unobserved and billed to those who held the
-//     devices when it began.
+//     has been acknowledged. A live node lets the newest windows go, says so
+//     and counts them; once there is space again, that time is sealed as
+//     unobserved and billed to those who held the devices when it began.
 //   - The machine is too slow: windows are sealed late, never left out.
 //   - The source hangs or fails: the time is unobserved (see its package).
 package agent
