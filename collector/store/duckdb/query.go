@@ -50,13 +50,29 @@ func (r *reader) QueryTallies(ctx context.Context, q *store.Query) ([]store.Tall
 	return scan.MergeTallies(rows, edges.Tallies()), nil
 }
 
+var sliceForm = form{
+	columns: "time, gap, memory, energy, cost",
+	series:  "series",
+	facts:   "s.basis AS basis, s.revision AS revision, d.sensors AS sensors",
+	by:      "k.basis",
+	answer: `sum(f.time), sum(f.gap), sum(f.memory), sum(f.energy),
+		coalesce(sum(f.cost) FILTER (WHERE k.revision <> 0), 0), coalesce(sum(f.time) FILTER (WHERE k.revision = 0), 0),
+		bit_or(k.sensors)`,
+	key: (*joins).sliceKey,
+}
+
+var tallyForm = form{
+	prefix:  "tally_",
+	columns: "value",
+	series:  "tally_series",
+	facts:   "s.measure AS measure",
+	by:      "k.measure",
+	answer:  "sum(f.value)",
+	key:     (*joins).tallyKey,
+}
+
 func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) ([]store.Row, error) {
-	s, ok := build(q, pieces, "", "time, gap, memory, energy, cost",
-		`sum(time) AS time, sum(gap) AS gap, sum(memory) AS memory, sum(energy) AS energy, sum(cost) AS cost`, "series",
-		`sum(f.time), sum(f.gap), sum(f.memory), sum(f.energy),
-			coalesce(sum(f.cost) FILTER (WHERE s.revision <> 0), 0), coalesce(sum(f.time) FILTER (WHERE s.revision = 0), 0),
-			bit_or(d.sensors)`,
-		(*joins).sliceKey, `s.basis, `, &joins{device: true})
+	s, ok := build(q, pieces, &sliceForm, &joins{device: true})
 	if !ok {
 		return nil, nil
 	}
@@ -90,8 +106,7 @@ func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) 
 }
 
 func (r *reader) queryTallies(ctx context.Context, q *store.Query, pieces []piece) ([]store.TallyRow, error) {
-	s, ok := build(q, pieces, "tally_", "value", `sum(value) AS value`, "tally_series",
-		`sum(f.value)`, (*joins).tallyKey, `s.measure, `, &joins{})
+	s, ok := build(q, pieces, &tallyForm, &joins{})
 	if !ok {
 		return nil, nil
 	}

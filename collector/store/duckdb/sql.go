@@ -187,33 +187,50 @@ func condition(f *store.Filter, expression string) (string, []any) {
 
 var like = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`)
 
-// build puts a query together: the pieces' rows summed per bucket and series,
-// joined to what it asks of them, and summed again per bucket and keys.
-func build(q *store.Query, pieces []piece, prefix, columns, sums, series, answer string, key func(*joins, store.Dimension) string, by string, j *joins) (*statement, bool) {
-	s := &statement{}
-	s.add(`WITH f AS (SELECT t, series, ` + sums + ` FROM (`)
-	if !s.rowsOf(q, pieces, prefix, columns) {
-		return nil, false
-	}
-	s.add(`) GROUP BY t, series) SELECT f.t, ` + by + answer)
+// form is what a query over slices and one over tallies differ in.
+type form struct {
+	prefix  string // of the fact tables
+	columns string // of the facts
+	series  string // the table of series
+	facts   string // of a series, beside its id and keys
+	by      string // of those, what an answer is always told apart by
+	answer  string // the sums
+	key     func(*joins, store.Dimension) string
+}
+
+// build puts a query together: every series that passes the filters with its
+// keys, joined to the pieces' rows, summed per bucket and keys. Rows are not
+// summed per series first: pods come and go, so that would leave about as many.
+func build(q *store.Query, pieces []piece, f *form, j *joins) (*statement, bool) {
 	keys := make([]string, len(q.GroupBy))
 	for i, d := range q.GroupBy {
-		keys[i] = key(j, d)
-		s.add(`, ` + keys[i] + fmt.Sprintf(" AS k%d", i))
+		keys[i] = f.key(j, d)
 	}
 	var where []string
 	var args []any
 	for i := range q.Filters {
-		f := &q.Filters[i]
-		text, a := condition(f, key(j, f.Dimension))
+		text, a := condition(&q.Filters[i], f.key(j, q.Filters[i].Dimension))
 		where, args = append(where, text), append(args, a...)
 	}
-	s.add(` FROM f JOIN ` + series + ` s ON s.id = f.series`)
+	s := &statement{}
+	s.add(`WITH k AS (SELECT s.id AS id, ` + f.facts)
+	for i, key := range keys {
+		s.add(fmt.Sprintf(", %s AS k%d", key, i))
+	}
+	s.add(` FROM ` + f.series + ` s`)
 	s.join(j)
 	if len(where) > 0 {
 		s.add(` WHERE `+strings.Join(where, ` AND `), args...)
 	}
+	s.add(`) SELECT f.t, ` + f.by + `, ` + f.answer)
+	for i := range keys {
+		s.add(fmt.Sprintf(", k.k%d", i))
+	}
+	s.add(` FROM (`)
+	if !s.rowsOf(q, pieces, f.prefix, f.columns) {
+		return nil, false
+	}
 	// One more than there may be tells that there are too many.
-	s.add(fmt.Sprintf(` GROUP BY ALL LIMIT %d`, q.Most()+1))
+	s.add(fmt.Sprintf(`) f JOIN k ON k.id = f.series GROUP BY ALL LIMIT %d`, q.Most()+1))
 	return s, true
 }
