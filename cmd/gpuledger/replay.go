@@ -151,7 +151,7 @@ func runReplay(ctx context.Context, stdout, stderr io.Writer, o replayOptions) e
 		return err
 	}
 	s.Slices, s.DeviceWindows = counts.Slices, counts.Windows
-	s.WallSeconds = json.Number(strconv.FormatFloat(wall.Seconds(), 'f', 3, 64))
+	s.WallSeconds = decimal(strconv.FormatFloat(wall.Seconds(), 'f', 3, 64))
 	s.SlicesPerSecond = int64(float64(counts.Slices) / wall.Seconds())
 	if o.out == outJSON {
 		enc := json.NewEncoder(stdout)
@@ -228,28 +228,28 @@ type summary struct {
 	To              int64                  `json:"to"`
 	Currency        string                 `json:"currency"`
 	Devices         int                    `json:"devices"`
-	DeviceSeconds   json.Number            `json:"device_seconds"`
-	UnpricedSeconds json.Number            `json:"unpriced_seconds"`
-	Cost            json.Number            `json:"cost"`
-	CostNano        json.Number            `json:"cost_nano"`
+	DeviceSeconds   decimal                `json:"device_seconds"`
+	UnpricedSeconds decimal                `json:"unpriced_seconds"`
+	Cost            decimal                `json:"cost"`
+	CostNano        decimal                `json:"cost_nano"`
 	Bases           map[string]basisFigure `json:"by_basis"`
-	Inferences      json.Number            `json:"inferences"`
-	InferencesExact json.Number            `json:"inferences_exact"`
-	TokensIn        json.Number            `json:"tokens_in"`
-	TokensOut       json.Number            `json:"tokens_out"`
-	Per1kAllocation json.Number            `json:"cost_per_1k_inferences_allocation"`
-	Per1kUsage      json.Number            `json:"cost_per_1k_inferences_usage"`
+	Inferences      decimal                `json:"inferences"`
+	InferencesExact decimal                `json:"inferences_exact"`
+	TokensIn        decimal                `json:"tokens_in"`
+	TokensOut       decimal                `json:"tokens_out"`
+	Per1kAllocation decimal                `json:"cost_per_1k_inferences_allocation"`
+	Per1kUsage      decimal                `json:"cost_per_1k_inferences_usage"`
 	Reason          string                 `json:"reason,omitempty"`
 	DeviceWindows   int64                  `json:"device_windows"`
 	Slices          int64                  `json:"slices"`
-	WallSeconds     json.Number            `json:"wall_seconds"`
+	WallSeconds     decimal                `json:"wall_seconds"`
 	SlicesPerSecond int64                  `json:"slices_per_second"`
 }
 
 type basisFigure struct {
-	Seconds json.Number `json:"seconds"`
-	Percent json.Number `json:"percent"`
-	Cost    json.Number `json:"cost"`
+	Seconds decimal `json:"seconds"`
+	Percent decimal `json:"percent"`
+	Cost    decimal `json:"cost"`
 }
 
 // summarize asks for the recording's nodes in the recording's time.
@@ -276,12 +276,12 @@ func summarize(ctx context.Context, l pb.LedgerClient, name string, info *played
 	whole, _, _ := strings.Cut(u.GetInferences(), ".")
 	s := &summary{
 		Recording: name, From: info.from, To: info.to, Currency: rep.GetCurrency(), Devices: len(dev.GetDevices()),
-		DeviceSeconds:   number(secondsText(total.GetSum().GetDeviceTimeNs())),
-		UnpricedSeconds: number(secondsText(total.GetSum().GetUnpricedTimeNs())),
-		Cost:            number(total.GetSum().GetCost()), CostNano: number(nanoText(total.GetSum().GetCost())),
-		Inferences: number(whole), InferencesExact: number(u.GetInferences()),
-		TokensIn: number(u.GetInputTokens()), TokensOut: number(u.GetOutputTokens()),
-		Per1kAllocation: number(u.GetPer_1KInferencesAllocation()), Per1kUsage: number(u.GetPer_1KInferencesUsage()),
+		DeviceSeconds:   decimal(secondsText(total.GetSum().GetDeviceTimeNs())),
+		UnpricedSeconds: decimal(secondsText(total.GetSum().GetUnpricedTimeNs())),
+		Cost:            decimal(total.GetSum().GetCost()), CostNano: decimal(nanoText(total.GetSum().GetCost())),
+		Inferences: decimal(whole), InferencesExact: decimal(u.GetInferences()),
+		TokensIn: decimal(u.GetInputTokens()), TokensOut: decimal(u.GetOutputTokens()),
+		Per1kAllocation: decimal(u.GetPer_1KInferencesAllocation()), Per1kUsage: decimal(u.GetPer_1KInferencesUsage()),
 		Reason: u.GetReason(), Bases: map[string]basisFigure{},
 	}
 	for _, b := range total.GetByBasis() {
@@ -291,7 +291,7 @@ func summarize(ctx context.Context, l pb.LedgerClient, name string, info *played
 		if ok && okWhole && w.Sign() > 0 {
 			percent = p.Quo(p.Mul(p, big.NewRat(100, 1)), w).FloatString(5)
 		}
-		s.Bases[b.GetBasis()] = basisFigure{number(secondsText(b.GetDeviceTimeNs())), number(percent), number(b.GetCost())}
+		s.Bases[b.GetBasis()] = basisFigure{decimal(secondsText(b.GetDeviceTimeNs())), decimal(percent), decimal(b.GetCost())}
 	}
 	return s, nil
 }
@@ -300,12 +300,15 @@ func summarize(ctx context.Context, l pb.LedgerClient, name string, info *played
 // recording's own.
 const maxNodeFilter = 200
 
-// number is a decimal as JSON has it; null where it is not known.
-func number(dec string) json.Number {
-	if dec == "" {
-		return "null"
+// decimal is exact decimal text; "" is not known, which JSON has as null.
+type decimal string
+
+// MarshalJSON writes the number as it is.
+func (d decimal) MarshalJSON() ([]byte, error) {
+	if d == "" {
+		return []byte("null"), nil
 	}
-	return json.Number(dec)
+	return []byte(d), nil
 }
 
 // nanoText is an amount in nano units.
@@ -319,32 +322,26 @@ func nanoText(dec string) string {
 
 func (s *summary) write(out io.Writer, data string) error {
 	w := &strings.Builder{}
-	known := func(n json.Number) string {
-		if n == "null" {
-			return ""
-		}
-		return n.String()
-	}
 	fmt.Fprintf(w, "%s\n%s\n\n", s.Recording, spanText(s.From, s.To))
 	tab := newTable("BASIS", ">DEVICE SECONDS", ">PART", ">COST "+s.Currency)
 	for _, b := range []string{"used", "reserved", "unallocated", "unattributed", "unobserved"} {
 		if f, ok := s.Bases[b]; ok {
-			tab.add(b, thousands(known(f.Seconds)), known(f.Percent)+"%", orUnknown(known(f.Cost)))
+			tab.add(b, thousands(string(f.Seconds)), string(f.Percent)+"%", orUnknown(string(f.Cost)))
 		}
 	}
 	tab.rows = append(tab.rows, nil)
-	tab.add("total", thousands(known(s.DeviceSeconds)), "100%", orUnknown(known(s.Cost)))
+	tab.add("total", thousands(string(s.DeviceSeconds)), "100%", orUnknown(string(s.Cost)))
 	if err := tab.write(w); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\ndevices            %d\n", s.Devices)
-	fmt.Fprintf(w, "inferences         %s\n", countText(known(s.Inferences)))
-	fmt.Fprintf(w, "tokens in, out     %s, %s\n", countText(known(s.TokensIn)), countText(known(s.TokensOut)))
-	fmt.Fprintf(w, "per 1k inferences  %s %s (allocation), %s %s (usage)\n", moneyText(known(s.Per1kAllocation)), s.Currency, moneyText(known(s.Per1kUsage)), s.Currency)
+	fmt.Fprintf(w, "inferences         %s\n", countText(string(s.Inferences)))
+	fmt.Fprintf(w, "tokens in, out     %s, %s\n", countText(string(s.TokensIn)), countText(string(s.TokensOut)))
+	fmt.Fprintf(w, "per 1k inferences  %s %s (allocation), %s %s (usage)\n", moneyText(string(s.Per1kAllocation)), s.Currency, moneyText(string(s.Per1kUsage)), s.Currency)
 	if s.Reason != "" {
 		fmt.Fprintf(w, "                   %s\n", s.Reason)
 	}
-	if u := known(s.UnpricedSeconds); u != "" && u != "0" {
+	if u := string(s.UnpricedSeconds); u != "" && u != "0" {
 		fmt.Fprintf(w, "UNPRICED           %s device seconds have no price: their cost is unknown\n", thousands(u))
 	}
 	fmt.Fprintf(w, "took               %s s: %s device windows, %s slices, %s slices/s\n",
