@@ -65,6 +65,11 @@ func (c *nodeCollector) pipeline(n *node) {
 	c.count("chunks_total", "Chunks handed to the spool.", s.Chunks)
 	c.count("seconds_recovered_total", "Sealed seconds taken back from the spool after a restart.", s.Recovered)
 	c.count("seconds_not_journaled_total", "Sealed seconds that a crash before the end of their chunk would have lost.", s.NotJournaled)
+	const oversize = "What did not fit into seconds that were too large to travel, by kind; but for lost windows, device time and cost stay."
+	c.count("oversize_total", oversize, s.DroppedTallies, "kind", "tally")
+	c.count("oversize_total", oversize, s.UnlabeledOwners, "kind", "label")
+	c.count("oversize_total", oversize, s.UnownedWindows, "kind", "owner")
+	c.count("oversize_total", oversize, s.LostWindows, "kind", "window")
 	revision := uint32(0)
 	if r := n.prices.rater.Load(); r != nil {
 		revision = r.Card().Revision

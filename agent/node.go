@@ -80,6 +80,10 @@ func (s *chunkerStats) total() chunker.Stats {
 		t.Recovered += c.Recovered
 		t.Refused += c.Refused
 		t.NotJournaled += c.NotJournaled
+		t.DroppedTallies += c.DroppedTallies
+		t.UnlabeledOwners += c.UnlabeledOwners
+		t.UnownedWindows += c.UnownedWindows
+		t.LostWindows += c.LostWindows
 	}
 	return t
 }

@@ -4,8 +4,10 @@
 // A second comes in as the meter sealed it. The chunker prices its windows,
 // keeps it with the seconds of the same wall-clock ten, and when the ten is
 // full, or on Flush, closes the chunk: canonical roster, deterministic bytes.
-// A chunk begins with whatever second comes first and never crosses the end of
-// its ten.
+// A chunk begins with whatever second comes first, never crosses the end of its
+// ten, and ends before it where the next second would make it too large to
+// travel for sure. A second that is too large by itself is a chunk of its own,
+// without what does not fit; its device time always does.
 //
 // On a live node each second is also made a chunk of its own, for two ends: the
 // spool keeps it until the real chunk is closed, so that a restart goes on
@@ -25,11 +27,6 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
-
-// maxSlices closes a chunk before its ten is full, so that memory and messages
-// stay bounded whatever a node does. 8 devices shared by 64 owners each, all of
-// them active, are 5,120 slices in ten seconds.
-const maxSlices = 50_000
 
 // Pricer prices devices; rating.Rater is one. It must not change, and is asked
 // by one goroutine at a time.
@@ -70,6 +67,13 @@ type Stats struct {
 	Recovered       uint64 // seconds taken from the spool by New
 	Refused         uint64 // seconds that Seal refused with ErrFull
 	NotJournaled    uint64 // seconds that a crash before their chunk would have lost
+
+	// What did not fit into seconds that were too large to travel. But for
+	// LostWindows, device time and cost are what they were.
+	DroppedTallies  uint64
+	UnlabeledOwners uint64 // once per second
+	UnownedWindows  uint64 // whose time became unattributed
+	LostWindows     uint64 // of a node with more devices than the format takes
 }
 
 // Chunker collects the seconds of one node. One goroutine uses it; SetPricer
@@ -83,14 +87,19 @@ type Chunker struct {
 
 	first   attribution.Second // of the open chunk
 	seconds int                // in the open chunk
+	weight  int                // of the open chunk
 	open    batch
 	single  batch // scratch for one second
 	parts   parts // what open's numbers mean
 
-	waiting *closed // closed, and refused by the spool so far
+	waiting []*closed // closed, and refused by the spool so far
+
+	told [losses]bool // what of it has been logged
 
 	stats struct {
 		seconds, windows, unpriced, chunks, recovered, refused, notJournaled atomic.Uint64
+
+		droppedTallies, unlabeledOwners, unownedWindows, lostWindows atomic.Uint64
 	}
 	next attribution.Second
 }
@@ -152,12 +161,15 @@ func (c *Chunker) Stats() Stats {
 	return Stats{
 		Seconds: s.seconds.Load(), Windows: s.windows.Load(), UnpricedWindows: s.unpriced.Load(), Chunks: s.chunks.Load(),
 		Recovered: s.recovered.Load(), Refused: s.refused.Load(), NotJournaled: s.notJournaled.Load(),
+		DroppedTallies: s.droppedTallies.Load(), UnlabeledOwners: s.unlabeledOwners.Load(),
+		UnownedWindows: s.unownedWindows.Load(), LostWindows: s.lostWindows.Load(),
 	}
 }
 
 // Seal takes one second of the node: a window of every device, unpriced, and
-// its tallies. It copies what it keeps. A number must mean the same to facts
-// for as long as the chunk is open.
+// its tallies, each (owner, basis) of a window and each (subject, measure)
+// once. It copies what it keeps. A number must mean the same to facts for as
+// long as the chunk is open.
 //
 // Seconds come in order; one that does not follow the last closes the open
 // chunk first. An error that wraps spool.ErrFull means that the second was not
@@ -168,7 +180,8 @@ func (c *Chunker) Seal(s attribution.Second, windows []attribution.DeviceWindow,
 	if s < c.next {
 		return fmt.Errorf("chunker: second %d is sealed already: the next is %d", s, c.next)
 	}
-	if s > c.next {
+	weight := weigh(windows, tallies)
+	if s > c.next || c.weight+weight > maxWeight {
 		c.close()
 	}
 	if err := c.retry(); err != nil {
@@ -181,17 +194,23 @@ func (c *Chunker) Seal(s attribution.Second, windows []attribution.DeviceWindow,
 	mark := c.open.mark()
 	c.open.add(windows, tallies, base)
 	c.price(s, c.open.windows[mark.windows:], windows, facts)
+	c.opened(s, weight)
+	c.stats.seconds.Add(1)
+	c.stats.windows.Add(uint64(len(windows)))
+	if c.o.Journal || weight > maxWeight || !rosterWithin(windows, tallies, facts) {
+		c.sealed(s, mark)
+	}
+	return c.closeIfFull()
+}
+
+// opened counts a second that open has got.
+func (c *Chunker) opened(s attribution.Second, weight int) {
 	if c.seconds == 0 {
 		c.first = s
 	}
 	c.seconds++
+	c.weight += weight
 	c.next = s + 1
-	c.stats.seconds.Add(1)
-	c.stats.windows.Add(uint64(len(windows)))
-	if c.o.Journal {
-		c.journal(s, mark)
-	}
-	return c.closeIfFull()
 }
 
 // Flush closes the open chunk, if there is one, and hands it to the spool.
@@ -201,52 +220,58 @@ func (c *Chunker) Flush() error {
 }
 
 func (c *Chunker) closeIfFull() error {
-	if c.next.ChunkStart() == c.first.ChunkStart() && len(c.open.slices) < maxSlices {
-		return nil
+	if c.seconds > 0 && c.next.ChunkStart() != c.first.ChunkStart() {
+		c.close()
 	}
-	c.close()
 	if err := c.retry(); err != nil && !errors.Is(err, spool.ErrFull) {
 		return err
 	}
 	return nil
 }
 
-// close makes the open seconds a chunk. There is none waiting then: Seal takes
-// nothing while there is.
+// close makes the open seconds a chunk, or chunks. There are none waiting then:
+// Seal takes nothing while there are.
 func (c *Chunker) close() {
-	if c.seconds == 0 {
-		return
+	if c.seconds > 0 {
+		c.await(c.fit(c.build(c.first, c.seconds, &c.open)))
 	}
-	chunk, err := c.encode(c.first, c.seconds, &c.open)
-	if err != nil {
-		// Such a node exceeds every limit of the format by far.
-		c.o.Logger.Error("chunker: a chunk can't be encoded and is lost", "node", c.o.Node, "sequence", int64(c.first), "err", err)
-	} else {
-		chunk.facts = nil
-		c.waiting = chunk
-	}
-	c.seconds = 0
+	c.seconds, c.weight = 0, 0
 	c.open.reset()
 	c.parts.reset()
 }
 
-// retry hands a closed chunk to the spool.
-func (c *Chunker) retry() error {
-	if c.waiting == nil {
-		return nil
+// await has chunks wait for the spool.
+func (c *Chunker) await(chunks []*closed) {
+	for _, x := range chunks {
+		x.facts = nil
+		c.waiting = append(c.waiting, x)
 	}
-	if err := c.o.Spool.AppendChunk(c.waiting.chunk, c.waiting.roster.encoding); err != nil {
-		return fmt.Errorf("chunker: %w", err)
+}
+
+// retry hands the closed chunks to the spool.
+func (c *Chunker) retry() error {
+	for len(c.waiting) > 0 {
+		x := c.waiting[0]
+		if err := c.o.Spool.AppendChunk(x.chunk, x.roster.encoding); err != nil {
+			return fmt.Errorf("chunker: %w", err)
+		}
+		c.waiting[0] = nil
+		c.waiting = c.waiting[1:]
+		c.stats.chunks.Add(1)
 	}
 	c.waiting = nil
-	c.stats.chunks.Add(1)
 	return nil
 }
 
-// encode closes a batch into a chunk and its message.
-func (c *Chunker) encode(first attribution.Second, seconds int, b *batch) (*closed, error) {
+// build closes a batch into a chunk, in the batch's memory.
+func (c *Chunker) build(first attribution.Second, seconds int, b *batch) *attribution.Chunk {
 	key := attribution.ChunkKey{Cluster: c.o.Cluster, Node: c.o.Node, Boot: c.boot, Sequence: first}
-	chunk := attribution.BuildChunk(key, seconds, &c.parts, b.windows, b.tallies)
+	return attribution.BuildChunk(key, seconds, &c.parts, b.windows, b.tallies)
+}
+
+// pack encodes a chunk for the spool. It fails where the collector would not
+// take the chunk or its roster.
+func (c *Chunker) pack(chunk *attribution.Chunk) (*closed, error) {
 	r, err := c.rosters.get(chunk.Roster)
 	if err != nil {
 		return nil, err
@@ -257,7 +282,7 @@ func (c *Chunker) encode(first attribution.Second, seconds int, b *batch) (*clos
 	}
 	body, err := proto.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("chunk %d: %w", first, err)
+		return nil, fmt.Errorf("chunk %d: %w", chunk.Key.Sequence, err)
 	}
-	return &closed{chunk, spool.Chunk{Sequence: first, Seconds: seconds, RosterID: r.id, Body: body}, r}, nil
+	return &closed{chunk, spool.Chunk{Sequence: chunk.Key.Sequence, Seconds: chunk.Seconds, RosterID: r.id, Body: body}, r}, nil
 }

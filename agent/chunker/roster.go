@@ -31,9 +31,18 @@ func (c *rosterCache) get(r *attribution.Roster) (*roster, error) {
 			return x, nil
 		}
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))
+	m := wire.EncodeRoster(r)
+	if _, err := wire.DecodeRoster(m); err != nil {
+		return nil, err // as the collector would
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("roster: %w", err)
+	}
+	if len(b) > wire.MaxBody-headroom {
+		if _, err := wire.DecodeRoster(wire.PackRoster(b)); err != nil {
+			return nil, err
+		}
 	}
 	x := &roster{facts: r, id: r.Fingerprint(), encoding: b}
 	copy(c.recent[1:], c.recent[:len(c.recent)-1])

@@ -11,15 +11,37 @@ import (
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
-// journal makes the newest second, the one behind the mark, a chunk of its
-// own, for the spool and for sending.
-func (c *Chunker) journal(s attribution.Second, from mark) {
+// sealed makes the newest second, the one behind the mark, a chunk of its own:
+// for the journal, or, if that is too large, for good.
+func (c *Chunker) sealed(s attribution.Second, from mark) {
 	c.single.reset()
 	c.single.add(c.open.windows[from.windows:], c.open.tallies[from.tallies:], numbers{})
-	one, err := c.encode(s, 1, &c.single)
-	if err == nil {
-		err = c.o.Spool.AppendSecond(one.chunk, one.roster.encoding)
+	chunk := c.build(s, 1, &c.single)
+	one, err := c.pack(chunk)
+	switch {
+	case err != nil:
+		c.alone(chunk, from)
+	case c.o.Journal:
+		c.journal(one)
 	}
+}
+
+// alone closes the seconds before the newest, and the newest by itself. It goes
+// into the spool as a chunk at once, so that a restart finds it whole in that
+// or not at all, and goes on from the same place.
+func (c *Chunker) alone(chunk *attribution.Chunk, from mark) {
+	c.open.windows, c.open.tallies = c.open.windows[:from.windows], c.open.tallies[:from.tallies]
+	c.seconds--
+	c.close()
+	c.await(c.fit(chunk))
+	if c.o.Journal && c.retry() != nil {
+		c.stats.notJournaled.Add(1)
+	}
+}
+
+// journal keeps a second in the spool, and sends it.
+func (c *Chunker) journal(one *closed) {
+	err := c.o.Spool.AppendSecond(one.chunk, one.roster.encoding)
 	if err == nil && c.o.Live != nil {
 		err = c.o.Spool.Sync()
 	}
@@ -54,18 +76,15 @@ func (c *Chunker) recoverSecond(s *spool.Second) error {
 	if err != nil {
 		return fmt.Errorf("%w (has the node or cluster been renamed?)", err)
 	}
-	if c.seconds > 0 && s.Sequence != c.next {
+	weight := weigh(chunk.Windows, chunk.Tallies)
+	if c.seconds > 0 && (s.Sequence != c.next || c.weight+weight > maxWeight) {
 		c.close()
 	}
 	if err := c.retry(); err != nil {
 		return err
 	}
-	if c.seconds == 0 {
-		c.first = s.Sequence
-	}
 	c.open.add(chunk.Windows, chunk.Tallies, c.parts.recovered(s.RosterID, r))
-	c.seconds++
-	c.next = s.End()
+	c.opened(s.Sequence, weight)
 	c.stats.recovered.Add(1)
 	return c.closeIfFull()
 }
