@@ -308,6 +308,9 @@ func (d decimal) MarshalJSON() ([]byte, error) {
 	if d == "" {
 		return []byte("null"), nil
 	}
+	if !json.Valid([]byte(d)) {
+		return nil, fmt.Errorf("the collector answered %q where a number belongs", string(d))
+	}
 	return []byte(d), nil
 }
 
