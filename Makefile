@@ -26,10 +26,10 @@ demo: build ## Build, start, play a fleet and show what inferences cost (RECORDI
 	@bin/gpuledger demo $(if $(RECORDING),--recording '$(RECORDING)') $(DEMOFLAGS)
 
 test: ## Run all tests (set GPULEDGER_TRACES to include the real traces)
-	go test ./...
+	go test -timeout 20m ./...
 
 race: ## Run the concurrent packages under the race detector
-	go test -race $(CONCURRENT)
+	go test -race -timeout 30m $(CONCURRENT)
 
 kill-test: build ## kill -9 agent and collector 50 times each and compare the ledgers
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
