@@ -31,7 +31,7 @@ test: ## Run all tests (set GPULEDGER_TRACES to include the real traces)
 race: ## Run the concurrent packages under the race detector
 	go test -race -timeout 30m $(CONCURRENT)
 
-kill-test: build ## kill -9 agent and collector 50 times each and compare the ledgers
+kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULEDGER_TRACES)
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
 
 bench: build ## Measure everything that bench/README.md reports
