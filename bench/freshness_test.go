@@ -62,7 +62,21 @@ func watch(b *testing.B, ledger pb.LedgerClient, seconds int) []time.Duration {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	// A few seconds in, all nodes are connected and every device is known.
-	second := time.Now().Unix() + 5
+	var second int64
+	for second == 0 {
+		st, err := ledger.Status(ctx, &pb.StatusRequest{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if st.GetLastSecond() > 0 {
+			second = time.Now().Unix() + 6
+		}
+		select {
+		case <-ctx.Done():
+			b.Fatal("nothing is visible")
+		case <-tick.C:
+		}
+	}
 	var lags []time.Duration
 	devices := ""
 	for len(lags) < seconds {

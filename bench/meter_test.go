@@ -36,7 +36,8 @@ const (
 //
 // Producers record bursts; between bursts, off the clock, the sealer drains.
 func BenchmarkMeterRecord(b *testing.B) {
-	b.Run("gpuledger", benchMeter)
+	b.Run("gpuledger", func(b *testing.B) { benchMeter(b, recordSample) })
+	b.Run("gpuledger-one-by-one", func(b *testing.B) { benchMeter(b, recordOneByOne) })
 	b.Run("mutexmap", benchMutexMap)
 	b.Run("syncmap", benchSyncMap)
 	b.Run("client_golang", benchClientGolang)
@@ -89,41 +90,67 @@ func together(f func(producer int)) time.Duration {
 	return time.Duration(spent.Load() / producers)
 }
 
-func benchMeter(b *testing.B) {
+// shares is what a producer records: every owner has a share in every second.
+type shares struct {
+	lane    *meter.Lane
+	device  meter.DeviceHandle
+	handles [owners]meter.OwnerHandle
+	batch   []meter.Record
+}
+
+// recordSample hands over a sample's shares together, as the agent's feeds do.
+func recordSample(s *shares, n int, from int64) bool {
+	ok, lane, d := true, s.lane, s.device
+	for ; n > 0; n -= owners {
+		batch := s.batch[:min(n, owners)]
+		for o := range batch {
+			batch[o] = meter.Use(d, s.handles[o], from, from+attribution.WindowNanos, 7_000_000, 8<<30)
+		}
+		ok = lane.RecordAll(batch) && ok
+		from += attribution.WindowNanos
+	}
+	return ok
+}
+
+// recordOneByOne publishes each share by itself.
+func recordOneByOne(s *shares, n int, from int64) bool {
+	ok, lane, d := true, s.lane, s.device
+	for i := range n {
+		o := i % owners
+		ok = lane.Record(meter.Use(d, s.handles[o], from, from+attribution.WindowNanos, 7_000_000, 8<<30)) && ok
+		if o == owners-1 {
+			from += attribution.WindowNanos
+		}
+	}
+	return ok
+}
+
+func benchMeter(b *testing.B, record func(s *shares, n int, from int64) bool) {
 	start := attribution.Second(1_767_225_600)
 	m := meter.New(meter.Options{From: start, LaneRecords: ring})
-	var lanes [producers]*meter.Lane
-	var devices [producers]meter.DeviceHandle
-	var handles [producers][owners]meter.OwnerHandle
+	var by [producers]shares
 	f := defaultFleet()
 	for p := range producers {
 		var err error
-		if lanes[p], err = m.Lane(); err != nil {
+		if by[p].lane, err = m.Lane(); err != nil {
 			b.Fatal(err)
 		}
 		d := f.device(0, p)
-		if devices[p], err = m.Device(&d); err != nil {
+		if by[p].device, err = m.Device(&d); err != nil {
 			b.Fatal(err)
 		}
-		lanes[p].Record(meter.Added(devices[p], start.Nanos()))
+		by[p].lane.Record(meter.Added(by[p].device, start.Nanos()))
+		by[p].batch = make([]meter.Record, 0, owners)
 		for o := range owners {
 			owner := f.owner(0, p, o, 0)
-			handles[p][o] = m.Owner(&owner)
+			by[p].handles[o] = m.Owner(&owner)
 		}
 	}
 	now := start.Nanos()
 	var lost atomic.Bool
 	bursts(b, func(p, n int) {
-		// Every owner has a share in every second.
-		lane, d, from := lanes[p], devices[p], now
-		for i := range n {
-			o := i % owners
-			if !lane.Record(meter.Use(d, handles[p][o], from, from+attribution.WindowNanos, 7_000_000, 8<<30)) {
-				lost.Store(true)
-			}
-			if o == owners-1 {
-				from += attribution.WindowNanos
-			}
+		if !record(&by[p], n, now) {
+			lost.Store(true)
 		}
 	}, func() {
 		now += burst / owners * attribution.WindowNanos
