@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/oklog/run"
@@ -194,14 +195,16 @@ func (c *Collector) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.StopTimeout.Duration)
 	defer cancel()
 	stopped := make(chan struct{})
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer close(stopped)
-	go func() {
+	watch.Go(func() {
 		select {
 		case <-c.deps.Abort:
 			cancel()
 		case <-stopped:
 		}
-	}()
+	})
 	if err := c.ingest.Drain(ctx); err != nil {
 		c.deps.Log.Warn("stopped before everything was durable; it stays with the agents", "error", err)
 	}
