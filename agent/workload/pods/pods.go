@@ -1,0 +1,98 @@
+// Package pods keeps what is known of the node's pods: who a container is, for
+// those who know only its id, its pod's UID, or its name.
+//
+// # The model
+//
+// A source (the kubelet's Pods API, the API server, the kubelet's /pods) writes
+// pods to a [Directory]; everybody else reads its [View], an immutable
+// snapshot. A pod that is deleted stays in the directory as one that has left,
+// because its processes may outlive it: a force-deleted pod's do.
+//
+// A pod's UID here is the one in the names of its cgroups. Static pods have two:
+// the kubelet's, 32 hex digits without dashes, which names the cgroups, and the
+// one of the mirror pod that the API server shows. The first counts; a mirror
+// pod tells it in an annotation.
+package pods
+
+import (
+	"slices"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// Pod is a pod as its source described it last. It is not changed after it was
+// given to a directory.
+type Pod struct {
+	Namespace, Name string
+	UID             string // as in cgroups: of a static pod, its config hash
+	Labels          attribution.Labels
+	ControllerKind  string // Deployment, StatefulSet, DaemonSet, Job, …; "" for none
+	Controller      string
+	// Terminal says that the pod has succeeded or failed: it will run no more.
+	Terminal   bool
+	Containers []Container
+
+	// HAMi is the annotation hami.io/vgpu-devices-allocated, "" where there is
+	// none: which GPUs a HAMi pod really has.
+	HAMi string
+
+	owners []*attribution.Owner // of Containers
+	left   uint64               // nonzero: it is gone, and in which order it went
+}
+
+// Container is one container of a pod, of any kind.
+type Container struct {
+	Name string
+	// ID is the runtime's, 64 hex digits, of the container that runs or ran
+	// last; "" while unknown.
+	ID string
+	// Init says that it is an ordinary init container: it ends before the
+	// others begin. A restartable one (a sidecar) is not.
+	Init bool
+	// Ended says that the container has stopped for good, or (an init
+	// container) has succeeded.
+	Ended bool
+}
+
+// Gone reports whether the pod has been deleted.
+func (p *Pod) Gone() bool { return p.left != 0 }
+
+// Owner is who answers for a container of the pod. For the same facts it is the
+// same pointer, whatever else of the pod changes. A name that the pod does not
+// have gives nil.
+func (p *Pod) Owner(container string) *attribution.Owner {
+	for i := range p.Containers {
+		if p.Containers[i].Name == container {
+			return p.owners[i]
+		}
+	}
+	return nil
+}
+
+// name keys pods by namespace and name; neither can hold a slash.
+func name(namespace, pod string) string { return namespace + "/" + pod }
+
+// own makes the pod's owners, keeping those of an earlier description.
+func (p *Pod) own(cluster, node string, before *Pod) {
+	p.owners = make([]*attribution.Owner, len(p.Containers))
+	for i := range p.Containers {
+		o := &attribution.Owner{
+			Kind: attribution.Container, Cluster: cluster, Node: node,
+			Namespace: p.Namespace, Pod: p.Name, PodUID: p.UID, Container: p.Containers[i].Name,
+			ControllerKind: p.ControllerKind, Controller: p.Controller, Labels: p.Labels,
+		}
+		if before != nil {
+			if old := before.Owner(o.Container); old != nil && attribution.CompareOwners(old, o) == 0 {
+				o = old
+			}
+		}
+		p.owners[i] = o
+	}
+}
+
+// same reports whether two descriptions say the same.
+func (p *Pod) same(x *Pod) bool {
+	return p.Namespace == x.Namespace && p.Name == x.Name && p.UID == x.UID && p.left == x.left &&
+		p.ControllerKind == x.ControllerKind && p.Controller == x.Controller && p.Terminal == x.Terminal &&
+		p.HAMi == x.HAMi && attribution.CompareLabels(p.Labels, x.Labels) == 0 && slices.Equal(p.Containers, x.Containers)
+}
