@@ -27,8 +27,18 @@ type Source struct {
 	// where the nodes' spools are.
 	Anchor int64
 
-	// Live opens a live source whose events are on the given timeline.
-	Live func(now func() int64) (sampler.Live, error)
+	// Live opens a live source.
+	Live func(Beginning) (sampler.Live, error)
+	// Holds says that the live source takes the holdings of Beginning over, and
+	// releases those that are no more. Without it they end when it adds their
+	// device.
+	Holds bool
+}
+
+// Beginning is what a live source goes on from.
+type Beginning struct {
+	Now  func() int64      // the timeline that its events are on, Unix ns
+	Held []sampler.Holding // who held what when the last run ended
 }
 
 // Deps is what an agent needs of the world.
@@ -287,7 +297,8 @@ func (a *Agent) runLive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := a.source.Live(l.clock.Now)
+	l.holds = a.source.Holds
+	source, err := a.source.Live(Beginning{Now: l.clock.Now, Held: kept.held()})
 	if err != nil {
 		return err
 	}

@@ -29,14 +29,30 @@ type liveState struct {
 	Meter  meter.State `json:"meter"`
 }
 
+// held is who held what, by device; none where nothing was kept.
+func (k *liveState) held() (hs []sampler.Holding) {
+	if k == nil {
+		return nil
+	}
+	for i := range k.Meter.Devices {
+		d := &k.Meter.Devices[i]
+		for j := range d.Holdings {
+			hs = append(hs, sampler.Holding{DeviceID: d.Device.ID, Owner: &d.Holdings[j].Owner, Replicas: d.Holdings[j].Replicas})
+		}
+	}
+	return hs
+}
+
 // liveNode runs a node on what happens now.
 type liveNode struct {
 	*node
 	machine Machine
 	clock   *Clock
 	limits  LimitsConfig
+	holds   bool // the source knows the restored holdings
 
 	kept    attribution.Second // when the state was last kept
+	changed atomic.Int64       // second of the newest change of a holding or device
 	letGo   bool               // the spool is full: seconds are let go
 	holders meter.State        // when that began
 
@@ -130,11 +146,12 @@ func (l *liveNode) begin(ctx context.Context, kept *liveState) error {
 	if kept == nil { // a spool that was lost must not repeat what is stored
 		from = max(from, l.uplink.Status().StoredThrough)
 	}
-	l.meter = meter.New(meter.Options{From: from, LaneRecords: 1024})
+	options := meter.Options{From: from, LaneRecords: 1024, KeepRestored: l.holds}
+	l.meter = meter.New(options)
 	if kept != nil {
 		if err := l.meter.Restore(kept.Meter, from); err != nil {
 			l.log.Error("the kept holdings can't be used: the time since the last run is nobody's", "error", err)
-			l.meter = meter.New(meter.Options{From: from, LaneRecords: 1024})
+			l.meter = meter.New(options)
 		}
 		l.restored.begin(kept.Meter, attribution.SecondOf(l.clock.Now())+forgetAfter)
 	}
@@ -142,9 +159,20 @@ func (l *liveNode) begin(ctx context.Context, kept *liveState) error {
 	l.refresh()
 	if through := l.due(); through-from > liveWithin {
 		l.log.Info("sealing the time that the agent was away as unobserved", "from_second", int64(from), "seconds", int64(through-from)+1)
-		return l.sealThrough(through)
+		return l.catchUp(ctx, through)
 	}
 	return nil
+}
+
+// catchUp seals a long time in steps, so that it can be told to stop.
+func (l *liveNode) catchUp(ctx context.Context, through attribution.Second) error {
+	const step = 600
+	for l.meter.Next() <= through && ctx.Err() == nil {
+		if err := l.sealThrough(min(through, l.meter.Next()+step-1)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // lag is how late windows are sealed, 0 where they are on time. Any goroutine
@@ -164,8 +192,8 @@ func (l *liveNode) due() attribution.Second { return attribution.SecondOf(l.cloc
 func (l *liveNode) sealOnTime(ctx context.Context) error {
 	for {
 		if through := l.due(); through >= l.meter.Next() {
-			if err := l.sealThrough(through); err != nil {
-				return err
+			if err := l.catchUp(ctx, through); err != nil {
+				return stopped(ctx, err)
 			}
 		}
 		wait := (l.meter.Next() + 1).Nanos() + grace - l.clock.Now()
@@ -194,12 +222,14 @@ func (l *liveNode) sealThrough(through attribution.Second) error {
 	return l.keepState(false)
 }
 
-// keepState keeps the meter's state every ten seconds, or now.
+// keepState keeps the meter's state every ten seconds, with the second in which
+// a holding changed, or now.
 func (l *liveNode) keepState(now bool) error {
-	if !now && l.kept != 0 && l.meter.Next() < l.kept+stateSeconds {
+	next, changed := l.meter.Next(), attribution.Second(l.changed.Load())
+	if !now && l.kept != 0 && next < l.kept+stateSeconds && (changed < l.kept || changed >= next) {
 		return nil
 	}
-	l.kept = l.meter.Next()
+	l.kept = next
 	at, uptime := l.clock.Read()
 	b, err := json.Marshal(liveState{BootID: l.machine.BootID, Now: at, Uptime: uptime, Meter: l.meter.State()})
 	if err != nil {
@@ -288,8 +318,13 @@ func (p *liveProducer) Yield(e *sampler.Event) {
 		l.refused.Add(1)
 		return
 	}
-	if e.Kind == sampler.DeviceAdded {
+	switch e.Kind {
+	case sampler.DeviceAdded:
 		l.restored.seen(e.DeviceID)
+		l.change(e.Time)
+	case sampler.DeviceRemoved, sampler.Held, sampler.Released:
+		l.change(e.Time)
+	case sampler.Sampled, sampler.Tallied:
 	}
 	err := p.feed.Apply(e)
 	if err != nil {
@@ -299,6 +334,13 @@ func (p *liveProducer) Yield(e *sampler.Event) {
 		}
 	}
 	p.refusing = err != nil
+}
+
+// change notes that something changed that a restart has to know.
+func (l *liveNode) change(at int64) {
+	second := int64(attribution.SecondOf(at))
+	for old := l.changed.Load(); old < second && !l.changed.CompareAndSwap(old, second); old = l.changed.Load() {
+	}
 }
 
 // Close implements sampler.Producer.

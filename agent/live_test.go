@@ -18,8 +18,10 @@ import (
 // gpus is a live source of two GPUs that are 40 % active, each with a
 // goroutine of its own. Device A is held by pod-a.
 type gpus struct {
-	now  func() int64
-	gone atomic.Bool // B is not there any more
+	now    func() int64
+	gone   atomic.Bool // B is not there any more
+	silent bool        // it does not say who holds A
+	hold   chan string // pods that hold A from now on
 }
 
 func (g *gpus) Run(ctx context.Context, producer func() sampler.Producer) error {
@@ -45,10 +47,15 @@ func (g *gpus) read(ctx context.Context, id string, yield func(*sampler.Event)) 
 	yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: now, Node: "n", DeviceID: id, Device: &attribution.Device{
 		ID: id, Cluster: "default", Node: "n", Model: "H100",
 	}})
+	hold := func(pod string) {
+		yield(&sampler.Event{Kind: sampler.Held, Time: g.now(), Node: "n", DeviceID: id, Replicas: 1, Owner: podOwner(pod)})
+	}
+	var holds chan string
 	if id == "GPU-A" {
-		yield(&sampler.Event{Kind: sampler.Held, Time: now, Node: "n", DeviceID: id, Replicas: 1, Owner: &attribution.Owner{
-			Kind: attribution.Container, Cluster: "default", Node: "n", Namespace: "ns", Pod: "pod-a", Container: "c",
-		}})
+		holds = g.hold
+		if !g.silent {
+			hold("pod-a")
+		}
 	}
 	first := now
 	for {
@@ -58,9 +65,15 @@ func (g *gpus) read(ctx context.Context, id string, yield func(*sampler.Event)) 
 		select {
 		case <-ctx.Done():
 			return
+		case pod := <-holds:
+			hold(pod)
 		case <-time.After(time.Duration(next - now)):
 		}
 	}
+}
+
+func podOwner(pod string) *attribution.Owner {
+	return &attribution.Owner{Kind: attribution.Container, Cluster: "default", Node: "n", Namespace: "ns", Pod: pod, Container: "c"}
 }
 
 // box is a machine and what outlasts an agent on it.
@@ -75,6 +88,9 @@ type box struct {
 	gone   bool
 	spool  int64
 	maxGap time.Duration
+	holds  bool              // the source takes holdings over, and states none itself
+	hold   chan string       // see gpus
+	held   []sampler.Holding // what the last run began with
 }
 
 func newBox(t *testing.T) *box {
@@ -97,9 +113,10 @@ func (b *box) run(d time.Duration, kill bool, during ...func()) {
 		Uptime: func() int64 { return time.Now().UnixNano() - b.up },
 		BootID: b.boot,
 	}
-	rig.source = Source{Live: func(now func() int64) (sampler.Live, error) {
-		g := &gpus{now: now}
+	rig.source = Source{Holds: b.holds, Live: func(from Beginning) (sampler.Live, error) {
+		g := &gpus{now: from.Now, silent: b.holds, hold: b.hold}
 		g.gone.Store(b.gone)
+		b.held = from.Held
 		return g, nil
 	}}
 	a := rig.agent(b.t)
@@ -197,6 +214,29 @@ func TestLaw3RestartBillsTheTimeAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A source that knows the holdings of before gets them, and they stay when it
+// adds their device; a change of one is kept with its second, not with its ten.
+func TestLaw3HoldingsOutliveARestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.holds, b.hold = true, make(chan string)
+		b.run(15*time.Second+500*time.Millisecond, true, func() { b.hold <- "pod-a" }, func() { b.hold <- "pod-b" }) // each 5 s
+		killed := now()
+		<-time.After(30 * time.Second)
+		b.run(20*time.Second, false)
+		if len(b.held) != 2 || b.held[0].DeviceID != "GPU-A" || b.held[0].Owner.Pod != "pod-a" || b.held[1].Owner.Pod != "pod-b" || b.held[1].Replicas != 1 {
+			t.Fatalf("the second run begins with %+v", b.held)
+		}
+		b.ledger.check()
+		for s, text := range b.ledger.seconds("n") {
+			a, _, _ := strings.Cut(text, "\n")
+			if s >= killed && (!strings.Contains(a, "[pod-a ") || !strings.Contains(a, "[pod-b ")) {
+				t.Fatalf("second %d, %d after the kill, is not both pods':\n%s", s, s-killed, a)
+			}
+		}
+	})
 }
 
 // An agent that is killed again and again, in the midst of tens, stays in

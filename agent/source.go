@@ -143,8 +143,8 @@ func openNVML(cfg *Config, logger *slog.Logger) (Source, error) {
 		}
 		logger.Error("pids can't be trusted here: all GPU processes are unattributed", "error", foreign)
 	}
-	return Source{Live: func(now func() int64) (sampler.Live, error) {
-		s.SetClock(now)
+	return Source{Live: func(from Beginning) (sampler.Live, error) {
+		s.SetClock(from.Now)
 		return s, nil
 	}}, nil
 }

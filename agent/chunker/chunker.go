@@ -51,6 +51,9 @@ type Options struct {
 	// must not block, nor keep more of it than the roster. Seal then syncs the
 	// spool every second.
 	Live func(second *attribution.Chunk, rosterID attribution.Fingerprint)
+	// Sealed is given each second that Seal takes, priced, as a chunk of one
+	// second, whether or not it is durable yet. It must not keep it.
+	Sealed func(second *attribution.Chunk)
 	// Unpriced is told of a device without a price, once per device and
 	// Pricer. It must not keep the pointer.
 	Unpriced func(d *attribution.Device, s attribution.Second)
@@ -197,8 +200,9 @@ func (c *Chunker) Seal(s attribution.Second, windows []attribution.DeviceWindow,
 	c.opened(s, weight)
 	c.stats.seconds.Add(1)
 	c.stats.windows.Add(uint64(len(windows)))
-	if c.o.Journal || weight > maxWeight || !rosterWithin(windows, tallies, facts) {
-		c.sealed(s, mark)
+	tooLarge := weight > maxWeight || !rosterWithin(windows, tallies, facts)
+	if c.o.Journal || c.o.Sealed != nil || tooLarge {
+		c.sealed(s, mark, tooLarge)
 	}
 	return c.closeIfFull()
 }

@@ -342,6 +342,29 @@ func TestLiveIsDurableAndMakesTheChunk(t *testing.T) {
 	}
 }
 
+// Who listens is given every second, priced, also where the spool is full or
+// keeps no journal.
+func TestSealedIsTold(t *testing.T) {
+	for _, journal := range []bool{false, true} {
+		sp := openSpool(t, memfs.New(), spool.Options{})
+		var seconds []attribution.Second
+		c := newChunker(t, sp, chunker.Options{Journal: journal, Sealed: func(second *attribution.Chunk) {
+			if err := second.Check(); err != nil || second.Seconds != 1 || !second.Windows[0].Price.Known() {
+				t.Errorf("second %d: %d seconds at price %+v: %v", second.Key.Sequence, second.Seconds, second.Windows[0].Price, err)
+			}
+			seconds = append(seconds, second.Key.Sequence)
+		}})
+		c.SetPricer(flat{})
+		n := newNode(3, 2)
+		for s := start; s < start+23; s++ {
+			seal(t, c, n, s)
+		}
+		if len(seconds) != 23 || seconds[0] != start || seconds[22] != start+22 {
+			t.Errorf("journal %v: told of %v", journal, seconds)
+		}
+	}
+}
+
 func TestLaw9UnpricedIsTold(t *testing.T) {
 	sp := openSpool(t, memfs.New(), spool.Options{})
 	var told []string

@@ -12,11 +12,17 @@ import (
 )
 
 // sealed makes the newest second, the one behind the mark, a chunk of its own:
-// for the journal, or, if that is too large, for good.
-func (c *Chunker) sealed(s attribution.Second, from mark) {
+// for who listens, for the journal, or, if that is too large, for good.
+func (c *Chunker) sealed(s attribution.Second, from mark, tooLarge bool) {
 	c.single.reset()
 	c.single.add(c.open.windows[from.windows:], c.open.tallies[from.tallies:], numbers{})
 	chunk := c.build(s, 1, &c.single)
+	if c.o.Sealed != nil {
+		c.o.Sealed(chunk)
+	}
+	if !c.o.Journal && !tooLarge {
+		return
+	}
 	one, err := c.pack(chunk)
 	switch {
 	case err != nil:

@@ -254,6 +254,16 @@ func TestLaw3GapIsBilledToTheRestoredHolders(t *testing.T) {
 	}
 	r.expect(3, "\nG(H100) sm/device energy=0: [kept reserved 250000000 sm=0 mem=0] [kept unobserved 500000000 sm=0 mem=0] [old unobserved 250000000 sm=0 mem=0]")
 	r.expect(4, "\nG(H100) sm/device energy=0: [kept reserved 1000000000 sm=0 mem=0]")
+
+	r = newRig(t, Options{KeepRestored: true})
+	if err := r.Restore(before.State(), start+1); err != nil {
+		t.Fatal(err)
+	}
+	d = r.dev("G")
+	r.record(Added(d, at(1.5)), Release(d, r.own("old"), at(3)))
+	r.seal(3)
+	r.expect(2, "\nG(H100) sm energy=0: [kept unobserved 500000000 sm=0 mem=0] [old unobserved 500000000 sm=0 mem=0]")
+	r.expect(3, "\nG(H100) sm energy=0: [kept unobserved 1000000000 sm=0 mem=0]")
 }
 
 func TestRestoreRefusesNonsense(t *testing.T) {

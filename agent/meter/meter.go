@@ -40,6 +40,11 @@ type Options struct {
 	Changes int
 	// Tallies is how many tallies are kept apart. Default 65536.
 	Tallies int
+
+	// KeepRestored says that the source of holdings knows those that
+	// [Meter.Restore] brings, and will release them. Without it they end when
+	// their device is added again.
+	KeepRestored bool
 }
 
 func (o Options) withDefaults() Options {

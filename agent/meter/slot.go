@@ -12,7 +12,7 @@ import (
 type slot struct {
 	id       string
 	exists   bool
-	restored bool // known from State alone
+	restored bool // known from State alone, and so are its holdings
 	touched  attribution.Second
 	device   *deviceEntry // its description
 	holdings []holding    // by owner, in canonical order

@@ -47,8 +47,8 @@ func (m *Meter) State() State {
 // Restore takes a state over into a meter that has not sealed yet, and seals
 // from the given second on. Until there are fresh readings the restored
 // devices' time is unobserved and billed to their restored holders; [Added] for
-// such a device ends the restored holdings, [Removed] the device. After an error
-// the meter is of no use.
+// such a device ends the restored holdings (but see [Options]), [Removed] the
+// device. After an error the meter is of no use.
 func (m *Meter) Restore(st State, from attribution.Second) error {
 	if len(m.order) > 0 {
 		return errors.New("restore a state before anything is recorded or sealed")
@@ -64,7 +64,7 @@ func (m *Meter) Restore(st State, from attribution.Second) error {
 		if s == nil || s.exists {
 			return fmt.Errorf("restore: device %s is there twice, or is one too many", d.Device.ID)
 		}
-		s.exists, s.restored, s.device = true, true, m.admitDevice(h.e)
+		s.exists, s.restored, s.device = true, !m.opt.KeepRestored, m.admitDevice(h.e)
 		for j := range d.Holdings {
 			o := m.admitOwner(m.Owner(&d.Holdings[j].Owner).e)
 			if o == nil || d.Holdings[j].Replicas < 1 {
