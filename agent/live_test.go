@@ -222,7 +222,8 @@ func TestLaw3HoldingsOutliveARestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBox(t)
 		b.holds, b.hold = true, make(chan string)
-		b.run(15*time.Second+500*time.Millisecond, true, func() { b.hold <- "pod-a" }, func() { b.hold <- "pod-b" }) // each 5 s
+		// It holds from second 5 and from second 15 on; the tens' state is kept at 2 and 12.
+		b.run(20*time.Second, true, func() { b.hold <- "pod-a" }, func() {}, func() { b.hold <- "pod-b" })
 		killed := now()
 		<-time.After(30 * time.Second)
 		b.run(20*time.Second, false)
