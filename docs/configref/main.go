@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gpuledger/gpuledger/agent"
 	"github.com/gpuledger/gpuledger/collector"
@@ -28,15 +29,15 @@ var tail []byte
 // program is a program with a configuration.
 type program struct {
 	name   string
-	source string // of the struct Config, from the root of the repository
+	source string // files with the struct Config and its parts, from the root of the repository
 	yaml   func() ([]byte, error)
 }
 
 func programs() []program {
 	agentDefaults, collectorDefaults := agent.DefaultConfig(), collector.DefaultConfig()
 	return []program{
-		{"gpuledger-agent", "agent/config.go", agentDefaults.YAML},
-		{"gpuledger-collector", "collector/config.go", collectorDefaults.YAML},
+		{"gpuledger-agent", "agent/config*.go", agentDefaults.YAML},
+		{"gpuledger-collector", "collector/config*.go", collectorDefaults.YAML},
 	}
 }
 
@@ -63,11 +64,11 @@ func render(root string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: its defaults: %w", p.name, err)
 		}
-		source, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(p.source)))
+		files, err := readSources(filepath.Join(root, filepath.FromSlash(p.source)))
 		if err != nil {
 			return nil, err
 		}
-		sections, err := parse(p.source, source, defaults)
+		sections, err := parse(p.source, files, defaults)
 		if err != nil {
 			return nil, err
 		}
@@ -80,6 +81,25 @@ func render(root string) ([]byte, error) {
 	b.WriteByte('\n')
 	b.Write(tail)
 	return b.Bytes(), nil
+}
+
+// readSources reads the files that a pattern names, but for tests.
+func readSources(pattern string) (files []sourceFile, err error) {
+	names, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, sourceFile{name, text})
+	}
+	return files, nil
 }
 
 // write appends a section as a heading and a table.

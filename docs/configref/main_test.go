@@ -39,7 +39,7 @@ const structs = "package p\n\n" +
 const defaults = "name: x\ninner: {cert_file: \"\", key_file: \"\", wait: 0, keep: 48h0m0s}\n"
 
 func TestParse(t *testing.T) {
-	sections, err := parse("c.go", []byte(structs), []byte(defaults))
+	sections, err := parse("c", []sourceFile{{"c.go", []byte(structs)}}, []byte(defaults))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestParseRefuses(t *testing.T) {
 		if source == structs {
 			t.Fatalf("%s: changes nothing", c.name)
 		}
-		if _, err := parse("c.go", []byte(source), []byte(defaults)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := parse("c", []sourceFile{{"c.go", []byte(source)}}, []byte(defaults)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}

@@ -38,14 +38,37 @@ type reference struct {
 	sections []section
 }
 
-// parse finds the struct Config and those that it is made of. name is the
-// source's, for errors.
-func parse(name string, source, defaults []byte) ([]section, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
-	if err != nil {
-		return nil, err
-	}
+// sourceFile is a file of Go.
+type sourceFile struct {
+	name string
+	text []byte
+}
+
+// parse finds the struct Config and those that it is made of. name is what they
+// configure, for errors.
+func parse(name string, files []sourceFile, defaults []byte) ([]section, error) {
 	r := &reference{structs: make(map[string]structType)}
+	for _, f := range files {
+		if err := r.read(f); err != nil {
+			return nil, err
+		}
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(defaults, &values); err != nil {
+		return nil, fmt.Errorf("%s: its defaults: %w", name, err)
+	}
+	if err := r.section("Config", "", values); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return r.sections, nil
+}
+
+// read takes the structs of a file.
+func (r *reference) read(f sourceFile) error {
+	file, err := parser.ParseFile(token.NewFileSet(), f.name, f.text, parser.ParseComments)
+	if err != nil {
+		return err
+	}
 	for _, d := range file.Decls {
 		g, ok := d.(*ast.GenDecl)
 		if !ok {
@@ -61,14 +84,7 @@ func parse(name string, source, defaults []byte) ([]section, error) {
 			}
 		}
 	}
-	var values map[string]any
-	if err := yaml.Unmarshal(defaults, &values); err != nil {
-		return nil, fmt.Errorf("%s: its defaults: %w", name, err)
-	}
-	if err := r.section("Config", "", values); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return r.sections, nil
+	return nil
 }
 
 // section appends a struct's section, and then those of the structs in it.
