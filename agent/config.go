@@ -65,11 +65,15 @@ type Config struct {
 	// driver, else an error. Nothing is ever simulated unasked. Default: auto.
 	Source string `yaml:"source"`
 
-	NVML      NVMLConfig      `yaml:"nvml"`
-	Replay    ReplayConfig    `yaml:"replay"`
-	Simulated SimulatedConfig `yaml:"simulated"`
-	Spool     SpoolConfig     `yaml:"spool"`
-	Limits    LimitsConfig    `yaml:"limits"`
+	NVML       NVMLConfig       `yaml:"nvml"`
+	Kubernetes KubernetesConfig `yaml:"kubernetes"`
+	Slurm      SlurmConfig      `yaml:"slurm"`
+	DCGM       DCGMConfig       `yaml:"dcgm"`
+	Replay     ReplayConfig     `yaml:"replay"`
+	Simulated  SimulatedConfig  `yaml:"simulated"`
+	Spool      SpoolConfig      `yaml:"spool"`
+	Limits     LimitsConfig     `yaml:"limits"`
+	Export     ExportConfig     `yaml:"export"`
 
 	// SummaryFile is where a finished script's figures are written, as JSON.
 	// Default "": nowhere.
@@ -78,6 +82,10 @@ type Config struct {
 	// HTTPListen is the address for /healthz, /readyz and /metrics. Default "":
 	// none.
 	HTTPListen string `yaml:"http_listen"`
+
+	// PProf serves profiles of the program under /debug/pprof/ of http_listen,
+	// to whoever reaches it. Default: false.
+	PProf bool `yaml:"pprof"`
 
 	Log LogConfig `yaml:"log"`
 }
@@ -104,21 +112,6 @@ type CollectorConfig struct {
 	// "": none.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-}
-
-// NVMLConfig is for source nvml.
-type NVMLConfig struct {
-	// Library is the driver's library. Default "": libnvidia-ml.so.1, as the
-	// system's loader finds it.
-	Library string `yaml:"library"`
-
-	// ProcFS is where the host's /proc is mounted. Default: /proc.
-	ProcFS string `yaml:"proc_fs"`
-
-	// ForeignPIDs lets the agent run outside the host's pid namespace, where
-	// pids can't be trusted: all processes are then unattributed. Default:
-	// false, which makes that an error.
-	ForeignPIDs bool `yaml:"foreign_pids"`
 }
 
 // ReplayConfig is for source replay.
@@ -222,7 +215,18 @@ func DefaultConfig() Config {
 		Collector: CollectorConfig{Address: "127.0.0.1:9440"},
 		StateDir:  "/var/lib/gpuledger-agent",
 		Source:    SourceAuto,
-		NVML:      NVMLConfig{ProcFS: "/proc"},
+		NVML:      NVMLConfig{ProcFS: "/proc", PIDs: PIDsOfHost},
+		Kubernetes: KubernetesConfig{
+			Enabled: KubernetesAuto, PodResourcesSocket: "/var/lib/kubelet/pod-resources/kubelet.sock",
+			Checkpoint: "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint", Pods: "auto",
+			PodsAPISockets: []string{"/var/lib/kubelet/pods-api/pods-api.sock", "/var/lib/kubelet/pods/kubelet.sock"},
+			NodeLabels: []string{
+				"topology.kubernetes.io/*", "node.kubernetes.io/instance-type", "nvidia.com/gpu.*", "karpenter.sh/*",
+				"eks.amazonaws.com/capacityType", "cloud.google.com/gke-*", "kubernetes.azure.com/scalesetpriority",
+			},
+		},
+		DCGM:      DCGMConfig{Mode: "off", Address: "127.0.0.1:5555", URL: "http://127.0.0.1:9400/metrics"},
+		Export:    ExportConfig{MaxSeries: 20_000, Linger: Duration{10 * time.Minute}, OTLP: OTLPConfig{Interval: Duration{15 * time.Second}, Timeout: Duration{10 * time.Second}}},
 		Simulated: SimulatedConfig{Seed: 1, Profile: ProfileFleet, Devices: 8, Speed: 1},
 		Spool:     SpoolConfig{MaxBytes: 256 << 20},
 		Limits:    LimitsConfig{MaxGap: Duration{7 * 24 * time.Hour}, RateCardWait: Duration{10 * time.Second}, DrainTimeout: Duration{5 * time.Second}},
@@ -290,6 +294,11 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.checkSource(bad)
+	c.NVML.check(bad)
+	c.Kubernetes.check(bad)
+	c.Slurm.check(bad)
+	c.DCGM.check(bad)
+	c.Export.check(bad)
 	c.Collector.check(bad)
 	return errors.Join(errs...)
 }

@@ -138,8 +138,8 @@ func openNVML(cfg *Config, logger *slog.Logger) (Source, error) {
 		return Source{}, err
 	}
 	if foreign != nil {
-		if !cfg.NVML.ForeignPIDs {
-			return Source{}, errors.Join(fmt.Errorf("%w; or set nvml.foreign_pids: true to leave all processes unattributed", foreign), s.Close())
+		if cfg.NVML.PIDs != PIDsForeign {
+			return Source{}, errors.Join(fmt.Errorf("%w; or set nvml.pids: foreign to leave all processes unattributed", foreign), s.Close())
 		}
 		logger.Error("pids can't be trusted here: all GPU processes are unattributed", "error", foreign)
 	}

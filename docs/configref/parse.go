@@ -236,8 +236,8 @@ func shortDuration(s string) string {
 }
 
 // stated finds a default in a comment, such as "Default: 10s.", "Default: 5
-// (the least)." or, with what it means, "Default 0: the profile's."
-var stated = regexp.MustCompile(`(?:^| )Default(?: ([^ :]+))?: ([^ ]+)`)
+// (the least)." (a list in brackets) or, with what it means, "Default 0: the profile's."
+var stated = regexp.MustCompile(`(?:^| )Default(?: ([^ :]+))?: (\[[^\]]*\][.,;]?|[^ ]+)`)
 
 // withoutDefault checks the default that a comment states, and leaves it out
 // where that is all it says, for the table has a column for it.
