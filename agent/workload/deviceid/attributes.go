@@ -1,5 +1,8 @@
 package deviceid
 
+// Driver is the DRA driver of NVIDIA GPUs.
+const Driver = "gpu.nvidia.com"
+
 // Attributes are what a ResourceSlice says of a device of the DRA driver
 // gpu.nvidia.com. Numbers are −1 and texts "" where it does not say.
 type Attributes struct {
