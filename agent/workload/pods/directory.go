@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 // Bounds of a directory. A kubelet runs 110 pods unless told otherwise.
 const (
 	// MaxPods bounds the pods that are there; more are refused and counted.
+	// Those that were there first stay.
 	MaxPods = 4096
 	// MaxGone bounds the pods that are gone and still known; beyond it those
 	// that went first are forgotten.
@@ -44,8 +46,9 @@ func (d *Directory) Changed() <-chan struct{} { return d.changed }
 // Refused counts descriptions that MaxPods refused.
 func (d *Directory) Refused() uint64 { return d.refused.Load() }
 
-// Put describes pods anew; all others stay as they are. The directory keeps
-// them.
+// Put describes pods anew; all others stay as they are. A pod that had gone is
+// there again. Of two descriptions of one UID the last counts. The directory
+// keeps what the pods point to, so nobody may change it afterwards.
 func (d *Directory) Put(ps ...*Pod) { d.write(func(w *writer) { w.put(ps) }) }
 
 // Delete says that pods are gone, by UID.
@@ -64,7 +67,7 @@ func (d *Directory) Replace(ps []*Pod) {
 		for _, p := range ps {
 			there[p.UID] = true
 		}
-		for uid := range w.byUID {
+		for _, uid := range slices.Sorted(maps.Keys(w.byUID)) { // for the same order every time
 			if !there[uid] {
 				w.delete(uid)
 			}
@@ -80,6 +83,11 @@ func (d *Directory) write(f func(*writer)) {
 	w := &writer{Directory: d, byUID: maps.Clone(d.View().byUID)}
 	if w.byUID == nil {
 		w.byUID = make(map[string]*Pod)
+	}
+	for _, p := range w.byUID {
+		if !p.Gone() {
+			w.there++
+		}
 	}
 	f(w)
 	if !w.dirty {
@@ -97,21 +105,25 @@ func (d *Directory) write(f func(*writer)) {
 type writer struct {
 	*Directory
 	byUID map[string]*Pod
+	there int // of byUID, those that are not gone
 	dirty bool
 }
 
 func (w *writer) put(ps []*Pod) {
 	for _, p := range ps {
 		before := w.byUID[p.UID]
+		arrives := before == nil || before.Gone()
 		switch {
-		case p.UID == "" || (before == nil && len(w.byUID) >= MaxPods+MaxGone):
+		case p.UID == "" || (arrives && w.there >= MaxPods):
 			w.refused.Add(1)
 			continue
-		case before != nil && before.same(p):
+		case !arrives && before.same(p):
 			continue
 		}
-		p.own(w.cluster, w.node, before)
-		w.byUID[p.UID] = p
+		if arrives {
+			w.there++
+		}
+		w.byUID[p.UID] = p.settled(w.cluster, w.node, before)
 		w.dirty = true
 	}
 }
@@ -125,6 +137,7 @@ func (w *writer) delete(uid string) {
 	w.left++
 	gone.left = w.left
 	w.byUID[uid] = &gone
+	w.there--
 	w.dirty = true
 }
 
@@ -139,7 +152,7 @@ func (w *writer) forget() {
 	if len(gone) <= MaxGone {
 		return
 	}
-	slices.SortFunc(gone, func(a, b *Pod) int { return int(int64(a.left - b.left)) })
+	slices.SortFunc(gone, func(a, b *Pod) int { return cmp.Compare(a.left, b.left) })
 	for _, p := range gone[:len(gone)-MaxGone] {
 		delete(w.byUID, p.UID)
 	}
@@ -165,7 +178,8 @@ func newView(byUID map[string]*Pod) *View {
 			v.byName[key] = p
 		}
 		for i := range p.Containers {
-			if id := p.Containers[i].ID; id != "" {
+			id := p.Containers[i].ID
+			if other, taken := v.byContainer[id]; id != "" && (!taken || (other.pod != p && p.newer(other.pod))) {
 				v.byContainer[id] = found{p, i}
 			}
 		}
@@ -173,7 +187,8 @@ func newView(byUID map[string]*Pod) *View {
 	return v
 }
 
-// newer reports whether of two pods of one name this is the one meant: the one
+// newer reports whether of two pods of one name (or, which no runtime gives, of
+// one container's id) this is the one meant: the one
 // that is there; of two that are there (a StatefulSet's replacement may be
 // known before the old one's end) the one that still runs; of two that are
 // gone the last.
@@ -206,7 +221,8 @@ func (v *View) ByUID(uid string) *Pod { return v.byUID[uid] }
 // have had the name it is the one that is there.
 func (v *View) ByName(namespace, pod string) *Pod { return v.byName[name(namespace, pod)] }
 
-// ByContainer finds a container by its id at the runtime (64 hex digits).
+// ByContainer finds a container by its id at the runtime (64 hex digits), nil
+// if unknown.
 func (v *View) ByContainer(id string) (*Pod, *Container) {
 	f, ok := v.byContainer[id]
 	if !ok {

@@ -21,7 +21,8 @@ import (
 )
 
 // Pod is a pod as its source described it last. It is not changed after it was
-// given to a directory.
+// given to a directory, which keeps a copy of it; pods of a [View] have owners,
+// others have none.
 type Pod struct {
 	Namespace, Name string
 	UID             string // as in cgroups: of a static pod, its config hash
@@ -59,9 +60,9 @@ func (p *Pod) Gone() bool { return p.left != 0 }
 
 // Owner is who answers for a container of the pod. For the same facts it is the
 // same pointer, whatever else of the pod changes. A name that the pod does not
-// have gives nil.
+// have gives nil, as does any of a pod that is not from a [View].
 func (p *Pod) Owner(container string) *attribution.Owner {
-	for i := range p.Containers {
+	for i := range p.owners {
 		if p.Containers[i].Name == container {
 			return p.owners[i]
 		}
@@ -72,9 +73,13 @@ func (p *Pod) Owner(container string) *attribution.Owner {
 // name keys pods by namespace and name; neither can hold a slash.
 func name(namespace, pod string) string { return namespace + "/" + pod }
 
-// own makes the pod's owners, keeping those of an earlier description.
-func (p *Pod) own(cluster, node string, before *Pod) {
-	p.owners = make([]*attribution.Owner, len(p.Containers))
+// settled is the pod as a directory keeps it: there, and with owners, which are
+// those of an earlier description where they say the same. It is a copy, since
+// the caller's may be in use: a description may be given twice.
+func (p *Pod) settled(cluster, node string, before *Pod) *Pod {
+	s := *p
+	s.left = 0
+	s.owners = make([]*attribution.Owner, len(p.Containers))
 	for i := range p.Containers {
 		o := &attribution.Owner{
 			Kind: attribution.Container, Cluster: cluster, Node: node,
@@ -86,13 +91,14 @@ func (p *Pod) own(cluster, node string, before *Pod) {
 				o = old
 			}
 		}
-		p.owners[i] = o
+		s.owners[i] = o
 	}
+	return &s
 }
 
-// same reports whether two descriptions say the same.
+// same reports whether two descriptions say the same of a pod.
 func (p *Pod) same(x *Pod) bool {
-	return p.Namespace == x.Namespace && p.Name == x.Name && p.UID == x.UID && p.left == x.left &&
+	return p.Namespace == x.Namespace && p.Name == x.Name && p.UID == x.UID &&
 		p.ControllerKind == x.ControllerKind && p.Controller == x.Controller && p.Terminal == x.Terminal &&
 		p.HAMi == x.HAMi && attribution.CompareLabels(p.Labels, x.Labels) == 0 && slices.Equal(p.Containers, x.Containers)
 }
