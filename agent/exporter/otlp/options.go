@@ -1,0 +1,121 @@
+package otlp
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Options configure a pusher. Endpoint is required.
+type Options struct {
+	// Endpoint is the host:port of an OTLP/gRPC receiver (usually port 4317).
+	Endpoint string
+	// Insecure sends in plain text. Default: TLS by the system's authorities.
+	Insecure bool
+	// CAFile has the authorities to trust instead, PEM.
+	CAFile string
+	// CertFile and KeyFile are the client's certificate, PEM.
+	CertFile, KeyFile string
+	// Headers are sent with every push, such as authorization. They are never
+	// logged.
+	Headers map[string]string
+	// NoCompression sends requests as they are instead of gzipped, which makes
+	// them an eighteenth.
+	NoCompression bool
+
+	// Interval is the time between pushes, default 15 s; at least 1 s.
+	Interval time.Duration
+	// Timeout is how long one may take, default 10 s.
+	Timeout time.Duration
+	// MaxRequestBytes is where a push is split into requests: 1 MiB by default,
+	// of the 4 MiB that gRPC servers take. One owner is never split.
+	MaxRequestBytes int
+
+	// Version is service.version.
+	Version string
+	// InstanceID is service.instance.id of the node's resource. Default:
+	// cluster/node.
+	InstanceID string
+	// HostName is host.name, where it is known.
+	HostName string
+
+	// Logger is told when pushes begin to fail and when they succeed again.
+	// Default: nobody.
+	Logger *slog.Logger
+}
+
+func (o *Options) check() error {
+	if o.Interval == 0 {
+		o.Interval = 15 * time.Second
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.MaxRequestBytes == 0 {
+		o.MaxRequestBytes = 1 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if strings.Contains(o.Endpoint, "://") {
+		return fmt.Errorf("otlp: endpoint %q is a URL: want host:port, and insecure for plain text", o.Endpoint)
+	}
+	if _, _, err := net.SplitHostPort(o.Endpoint); err != nil {
+		return fmt.Errorf("otlp: endpoint: want host:port, such as collector.observability:4317: %w", err)
+	}
+	switch {
+	case (o.CertFile == "") != (o.KeyFile == ""):
+		return errors.New("otlp: the client's certificate and its key come together")
+	case o.Insecure && (o.CAFile != "" || o.CertFile != ""):
+		return errors.New("otlp: insecure is without TLS: want no CA and no certificate then")
+	case o.Interval < time.Second || o.Timeout <= 0 || o.MaxRequestBytes < 0:
+		return fmt.Errorf("otlp: interval %v, timeout %v, requests of %d bytes: want an interval of at least 1s, and the rest positive",
+			o.Interval, o.Timeout, o.MaxRequestBytes)
+	}
+	for k := range o.Headers {
+		if !isHeader(k) {
+			return fmt.Errorf("otlp: header %q: want lower-case letters, digits, -, _ and ., and not the prefix grpc-", k)
+		}
+	}
+	return nil
+}
+
+func isHeader(k string) bool {
+	return k != "" && !strings.HasPrefix(k, "grpc-") && !strings.ContainsFunc(k, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	})
+}
+
+func (o *Options) credentials() (credentials.TransportCredentials, error) {
+	if o.Insecure {
+		return insecure.NewCredentials(), nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12} // what collectors speak by default
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("otlp: authorities: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("otlp: %s: no certificate in it (want PEM)", o.CAFile)
+		}
+	}
+	if o.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("otlp: the client's certificate: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	return credentials.NewTLS(conf), nil
+}
