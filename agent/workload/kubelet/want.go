@@ -1,0 +1,218 @@
+package kubelet
+
+import (
+	"cmp"
+	"log/slog"
+	"slices"
+
+	"github.com/gpuledger/gpuledger/agent/workload/deviceid"
+	"github.com/gpuledger/gpuledger/agent/workload/pods"
+)
+
+// maxUnresolved bounds the names that are remembered as logged.
+const maxUnresolved = 1024
+
+// container names a container.
+type container struct{ namespace, pod, name string }
+
+// wanter makes wants of what the kubelet says, in its names, by what the driver
+// has and what is known of pods.
+type wanter struct {
+	log     *slog.Logger
+	tracker *tracker
+
+	resolver *deviceid.Resolver
+	view     *pods.View
+	at       int64
+
+	unresolved map[Device]bool     // at the last look; logged
+	now        map[Device]bool     // at this one
+	since      map[container]int64 // since when HAMi's containers wait for their pod
+	hamiErrors map[*pods.Pod]bool  // annotations that are not HAMi's; logged
+	listed     map[container]bool  // containers listed with devices
+	out        []want
+}
+
+// begin forgets what is not there any more.
+func (w *wanter) begin(r *deviceid.Resolver, v *pods.View, at int64) {
+	w.resolver, w.view, w.at = r, v, at
+	w.now = make(map[Device]bool)
+	w.listed = make(map[container]bool)
+}
+
+// end keeps what was met for the next look.
+func (w *wanter) end() { w.unresolved = w.now }
+
+// list makes wants of a list.
+func (w *wanter) list(s *Snapshot) []want {
+	w.out = nil
+	waiting, errors := w.since, w.hamiErrors
+	w.since, w.hamiErrors = nil, nil
+	for i := range s.Pods {
+		p := &s.Pods[i]
+		known := w.view.ByName(p.Namespace, p.Name)
+		if known != nil && known.Gone() {
+			known = nil
+		}
+		if known != nil && known.Terminal {
+			continue // kubelets before 1.34 list pods that have ended
+		}
+		for j := range p.Containers {
+			c := container{p.Namespace, p.Name, p.Containers[j].Name}
+			w.listed[c] = true
+			w.container(c, &p.Containers[j], known, waiting, errors)
+		}
+	}
+	return merge(w.out)
+}
+
+// container makes the wants of one container.
+func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting map[container]int64, logged map[*pods.Pod]bool) {
+	since := w.at
+	if hami(w.resolver, x.Devices) {
+		if known == nil { // the annotation decides: wait for it
+			first, ok := waiting[c]
+			if !ok {
+				first = w.at
+			}
+			if w.since == nil {
+				w.since = make(map[container]int64)
+			}
+			w.since[c] = first
+			if w.at-first < int64(podWait) {
+				return
+			}
+			since = first
+		} else {
+			if first, ok := waiting[c]; ok {
+				since = first
+			}
+			if w.hami(c, known, since, logged) {
+				return
+			}
+		}
+	}
+	for _, d := range x.Devices {
+		if w.resolver.GPUs(d.Resource) {
+			w.device(c, "", d, since)
+		}
+	}
+	for i := range x.Dynamic {
+		d := &x.Dynamic[i]
+		if d.Driver != deviceid.Driver || i > 0 && sameDevice(d, &x.Dynamic[i-1]) {
+			continue
+		}
+		ref := Device{ID: d.Driver + "/" + d.Pool + "/" + d.Name}
+		uuid, err := w.resolver.Dynamic(d.Pool, d.Name, d.CDI)
+		w.add(c, "", ref, uuid, err, since)
+	}
+}
+
+// sameDevice reports whether two entries are of one claim's device.
+func sameDevice(a, b *Dynamic) bool {
+	return a.Driver == b.Driver && a.Pool == b.Pool && a.Name == b.Name && a.ClaimNamespace == b.ClaimNamespace && a.Claim == b.Claim && a.Share == b.Share
+}
+
+// hami reports whether the devices are HAMi's.
+func hami(r *deviceid.Resolver, ds []Device) bool {
+	return slices.ContainsFunc(ds, func(d Device) bool { return r.GPUs(d.Resource) && deviceid.IsHAMi(d.ID) })
+}
+
+// hami makes the wants of a container by the annotation of its pod. False:
+// there is nothing usable in it, and the ids have to do.
+func (w *wanter) hami(c container, p *pods.Pod, since int64, logged map[*pods.Pod]bool) bool {
+	if p.HAMi == "" {
+		return false
+	}
+	h, err := deviceid.ParseHAMi(p.HAMi)
+	i := slices.IndexFunc(p.Containers, func(k pods.Container) bool { return k.Name == c.name })
+	var uuids []string
+	if err == nil && i >= 0 {
+		uuids = h.Container(i, len(p.Containers))
+	}
+	if len(uuids) == 0 {
+		if w.hamiErrors == nil {
+			w.hamiErrors = make(map[*pods.Pod]bool)
+		}
+		w.hamiErrors[p] = true
+		if !logged[p] {
+			w.log.Warn("a pod's HAMi annotation does not say what its container has: its device ids are taken, which may be other GPUs'",
+				"namespace", c.namespace, "pod", c.pod, "container", c.name, "error", err)
+		}
+		return false
+	}
+	for _, uuid := range uuids {
+		got, err := w.resolver.Device(uuid)
+		w.add(c, "", Device{ID: "hami/" + uuid}, got, err, since)
+	}
+	return true
+}
+
+// device makes a want of one device plugin's device.
+func (w *wanter) device(c container, uid string, d Device, since int64) {
+	uuid, err := w.resolver.Device(d.ID)
+	w.add(c, uid, d, uuid, err, since)
+}
+
+// add makes a want of what a name was resolved to. If it was not, the device
+// that is held under that name stays held; a new holding waits.
+func (w *wanter) add(c container, uid string, ref Device, uuid string, err error, since int64) {
+	if err != nil {
+		if len(w.now) < maxUnresolved {
+			if !w.unresolved[ref] && !w.now[ref] {
+				w.log.Warn("a device that a container has is not one of the driver's: its holding waits",
+					"namespace", c.namespace, "pod", c.pod, "container", c.name, "resource", ref.Resource, "error", err)
+			}
+			w.now[ref] = true
+		}
+		var ok bool
+		if uuid, ok = w.tracker.keeps(c.namespace, c.pod, c.name, ref); !ok {
+			return
+		}
+	}
+	w.out = append(w.out, want{
+		key: key{c.namespace, c.pod, c.name, uuid}, uid: uid, replicas: 1, refs: []Device{ref}, since: since,
+	})
+}
+
+// grants makes wants of what the checkpoint says of init containers: those of
+// pods that are known to be there, that have not ended, and whose devices the
+// kubelet does not list itself.
+func (w *wanter) grants(grants []Grant) []want {
+	w.out = nil
+	for i := range grants {
+		g := &grants[i]
+		if !w.resolver.GPUs(g.Resource) {
+			continue
+		}
+		p := w.view.ByUID(g.PodUID)
+		if p == nil || p.Gone() || p.Terminal {
+			continue
+		}
+		c := container{p.Namespace, p.Name, g.Container}
+		runs := slices.ContainsFunc(p.Containers, func(k pods.Container) bool { return k.Name == g.Container && k.Init && !k.Ended })
+		if !runs || w.listed[c] {
+			continue
+		}
+		for _, id := range g.IDs {
+			w.device(c, g.PodUID, Device{Resource: g.Resource, ID: id}, w.at)
+		}
+	}
+	return merge(w.out)
+}
+
+// merge makes one want of all of a container's on one device: replicas add up.
+func merge(ws []want) []want {
+	slices.SortStableFunc(ws, func(a, b want) int { return cmp.Or(a.compare(b.key), cmp.Compare(a.uid, b.uid)) })
+	out := ws[:0]
+	for _, x := range ws {
+		if n := len(out); n > 0 && out[n-1].key == x.key {
+			last := &out[n-1]
+			last.replicas += x.replicas
+			last.refs = append(last.refs, x.refs...)
+			continue
+		}
+		out = append(out, x)
+	}
+	return out
+}
