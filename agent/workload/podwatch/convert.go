@@ -1,0 +1,203 @@
+package podwatch
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gpuledger/gpuledger/agent/workload/pods"
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// Bounds of what is kept of a pod. The lengths are Kubernetes' own.
+const (
+	maxLabels     = 128
+	maxLabelKey   = 253 + 1 + 63
+	maxLabelValue = 63
+	maxName       = 253
+	maxUID        = 64
+	// maxHAMi is a text's bound on the wire. A device takes some 60 bytes.
+	maxHAMi = 4096
+)
+
+// pod is the pod as a directory wants it, and how many of its facts were
+// dropped because they are no Kubernetes names or beyond a bound. A pod without
+// a namespace, name or UID is nil: one fact.
+func (o *object) pod(node string) (p *pods.Pod, dropped int) {
+	m := &o.Metadata
+	p = &pods.Pod{
+		Namespace: m.Namespace, Name: m.Name, UID: o.uid(node),
+		Terminal: o.terminal(), HAMi: m.Annotations.HAMi,
+	}
+	if !name(p.Namespace) || !name(p.Name) || !uid(p.UID) {
+		return nil, 1
+	}
+	if len(p.HAMi) > maxHAMi || !utf8.ValidString(p.HAMi) {
+		p.HAMi = ""
+		dropped++
+	}
+	var d int
+	p.Labels, d = labels(m.Labels)
+	dropped += d
+	p.ControllerKind, p.Controller, d = o.controller(node)
+	dropped += d
+	p.Containers, d = o.containers()
+	return p, dropped + d
+}
+
+func (o *object) terminal() bool { return o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed" }
+
+// uid is the UID that names the pod's cgroups. A mirror pod tells that of the
+// static pod behind it; anybody may write the annotations, so they count only
+// where the rest is as a kubelet makes it.
+func (o *object) uid(node string) string {
+	a := &o.Metadata.Annotations
+	if o.mirror(node) && uid(a.ConfigHash) {
+		return a.ConfigHash
+	}
+	return o.Metadata.UID
+}
+
+// mirror reports whether this is what a kubelet shows the API server of a
+// static pod.
+func (o *object) mirror(node string) bool {
+	a := &o.Metadata.Annotations
+	kind, name := o.owner()
+	return a.ConfigMirror != "" && a.ConfigMirror == a.ConfigHash && kind == "Node" && name == node
+}
+
+// static reports whether this is a static pod as the kubelet itself has it.
+func (o *object) static() bool {
+	a := &o.Metadata.Annotations
+	return a.ConfigSource != "" && a.ConfigSource != "api" && a.ConfigHash == o.Metadata.UID
+}
+
+// owner is the controlling owner.
+func (o *object) owner() (kind, name string) {
+	for i := range o.Metadata.OwnerReferences {
+		if r := &o.Metadata.OwnerReferences[i]; r.Controller {
+			return r.Kind, r.Name
+		}
+	}
+	return "", ""
+}
+
+func (o *object) controller(node string) (kind, controller string, dropped int) {
+	kind, controller = o.owner()
+	switch {
+	case kind == "" && controller == "":
+		if o.static() {
+			return "Node", node, 0
+		}
+		return "", "", 0
+	case !name(kind) || !name(controller):
+		return "", "", 1
+	}
+	if hash := o.Metadata.Labels["pod-template-hash"]; kind == "ReplicaSet" && hash != "" {
+		if deployment, ok := strings.CutSuffix(controller, "-"+hash); ok && deployment != "" {
+			return "Deployment", deployment, 0
+		}
+	}
+	return kind, controller, 0
+}
+
+// labels are the first maxLabels by key.
+func labels(m map[string]string) (attribution.Labels, int) {
+	dropped := 0
+	var ls attribution.Labels
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if v := m[k]; len(ls) == maxLabels || !text(k, 1, maxLabelKey) || !text(v, 0, maxLabelValue) {
+			dropped++
+		} else {
+			ls = append(ls, attribution.Label{Key: k, Value: v})
+		}
+	}
+	return ls, dropped
+}
+
+// containers are the pod's of all kinds: init, ordinary, ephemeral.
+func (o *object) containers() (cs []pods.Container, dropped int) {
+	s := &o.Spec
+	add := func(specs []container, states []containerStatus, init, ephemeral bool) {
+		for i := range specs {
+			spec := &specs[i]
+			if !name(spec.Name) || len(cs) == maxItems || slices.ContainsFunc(cs, func(c pods.Container) bool { return c.Name == spec.Name }) {
+				dropped++
+				continue
+			}
+			c := pods.Container{Name: spec.Name, Init: init && spec.RestartPolicy != "Always"}
+			at := slices.IndexFunc(states, func(s containerStatus) bool { return s.Name == spec.Name })
+			if at >= 0 {
+				c.ID = states[at].id()
+			}
+			c.Ended = o.ended(at, states, again(spec, s.RestartPolicy, c.Init, ephemeral))
+			cs = append(cs, c)
+		}
+	}
+	add(s.InitContainers, o.Status.Init, true, false)
+	add(s.Containers, o.Status.Containers, false, false)
+	add(s.EphemeralContainers, o.Status.Ephemeral, false, true)
+	return cs, dropped
+}
+
+// again is when a container is started again after its end: Always, OnFailure,
+// Never, or "?" where rules of its own decide.
+func again(c *container, pod string, init, ephemeral bool) string {
+	switch {
+	case ephemeral:
+		return "Never"
+	case len(c.RestartRules) > 0:
+		return "?"
+	case c.RestartPolicy != "":
+		pod = c.RestartPolicy
+	}
+	if init && pod != "Never" { // also in pods that restart always
+		return "OnFailure"
+	}
+	return pod
+}
+
+// ended reports whether the container of a state (−1: it has none) has stopped
+// for good.
+func (o *object) ended(at int, states []containerStatus, again string) bool {
+	if at < 0 {
+		return o.terminal()
+	}
+	s := &states[at].State
+	switch {
+	case s.Running != nil:
+		return false
+	case o.terminal():
+		return true
+	case s.Terminated == nil:
+		return false
+	}
+	return again == "Never" || (again == "OnFailure" && s.Terminated.ExitCode == 0)
+}
+
+// id is the runtime's id of the container that runs or ran last.
+func (s *containerStatus) id() string {
+	for _, t := range []*terminated{{ContainerID: s.ContainerID}, s.State.Terminated, s.LastState.Terminated} {
+		if t == nil {
+			continue
+		}
+		_, id, _ := strings.Cut(t.ContainerID, "://")
+		if len(id) == 64 && strings.Trim(id, "0123456789abcdef") == "" {
+			return id
+		}
+	}
+	return ""
+}
+
+// text reports whether s is UTF-8 of between low and high bytes.
+func text(s string, low, high int) bool {
+	return len(s) >= low && len(s) <= high && utf8.ValidString(s)
+}
+
+func name(s string) bool { return text(s, 1, maxName) && !strings.Contains(s, "/") }
+
+// uid reports whether s can be a pod's: a UUID, or the hash of a static pod.
+func uid(s string) bool {
+	return s != "" && len(s) <= maxUID && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-") == ""
+}
