@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/gpuledger/gpuledger/agent/sampler/nvml"
 	"github.com/gpuledger/gpuledger/agent/sampler/replay"
 	"github.com/gpuledger/gpuledger/agent/sampler/simulated"
+	"github.com/gpuledger/gpuledger/agent/workload/process"
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
@@ -120,12 +122,10 @@ func openNVML(cfg *Config, logger *slog.Logger) (Source, error) {
 	if err != nil {
 		return Source{}, err
 	}
-	host := nvml.HostProcesses{Cluster: cfg.Cluster, Node: node, ProcFS: cfg.NVML.ProcFS}
-	var owners nvml.Owners = host
-	foreign := nvml.CheckPIDNamespace(cfg.NVML.ProcFS)
-	if foreign != nil {
-		owners = nvml.UnknownProcesses{HostProcesses: host}
-	}
+	foreign := process.CheckPIDNamespace(cfg.NVML.ProcFS, false)
+	owners := process.New(process.Options{
+		Cluster: cfg.Cluster, Node: node, ProcFS: cfg.NVML.ProcFS, Untrusted: foreign != nil, Log: logger,
+	})
 	options := nvml.Options{
 		Cluster: cfg.Cluster, Node: node, Labels: attribution.MakeLabels(cfg.Labels), CapacityType: cfg.CapacityType,
 		Owners: owners, Log: logger, LibraryPath: cfg.NVML.Library,
@@ -145,8 +145,20 @@ func openNVML(cfg *Config, logger *slog.Logger) (Source, error) {
 	}
 	return Source{Live: func(from Beginning) (sampler.Live, error) {
 		s.SetClock(from.Now)
-		return s, nil
+		return nvmlLive{s, owners}, nil
 	}}, nil
+}
+
+// nvmlLive is a sampler that lets go of its processes when it ends.
+type nvmlLive struct {
+	*nvml.Sampler
+	owners *process.Table
+}
+
+// Run implements sampler.Live.
+func (l nvmlLive) Run(ctx context.Context, producer func() sampler.Producer) error {
+	defer l.owners.Close()
+	return l.Sampler.Run(ctx, producer)
 }
 
 // writeFile replaces a file whole.

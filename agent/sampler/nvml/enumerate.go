@@ -11,74 +11,114 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
-// units lists whole GPUs; GPUs in MIG mode are listed as what is left of them,
-// followed by their instances.
-func (l *library) units() ([]unit, error) {
+// list lists whole GPUs; GPUs in MIG mode as what is left of them, followed by
+// their instances. What fails hides nothing else.
+func (l *library) list() (found listing) {
 	n, ret := l.api.DeviceGetCount()
 	if err := l.check("nvmlDeviceGetCount", ret); err != nil {
-		return nil, err
+		return listing{err: err}
 	}
-	var out []unit
-	var failed error
+	seen := make(map[string]bool)
 	for i := range n {
 		device, ret := l.api.DeviceGetHandleByIndex(i)
-		err := l.check(fmt.Sprintf("nvmlDeviceGetHandleByIndex(%d)", i), ret)
-		if err == nil {
-			var us []unit
-			us, err = l.gpu(device)
-			out = append(out, us...)
+		if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
+			found.err = worse(found.err, fmt.Errorf("GPU %d: %w", i, err))
+			continue
+		}
+		g, err := l.gpu(i, device)
+		for _, u := range g.units {
+			if seen[u.uuid] {
+				g, err = gpu{}, fmt.Errorf("the id %s is there twice", u.uuid)
+				break
+			}
+			seen[u.uuid] = true
 		}
 		if err != nil {
-			failed = err // a lost GPU must not hide the others
+			found.err = worse(found.err, fmt.Errorf("GPU %d: %w", i, err))
+		}
+		if len(g.units) > 0 {
+			found.gpus = append(found.gpus, g)
 		}
 	}
-	return out, failed
+	return found
 }
 
-// gpu is a GPU as one unit, or in MIG mode as several.
-func (l *library) gpu(device nvml.Device) ([]unit, error) {
+// worse keeps of two errors the one that says more about the driver as a whole.
+func worse(a, b error) error {
+	if a == nil || errors.Is(b, ErrDriverReplaced) || (errors.Is(b, errGone) && !errors.Is(a, ErrDriverReplaced)) {
+		return b
+	}
+	return a
+}
+
+// gpu is a GPU and, in MIG mode, its instances. With an error, those are there
+// that could be read.
+func (l *library) gpu(index int, device nvml.Device) (gpu, error) {
 	f, err := l.facts(device)
 	if err != nil {
-		return nil, err
+		return gpu{}, err
 	}
 	if l.has["nvmlDeviceGetTotalEnergyConsumption"] {
 		_, ret := device.GetTotalEnergyConsumption()
 		err := l.check("nvmlDeviceGetTotalEnergyConsumption", ret)
 		f.energy = !errors.Is(err, errNotSupported) // any other error may pass
 	}
+	at := place{index: index, minor: -1, gpuInstance: -1, computeInstance: -1, placement: -1}
+	if l.has["nvmlDeviceGetMinorNumber"] {
+		if minor, ret := device.GetMinorNumber(); ret == nvml.SUCCESS {
+			at.minor = minor
+		}
+	}
 	mig, err := l.migMode(device)
 	if err != nil {
-		return nil, err
+		return gpu{}, err
 	}
+	h := &nvmlHandle{lib: l, device: device, mig: mig, gpuInstance: -1, computeInstance: -1}
 	if !mig {
-		g := l.gpm(device)
-		f.gpm = g != nil
-		return []unit{{f, &nvmlHandle{lib: l, device: device, gpm: g}}}, nil
+		h.gpm = l.gpm(device)
+		return gpu{units: []unit{{facts: f, place: at, gpm: h.gpm != nil, handle: h}}, complete: true}, nil
 	}
+	// The energy counter is the whole GPU's: nobody's alone.
 	rest := f
-	// The energy counter is the whole GPU's. It is nobody's alone.
 	rest.remainder, rest.energy = true, false
-	out := []unit{{rest, &nvmlHandle{lib: l, device: device, mig: true}}}
+	g := gpu{units: []unit{{facts: rest, place: at, handle: h}}}
+	err = l.instances(&g, device, &f)
+	g.complete = err == nil
+	return g, err
+}
+
+// instances appends the instances of a GPU in MIG mode.
+func (l *library) instances(g *gpu, device nvml.Device, whole *facts) error {
 	if !l.all("nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex") {
-		return out, nil
+		return nil
 	}
 	slots, ret := device.GetMaxMigDeviceCount()
 	if err := l.check("nvmlDeviceGetMaxMigDeviceCount", ret); err != nil {
-		return out, err
+		return err
 	}
+	var failed error
+	of := uint32(0)
 	for i := range slots {
 		instance, ret := device.GetMigDeviceHandleByIndex(i)
-		if ret != nvml.SUCCESS {
+		err := l.check("nvmlDeviceGetMigDeviceHandleByIndex", ret)
+		if errors.Is(err, errNoData) || ret == nvml.ERROR_INVALID_ARGUMENT {
 			continue // an empty slot
 		}
-		u, err := l.instance(device, &f, instance)
-		if err != nil {
-			return out, err
+		if err == nil {
+			if of == 0 {
+				of = l.computeSlices(device)
+			}
+			var u unit
+			if u, err = l.instance(device, g.units[0].place, whole, of, instance); err == nil {
+				g.units = append(g.units, u)
+				g.units[0].memoryBytes = max(g.units[0].memoryBytes-u.memoryBytes, 0)
+			}
 		}
-		out = append(out, u)
-		out[0].memoryBytes = max(out[0].memoryBytes-u.memoryBytes, 0)
+		if err != nil {
+			failed = worse(failed, fmt.Errorf("MIG device %d: %w", i, err))
+		}
 	}
-	return out, nil
+	return failed
 }
 
 func (l *library) facts(device nvml.Device) (facts, error) {
@@ -87,13 +127,13 @@ func (l *library) facts(device nvml.Device) (facts, error) {
 		return facts{}, err
 	}
 	if uuid == "" {
-		return facts{}, fmt.Errorf("nvmlDeviceGetUUID: empty") // nothing to bill under
+		return facts{}, errors.New("nvmlDeviceGetUUID: empty") // nothing to bill under
 	}
 	model, ret := device.GetName()
 	if err := l.check("nvmlDeviceGetName", ret); err != nil {
 		return facts{}, err
 	}
-	f := facts{uuid: uuid, model: model}
+	f := facts{uuid: text(uuid), model: text(model)}
 	m, ret := device.GetMemoryInfo()
 	err := l.check("nvmlDeviceGetMemoryInfo", ret)
 	switch {
@@ -117,9 +157,9 @@ func (l *library) migMode(device nvml.Device) (bool, error) {
 	return mode == nvml.DEVICE_MIG_ENABLE, err
 }
 
-// instance is a MIG device of a parent. It is priced as a share of the parent,
-// so its model is the parent's.
-func (l *library) instance(parent nvml.Device, whole *facts, device nvml.Device) (unit, error) {
+// instance is a MIG device of a parent of so many compute slices. It is priced
+// as a share of the parent, so its model is the parent's.
+func (l *library) instance(parent nvml.Device, at place, whole *facts, of uint32, device nvml.Device) (unit, error) {
 	f, err := l.facts(device)
 	if err != nil {
 		return unit{}, err
@@ -135,18 +175,42 @@ func (l *library) instance(parent nvml.Device, whole *facts, device nvml.Device)
 	if err := l.check("nvmlDeviceGetAttributes", ret); err != nil {
 		return unit{}, err
 	}
-	f.share, err = migShare(a.GpuInstanceSliceCount, a.ComputeInstanceSliceCount, a.MemorySizeMB, l.computeSlices(parent), whole.memoryBytes)
+	f.share, err = migShare(a.GpuInstanceSliceCount, a.ComputeInstanceSliceCount, a.MemorySizeMB, of, whole.memoryBytes)
 	if err != nil {
-		return unit{}, fmt.Errorf("MIG device %s: %w", f.uuid, err)
+		return unit{}, err
 	}
-	h := &nvmlHandle{lib: l, device: device, mig: true}
 	if l.has["nvmlDeviceGetGpuInstanceId"] {
 		if id, ret := device.GetGpuInstanceId(); ret == nvml.SUCCESS {
-			h.gpm = l.migGPM(parent, id)
-			f.gpm = h.gpm != nil
+			at.gpuInstance, at.placement = id, l.placement(parent, id)
 		}
 	}
-	return unit{f, h}, nil
+	if l.has["nvmlDeviceGetComputeInstanceId"] {
+		if id, ret := device.GetComputeInstanceId(); ret == nvml.SUCCESS {
+			at.computeInstance = id
+		}
+	}
+	h := &nvmlHandle{lib: l, device: device, mig: true, gpuInstance: at.gpuInstance, computeInstance: at.computeInstance}
+	if at.gpuInstance >= 0 {
+		h.gpm = l.migGPM(parent, at.gpuInstance)
+	}
+	return unit{facts: f, place: at, gpm: h.gpm != nil, handle: h}, nil
+}
+
+// placement is the first memory slice of a GPU instance; −1 where that can't
+// be told (the driver wants privileges for it).
+func (l *library) placement(parent nvml.Device, gpuInstance int) int {
+	if !l.all("nvmlDeviceGetGpuInstanceById", "nvmlGpuInstanceGetInfo") {
+		return -1
+	}
+	gi, ret := parent.GetGpuInstanceById(gpuInstance)
+	if ret != nvml.SUCCESS {
+		return -1
+	}
+	info, ret := gi.GetInfo()
+	if ret != nvml.SUCCESS {
+		return -1
+	}
+	return int(info.Placement.Start)
 }
 
 // computeSlices is the number of compute slices of a GPU: those of its largest

@@ -13,6 +13,7 @@ type gpmReader struct {
 	take func(nvml.GpmSample) nvml.Return
 	last nvml.GpmSample // nil before the first
 	next nvml.GpmSample
+	q    nvml.GpmMetricsGetType // 13 KB, hence kept
 }
 
 var gpmSymbols = []string{"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMetricsGet"}
@@ -57,12 +58,12 @@ func (g *gpmReader) share() (int64, error) {
 		g.last, g.next = g.next, nil
 		return 0, errNoData
 	}
-	q := nvml.GpmMetricsGetType{NumMetrics: 1, Sample1: g.last, Sample2: g.next}
-	q.Metrics[0].MetricId = uint32(nvml.GPM_METRIC_SM_UTIL)
-	if err := g.lib.check("nvmlGpmMetricsGet", g.lib.api.GpmMetricsGet(&q)); err != nil {
+	g.q.NumMetrics, g.q.Sample1, g.q.Sample2 = 1, g.last, g.next
+	m := &g.q.Metrics[0]
+	*m = nvml.GpmMetric{MetricId: uint32(nvml.GPM_METRIC_SM_UTIL)}
+	if err := g.lib.check("nvmlGpmMetricsGet", g.lib.api.GpmMetricsGet(&g.q)); err != nil {
 		return 0, err
 	}
-	m := &q.Metrics[0]
 	if err := g.lib.check("nvmlGpmMetricsGet(SM_UTIL)", nvml.Return(m.NvmlReturn)); err != nil {
 		return 0, err
 	}

@@ -3,10 +3,8 @@ package nvml
 import (
 	"errors"
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
@@ -47,8 +45,8 @@ func TestProcessUtilizationAnswers(t *testing.T) {
 		}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &nvmlHandle{lib: l, device: &mock.Device{GetProcessUtilizationFunc: test.answer}}
-			got, err := h.processShares(1)
+			h := &nvmlHandle{lib: l, gpuInstance: -1, computeInstance: -1, device: &mock.Device{GetProcessUtilizationFunc: test.answer}}
+			got, err := h.processShares(nil, 1)
 			if len(got) != test.samples || (err != nil) != test.fails {
 				t.Fatalf("%d samples, error %v", len(got), err)
 			}
@@ -61,12 +59,15 @@ func TestProcessListsAreTakenTogether(t *testing.T) {
 	list := func(ret nvml.Return, ps ...nvml.ProcessInfo) func() ([]nvml.ProcessInfo, nvml.Return) {
 		return func() ([]nvml.ProcessInfo, nvml.Return) { return ps, ret }
 	}
-	h := &nvmlHandle{lib: l, device: &mock.Device{
+	h := &nvmlHandle{lib: l, gpuInstance: -1, computeInstance: -1, device: &mock.Device{
 		GetComputeRunningProcessesFunc:    list(nvml.SUCCESS, nvml.ProcessInfo{Pid: 1, UsedGpuMemory: 5}),
 		GetGraphicsRunningProcessesFunc:   list(nvml.ERROR_NOT_SUPPORTED),
 		GetMPSComputeRunningProcessesFunc: list(nvml.SUCCESS, nvml.ProcessInfo{Pid: 2, UsedGpuMemory: math.MaxUint64}),
 	}}
-	got, err := h.processes(nil)
+	got, err := h.computing(nil)
+	if err == nil {
+		got, err = h.others(got)
+	}
 	if err != nil || len(got) != 2 || got[0] != (running{1, 5, false}) || got[1] != (running{2, -1, true}) {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -78,10 +79,10 @@ func TestSymbolsThatAreMissingAreNotCalled(t *testing.T) {
 	if _, err := h.energy(); !errors.Is(err, errNotSupported) {
 		t.Errorf("energy: %v", err)
 	}
-	if _, err := h.processShares(0); !errors.Is(err, errNotSupported) {
+	if _, err := h.processShares(nil, 0); !errors.Is(err, errNotSupported) {
 		t.Errorf("processShares: %v", err)
 	}
-	if _, err := h.busySamples(0); !errors.Is(err, errNotSupported) {
+	if _, err := h.busySamples(nil, 0); !errors.Is(err, errNotSupported) {
 		t.Errorf("busySamples: %v", err)
 	}
 	if h.lib.gpm(h.device) != nil {
@@ -132,61 +133,5 @@ func TestMillionths(t *testing.T) {
 	}
 	if got := millionths(math.NaN()); got != 0 {
 		t.Errorf("millionths(NaN) = %d", got)
-	}
-}
-
-func TestHostProcesses(t *testing.T) {
-	h := HostProcesses{Cluster: "c", Node: "n", ProcFS: t.TempDir()}
-	stat := "42 (a (b) c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1"
-	if err := os.MkdirAll(filepath.Join(h.ProcFS, "42"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(h.ProcFS, "42", "stat"), []byte(stat), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	id, ok := h.Identify(42)
-	if !ok || id != (Identity{987654, "a (b) c"}) {
-		t.Fatalf("Identify: %+v %v", id, ok)
-	}
-	if o := h.Owner(42, id); o.Kind != attribution.HostProcess || o.PID != 42 || o.Command != "a (b) c" {
-		t.Fatalf("Owner: %+v", o)
-	}
-	if _, ok := h.Identify(43); ok {
-		t.Fatal("a process that is not there was identified")
-	}
-	if o := h.Owner(43, Identity{}); o.Kind != attribution.UnknownProcess || o.PID != 43 {
-		t.Fatalf("Owner: %+v", o)
-	}
-}
-
-func FuzzParseStat(f *testing.F) {
-	f.Add([]byte("1 (init) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1"))
-	f.Add([]byte("1 (a\xff) S 0 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1"))
-	f.Add([]byte(") ("))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		id, ok := parseStat(b)
-		if !ok && id != (Identity{}) {
-			t.Fatalf("not parsed, but %+v", id)
-		}
-		if !utf8.ValidString(id.Command) {
-			t.Fatalf("the command %q can't travel", id.Command)
-		}
-	})
-}
-
-func TestPIDNamespace(t *testing.T) {
-	proc := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(proc, "self/ns"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(proc, "self/ns/pid")
-	for target, fails := range map[string]bool{initPIDNamespace: false, "pid:[4026532000]": true} {
-		_ = os.Remove(link)
-		if err := os.Symlink(target, link); err != nil {
-			t.Fatal(err)
-		}
-		if err := CheckPIDNamespace(proc); errors.Is(err, ErrPIDNamespace) != fails {
-			t.Errorf("%s: %v", target, err)
-		}
 	}
 }

@@ -23,52 +23,94 @@ const (
 	maxElapsed = 10 * period
 )
 
-// reader reads one device, in a goroutine of its own.
+// reader reads one device, in a goroutine of its own while it runs. Between
+// two runs the fleet owns it: then it gets another handle or description, and
+// its counters go on.
 type reader struct {
 	facts
-	handle   handle
-	device   *attribution.Device
-	now      func() int64  // Unix ns, the agent's clock
-	wall     func() uint64 // µs, the machine's wall clock
-	producer sampler.Producer
-	log      *slog.Logger
-	stagger  int64
+	gpuInstance int
+	opts        *Options
+	device      *attribution.Device
+	now         func() int64  // Unix ns, the agent's clock
+	wall        func() uint64 // µs, the machine's wall clock
+	producer    sampler.Producer
+	log         *slog.Logger
+	stagger     int64
+	stats       *deviceStats
+	rescan      func() // asks for a look at the devices, soon
 
+	handle handle // nil: the driver is closed
+	// fresh is a newer handle of the device, which the reader takes when the
+	// one that it has fails: a GPU that was reset may want another.
+	fresh atomic.Pointer[handle]
 	// since is when the reading under way began (the agent's clock), 0 between
 	// readings: the watchdog's way to see a hang.
-	since   atomic.Int64
-	removed atomic.Bool // the device is gone, rather than the agent
+	since atomic.Int64
+	// stuck says that readings keep failing for what the driver, not the
+	// device's kind, is to blame.
+	stuck atomic.Bool
 
-	sample     sampler.Sample
-	procs      processes
-	failures   int
-	said       string // the last error that was logged
-	yielded    int64  // time of the last event
-	lastGood   int64  // time of the last reading without an error
-	lastShare  int64  // of the last one of the device's activity
-	lastProcs  int64  // and of the processes'
-	lastEnergy uint64 // mJ
-	hasEnergy  bool   // there is a last one
-	byGPM      bool
-	byProcess  bool
-	busyCursor uint64
-	list       []running
+	sample       sampler.Sample
+	procs        processes
+	failures     int
+	resumed      bool   // no reading was good since the reader runs
+	said         string // the last error that was logged
+	saidSource   source
+	saidSourceAt int64
+	yielded      int64  // time of the last event
+	lastGood     int64  // time of the last reading without an error
+	lastShare    int64  // of the last one of the device's activity
+	lastProcs    int64  // and of the processes'
+	lastEnergy   uint64 // mJ
+	hasEnergy    bool   // there is a last one
+	byGPM        bool
+	byProcess    bool
+	busyCursor   uint64
+
+	list   []running // scratch
+	shares []processShare
+	busy   []busySample
+}
+
+// describe says what the device is, from a time on: for the first time, or
+// anew. Then nothing is taken over to what it is now.
+func (r *reader) describe(f facts, at int64) {
+	r.facts = f
+	d := &attribution.Device{
+		ID: f.uuid, Cluster: r.opts.Cluster, Node: r.opts.Node, Model: f.model,
+		CapacityType: r.opts.CapacityType, MemoryBytes: f.memoryBytes, Labels: r.opts.Labels,
+		Parent: f.parent, Profile: f.profile, Share: f.share, Remainder: f.remainder,
+	}
+	if !r.procs.hidden {
+		d.Sensors |= attribution.SensorMemory
+	}
+	if f.energy {
+		d.Sensors |= attribution.SensorEnergy
+	}
+	r.device = d
+	r.procs.clear()
+	r.sample.Processes, r.sample.ProcessSM, r.sample.SharedServer = nil, false, false
+	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: max(at, r.yielded), Device: d})
+}
+
+// begin makes the reader ready to run, with a handle that nothing else uses.
+// What was before is known no more: the first good reading is a gap, unless it
+// is the device's first of all.
+func (r *reader) begin(h handle, gpm bool) {
+	r.handle, r.byGPM, r.byProcess = h, gpm, true
+	r.fresh.Store(nil)
+	r.resumed = r.lastGood != 0
+	r.lastShare, r.lastProcs = 0, 0
 }
 
 // run reads until ctx ends.
 func (r *reader) run(ctx context.Context) {
-	defer r.producer.Close()
-	defer r.handle.close()
-	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: r.now(), Device: r.device})
 	r.tick()
 	timer := time.NewTimer(r.untilNext())
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			if r.removed.Load() {
-				r.yield(&sampler.Event{Kind: sampler.DeviceRemoved, Time: r.now()})
-			}
 			return
 		case <-timer.C:
 			r.tick()
@@ -77,9 +119,24 @@ func (r *reader) run(ctx context.Context) {
 	}
 }
 
+// close lets go of everything. The reader does not run, and will not.
+func (r *reader) close() {
+	r.dropHandle()
+	r.producer.Close()
+}
+
+// dropHandle closes the handle before the driver is.
+func (r *reader) dropHandle() {
+	r.fresh.Store(nil)
+	if r.handle != nil {
+		r.handle.close()
+		r.handle = nil
+	}
+}
+
 // yield hands an event about the device on.
 func (r *reader) yield(e *sampler.Event) {
-	e.Node, e.DeviceID = r.device.Node, r.uuid
+	e.Node, e.DeviceID = r.opts.Node, r.uuid
 	r.yielded = e.Time
 	r.producer.Yield(e)
 }
@@ -102,19 +159,36 @@ func (r *reader) tick() {
 	r.since.Store(0)
 	r.say(err)
 	if err != nil {
-		r.failures++
+		r.fail(err)
 		if r.failures < gapAfter {
 			return
 		}
 	}
-	r.sample.Gap = r.failures >= gapAfter || (r.lastGood != 0 && now-r.lastGood > maxElapsed)
-	r.yield(&sampler.Event{Kind: sampler.Sampled, Time: now, Sample: &r.sample})
+	r.sample.Gap = r.failures >= gapAfter || r.resumed || (r.lastGood != 0 && now-r.lastGood > maxElapsed)
+	r.yield(&sampler.Event{Kind: sampler.Sampled, Time: max(now, r.yielded), Sample: &r.sample})
 	if err == nil {
-		r.failures, r.lastGood = 0, now
+		r.failures, r.resumed, r.lastGood = 0, false, now
+		r.stuck.Store(false)
+		r.stats.failing.Store(false)
 	}
 }
 
-// say logs an error when it appears, and that it is gone.
+// fail counts a failed reading, and turns to a newer handle if there is one.
+func (r *reader) fail(err error) {
+	r.failures++
+	r.stats.failed.Add(1)
+	if r.failures >= gapAfter {
+		r.stats.failing.Store(true)
+		r.stuck.Store(!errors.Is(err, errNotSupported))
+	}
+	if h := r.fresh.Swap(nil); h != nil && *h != r.handle {
+		r.handle.close()
+		r.handle = *h
+	}
+}
+
+// say logs an error when it appears, and that it is gone. Of one that concerns
+// more than the device's readings it tells the fleet.
 func (r *reader) say(err error) {
 	switch {
 	case err == nil && r.said != "":
@@ -123,32 +197,119 @@ func (r *reader) say(err error) {
 	case err != nil && err.Error() != r.said:
 		r.log.Warn("the device can't be read: its time is unobserved until it can", "device", r.uuid, "error", err)
 		r.said = err.Error()
+		if errors.Is(err, errGone) || errors.Is(err, errLost) || errors.Is(err, ErrDriverReplaced) {
+			r.rescan()
+		}
 	}
 }
 
 // read brings the counters up to now, the time that the reading began.
 func (r *reader) read(now int64) error {
 	if r.remainder {
-		return r.readEnergy() // nothing runs on the uncut rest of a GPU
+		return r.readRest()
 	}
 	if err := r.activity(now); err != nil {
 		return fmt.Errorf("read SM activity: %w", err)
 	}
-	err := r.readEnergy()
-	if err != nil {
-		return err
+	if r.energy {
+		added, err := r.addedEnergy()
+		if err != nil {
+			return err
+		}
+		r.sample.Energy += added
 	}
-	if r.list, err = r.handle.processes(r.list[:0]); err != nil {
+	return r.readProcesses(now)
+}
+
+// readRest reads the uncut rest of a GPU. Nothing runs on it, and the GPU's
+// energy is not its own; but a GPU that can't be reached is not idle.
+func (r *reader) readRest() error {
+	_, err := r.addedEnergy()
+	if errors.Is(err, errNotSupported) {
+		return r.handle.present()
+	}
+	return err
+}
+
+// addedEnergy is the energy since the last reading of it, in µJ.
+func (r *reader) addedEnergy() (int64, error) {
+	mJ, err := r.handle.energy()
+	if err != nil {
+		return 0, fmt.Errorf("read the energy counter: %w", err)
+	}
+	// A smaller value is a reloaded driver's. A difference beyond 1 GJ in what
+	// is seconds, or hours at most, is nonsense.
+	var added int64
+	if d := mJ - r.lastEnergy; r.hasEnergy && mJ > r.lastEnergy && d < 1e12 {
+		added = int64(d) * 1000
+	}
+	r.lastEnergy, r.hasEnergy = mJ, true
+	r.stats.energy.Add(added)
+	return added, nil
+}
+
+// readProcesses takes the processes' shares first and their lists after, so
+// that the shares tell which lists are needed.
+func (r *reader) readProcesses(now int64) error {
+	wall := r.wall()
+	if err := r.readShares(wall); err != nil {
+		return fmt.Errorf("read process utilization: %w", err)
+	}
+	var err error
+	if r.list, err = r.handle.computing(r.list[:0]); err != nil {
 		return fmt.Errorf("list processes: %w", err)
+	}
+	if !r.byProcess || r.procs.wantsOthers(r.list, r.shares, wall) {
+		n := len(r.list)
+		if r.list, err = r.handle.others(r.list); err != nil {
+			return fmt.Errorf("list processes: %w", err)
+		}
+		r.procs.others = len(r.list) > n
 	}
 	r.procs.list(r.list)
 	r.measuresMemory()
-	if err := r.processActivity(now); err != nil {
-		return fmt.Errorf("read process utilization: %w", err)
-	}
-	r.sample.ProcessSM = r.byProcess
-	r.sample.Processes = r.procs.appendTo(r.sample.Processes[:0])
+	r.attribute(now, wall)
 	return nil
+}
+
+func (r *reader) readShares(wall uint64) (err error) {
+	r.shares = r.shares[:0]
+	if !r.byProcess {
+		return nil
+	}
+	r.shares, err = r.handle.processShares(r.shares, r.procs.after(wall))
+	if errors.Is(err, errNotSupported) {
+		r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
+		r.byProcess = false
+		return nil
+	}
+	return err
+}
+
+// attribute adds the shares to the processes' counters, and puts them into the
+// sample. What an MPS server was credited with is its clients' work, never its
+// own pod's: where no client is visible and nobody else was active, the sample
+// says nothing of processes' SM activity, and the split goes by memory or
+// holdings, without the server's. Without counters of processes that holds for
+// every reading.
+func (r *reader) attribute(now int64, wall uint64) {
+	s := &r.sample
+	s.ProcessSM, s.SharedServer = r.byProcess, false
+	servers := r.byProcess
+	if r.byProcess {
+		elapsed := int64(0)
+		if r.lastProcs != 0 {
+			elapsed = min(now-r.lastProcs, maxElapsed)
+		}
+		r.procs.share(r.shares, elapsed, wall)
+		credited, alone := r.procs.shareServers()
+		s.SharedServer = credited == creditClients
+		if credited == creditNobody {
+			s.ProcessSM, servers = !alone, false
+		}
+		r.lastProcs = now
+	}
+	s.Processes = r.procs.appendTo(s.Processes[:0], servers)
 }
 
 // measuresMemory takes back that the memory of processes is measured, once the
@@ -164,99 +325,4 @@ func (r *reader) measuresMemory() {
 	d.Sensors &^= attribution.SensorMemory
 	r.device = &d
 	r.yield(&sampler.Event{Kind: sampler.DeviceAdded, Time: r.yielded, Device: r.device})
-}
-
-func (r *reader) readEnergy() error {
-	if !r.energy {
-		return nil
-	}
-	mJ, err := r.handle.energy()
-	if err != nil {
-		return fmt.Errorf("read the energy counter: %w", err)
-	}
-	// A smaller value is a reloaded driver's. A difference beyond 1 GJ in what
-	// is seconds, or hours at most, is nonsense.
-	if d := mJ - r.lastEnergy; r.hasEnergy && mJ > r.lastEnergy && d < 1e12 {
-		r.sample.Energy += int64(d) * 1000
-	}
-	r.lastEnergy, r.hasEnergy = mJ, true
-	return nil
-}
-
-// activity adds the device's SM activity since the last reading that had any.
-// The first only starts the count.
-func (r *reader) activity(now int64) error {
-	elapsed := min(now-r.lastShare, maxElapsed)
-	first := r.lastShare == 0
-	var active int64
-	var err error
-	if r.byGPM {
-		var share int64
-		share, err = r.handle.smShare()
-		active = elapsed / 1e6 * min(max(share, 0), 1e6)
-	} else {
-		active, err = r.busy(elapsed)
-	}
-	if err != nil && (!first || !errors.Is(err, errNoData)) {
-		return err
-	}
-	if !first {
-		r.sample.SMActive += active
-	}
-	r.lastShare = now
-	return nil
-}
-
-// busy is the activity where GPM is not to be had: the mean of the driver's
-// samples since the last reading, else its last rate.
-func (r *reader) busy(elapsed int64) (int64, error) {
-	if now := r.wall(); r.busyCursor > now+farFuture {
-		r.busyCursor = now // the wall clock was set back
-	}
-	samples, err := r.handle.busySamples(r.busyCursor)
-	var sum, n int64
-	for _, s := range samples {
-		if s.percent > 100 || s.time <= r.busyCursor || s.time > r.wall()+farFuture {
-			continue
-		}
-		sum += int64(s.percent)
-		n++
-	}
-	for _, s := range samples {
-		if s.time <= r.wall()+farFuture {
-			r.busyCursor = max(r.busyCursor, s.time)
-		}
-	}
-	if err == nil && n > 0 {
-		return elapsed / 100 * sum / n, nil
-	}
-	percent, err := r.handle.busyShare()
-	if err != nil {
-		return 0, err
-	}
-	return elapsed / 100 * int64(min(percent, 100)), nil
-}
-
-func (r *reader) processActivity(now int64) error {
-	if !r.byProcess {
-		return nil
-	}
-	wall := r.wall()
-	shares, err := r.handle.processShares(r.procs.after(wall))
-	switch {
-	case errors.Is(err, errNotSupported):
-		r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
-		r.byProcess, r.sample.SharedServer = false, false
-		return nil
-	case err != nil:
-		return err
-	}
-	elapsed := min(now-r.lastProcs, maxElapsed)
-	if r.lastProcs == 0 {
-		elapsed = 0
-	}
-	r.procs.share(shares, elapsed, wall)
-	r.sample.SharedServer = r.procs.shareServers()
-	r.lastProcs = now
-	return nil
 }

@@ -22,9 +22,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // rig runs a Sampler over a fake driver inside a synctest bubble.
 type rig struct {
 	t      *testing.T
-	driver *fakeDriver
+	node   *fakeNode
+	s      *Sampler
 	owners *fakeOwners
-	log    *strings.Builder
+	log    *safeLog
 	stop   context.CancelFunc
 	done   chan error
 	open   atomic.Int32 // producers
@@ -33,16 +34,43 @@ type rig struct {
 	events []sampler.Event
 }
 
-func newRig(t *testing.T, us ...unit) *rig {
-	r := &rig{t: t, driver: &fakeDriver{list: us}, owners: &fakeOwners{ids: map[uint32]Identity{}}, log: &strings.Builder{}, done: make(chan error, 1)}
-	s := newSampler(Options{
-		Cluster: "c", Node: "n", Owners: r.owners,
-		Log: slog.New(slog.NewTextHandler(r.log, nil)),
-	}, r.driver)
+func newRig(t *testing.T, us ...unit) *rig { return newRigWith(t, nil, us...) }
+
+// newRigWith is newRig with a change of what it is made of.
+func newRigWith(t *testing.T, change func(*rig, *Options), us ...unit) *rig {
+	r := &rig{t: t, node: &fakeNode{}, owners: &fakeOwners{ids: map[uint32]sampler.Identity{}}, log: &safeLog{}, done: make(chan error, 1)}
+	r.node.set(nil, us...)
+	o := Options{Cluster: "c", Node: "n", Owners: r.owners, Log: slog.New(slog.NewTextHandler(r.log, nil))}
+	if change != nil {
+		change(r, &o)
+	}
+	d, err := r.node.openDriver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.s = newSampler(o, d, r.node.openDriver)
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
-	go func() { r.done <- s.Run(ctx, r.producer) }()
+	go func() { r.done <- r.s.Run(ctx, r.producer) }()
 	return r
+}
+
+// safeLog is a log that goroutines write and the test reads.
+type safeLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *safeLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *safeLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func (r *rig) producer() sampler.Producer {
@@ -83,8 +111,11 @@ func (r *rig) end() {
 	if err := <-r.done; err != nil {
 		r.t.Fatalf("Run: %v", err)
 	}
-	if !r.driver.closed {
+	if r.node.open != nil {
 		r.t.Fatal("the driver is not closed")
+	}
+	if len(r.node.misuse) > 0 {
+		r.t.Fatalf("misuse of the driver: %v", r.node.misuse)
 	}
 	if n := r.open.Load(); n != 0 {
 		r.t.Fatalf("%d producers are not closed", n)
@@ -98,7 +129,10 @@ func wait(d time.Duration) {
 }
 
 func whole(id string, h *fakeHandle, gpm bool) unit {
-	return unit{facts{uuid: id, model: "H", memoryBytes: 80 << 30, energy: !h.noJ, gpm: gpm}, h}
+	return unit{
+		facts: facts{uuid: id, model: "H", memoryBytes: 80 << 30, energy: !h.noJ}, gpm: gpm, handle: h,
+		place: place{index: 0, minor: 0, gpuInstance: -1, computeInstance: -1, placement: -1},
+	}
 }
 
 func TestSamplesAreAlignedCumulativeCounters(t *testing.T) {
@@ -110,7 +144,7 @@ func TestSamplesAreAlignedCumulativeCounters(t *testing.T) {
 			return []processShare{{5, uint64(time.Now().UnixMicro()), 20}}, nil
 		}
 		r := newRig(t, whole("A", a, true), whole("B", b, false))
-		r.owners.set(5, Identity{9, "train"})
+		r.owners.set(5, sampler.Identity{Start: 9, Command: "train"})
 		wait(1500 * time.Millisecond)
 		a.with(func(h *fakeHandle) { h.mJ = 1007 })
 		wait(2 * time.Second)
@@ -221,49 +255,9 @@ func TestDriverReloadNeverTakesBackEnergy(t *testing.T) {
 	})
 }
 
-func TestMIGInstancesComeAndGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		gpu, mig := &fakeHandle{}, &fakeHandle{sm: 1_000_000}
-		r := newRig(t, whole("GPU-1", gpu, true))
-		wait(time.Second)
-		rest := whole("GPU-1", gpu, false)
-		rest.remainder, rest.energy = true, false
-		one := unit{facts{uuid: "MIG-1", model: "H", parent: "GPU-1", profile: "1g.10gb", gpm: true, share: attribution.MIGShare{Compute: 1, ComputeOf: 7, Memory: 1, MemoryOf: 8}}, mig}
-		r.driver.set(nil, rest, one)
-		wait(rescanEvery + time.Second)
-		added := r.seen("GPU-1", sampler.DeviceAdded)
-		if len(added) != 2 || !added[1].Device.Remainder {
-			t.Fatalf("the GPU was announced %d times", len(added))
-		}
-		if d := r.seen("MIG-1", sampler.DeviceAdded); len(d) != 1 || d[0].Device.Parent != "GPU-1" || d[0].Device.Share.Compute != 1 {
-			t.Fatalf("the instance: %+v", d)
-		}
-		// A list with an error takes nothing away, nor does a lost whole GPU.
-		r.driver.set(errLost)
-		wait(rescanEvery)
-		if n := len(r.seen("MIG-1", sampler.DeviceRemoved)); n != 0 {
-			t.Fatal("a failed list removed the instance")
-		}
-		r.driver.set(nil)
-		wait(rescanEvery)
-		if len(r.seen("MIG-1", sampler.DeviceRemoved)) != 1 || len(r.seen("GPU-1", sampler.DeviceRemoved)) != 0 {
-			t.Fatal("want the instance removed and the GPU kept")
-		}
-		if n := r.open.Load(); n != 1 {
-			t.Fatalf("%d producers are open for one reader", n)
-		}
-		n := len(r.seen("GPU-1", sampler.Sampled))
-		wait(3 * time.Second)
-		if len(r.seen("GPU-1", sampler.Sampled)) <= n {
-			t.Fatal("the kept GPU is no longer read")
-		}
-		r.end()
-	})
-}
-
-// A device whose facts changed and changed back while a call hung is read
-// again once the call returns.
-func TestEndedReaderIsReplaced(t *testing.T) {
+// A device whose facts changed and changed back while a call hung is read on
+// once the call returns, as what it was.
+func TestChangeThatWasTakenBackIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
 		h := &fakeHandle{}
@@ -273,18 +267,26 @@ func TestEndedReaderIsReplaced(t *testing.T) {
 		r := newRig(t, before)
 		wait(1500 * time.Millisecond)
 		h.with(func(h *fakeHandle) { h.hang = hang })
-		r.driver.set(nil, after)
+		r.node.set(nil, after)
 		wait(rescanEvery + 3*time.Second)
-		h.with(func(h *fakeHandle) { h.hang = nil })
-		r.driver.set(nil, before)
-		close(hang)
-		n := len(r.seen("A", sampler.Sampled))
-		wait(rescanEvery + 5*time.Second)
-		if got := len(r.seen("A", sampler.Sampled)) - n; got < 4 {
-			t.Fatalf("%d samples after the call returned", got)
+		if st := r.s.Stats(); st.Hung != 1 || !st.Devices[0].Hung {
+			t.Fatalf("stats while it hangs: %+v", st)
 		}
-		if added := r.seen("A", sampler.DeviceAdded); len(added) != 2 || added[1].Device.Remainder {
+		r.node.set(nil, before)
+		wait(rescanEvery)
+		n := len(r.seen("A", sampler.Sampled))
+		h.with(func(h *fakeHandle) { h.hang = nil })
+		close(hang)
+		wait(5 * time.Second)
+		s := r.seen("A", sampler.Sampled)[n:] // the first is of before the hang
+		if len(s) < 5 || !s[1].Sample.Gap || s[len(s)-1].Sample.Gap {
+			t.Fatalf("%d samples after the call returned", len(s))
+		}
+		if added := r.seen("A", sampler.DeviceAdded); len(added) != 1 {
 			t.Fatalf("added: %+v", added)
+		}
+		if st := r.s.Stats(); st.Hung != 0 {
+			t.Fatalf("stats after it: %+v", st)
 		}
 		r.end()
 	})

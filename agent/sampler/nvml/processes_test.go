@@ -5,18 +5,19 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
 const second = int64(1e9)
 
-func newProcesses(owners Owners) *processes {
-	return &processes{owners: owners, byPID: map[uint32]*process{}, dropped: &Dropped{}}
+func newProcesses(owners sampler.Owners) *processes {
+	return &processes{device: "A", owners: owners, byPID: map[uint32]*process{}, dropped: &dropped{}}
 }
 
 func active(p *processes) map[uint32]int64 {
 	m := map[uint32]int64{}
-	for _, r := range p.appendTo(nil) {
+	for _, r := range p.appendTo(nil, true) {
 		m[r.PID] = r.SMActive
 	}
 	return m
@@ -24,7 +25,7 @@ func active(p *processes) map[uint32]int64 {
 
 func TestProcessSharesAreFiltered(t *testing.T) {
 	now := uint64(1_700_000_000_000_000)
-	p := newProcesses(&fakeOwners{ids: map[uint32]Identity{1: {1, "a"}, 2: {2, "b"}}})
+	p := newProcesses(&fakeOwners{ids: map[uint32]sampler.Identity{1: {Start: 1, Command: "a"}, 2: {Start: 2, Command: "b"}}})
 	p.list([]running{{pid: 1, memory: 10}, {pid: 1, memory: 20}, {pid: 2, memory: -1}})
 	p.share([]processShare{
 		{1, now - 10, 50},
@@ -45,8 +46,8 @@ func TestProcessSharesAreFiltered(t *testing.T) {
 		t.Fatalf("a stale sample counted: %v", got)
 	}
 	d := p.dropped
-	if d.Percent.Load() != 1 || d.Stale.Load() != 1 || d.Future.Load() != 1 || d.Unlisted.Load() != 1 {
-		t.Fatalf("dropped: %d %d %d %d", d.Percent.Load(), d.Stale.Load(), d.Future.Load(), d.Unlisted.Load())
+	if d.percent.Load() != 1 || d.stale.Load() != 1 || d.future.Load() != 1 || d.unlisted.Load() != 1 {
+		t.Fatalf("dropped: %d %d %d %d", d.percent.Load(), d.stale.Load(), d.future.Load(), d.unlisted.Load())
 	}
 	// The wall clock goes back an hour: the cursor follows, samples count on.
 	back := now - 3600e6
@@ -61,7 +62,7 @@ func TestProcessSharesAreFiltered(t *testing.T) {
 }
 
 func TestExitedProcessKeepsItsFinalSecond(t *testing.T) {
-	p := newProcesses(&fakeOwners{ids: map[uint32]Identity{1: {1, "a"}}})
+	p := newProcesses(&fakeOwners{ids: map[uint32]sampler.Identity{1: {Start: 1, Command: "a"}}})
 	p.list([]running{{pid: 1}})
 	active(p)
 	p.list(nil)
@@ -77,35 +78,35 @@ func TestExitedProcessKeepsItsFinalSecond(t *testing.T) {
 }
 
 func TestPIDReuseIsAnotherProcess(t *testing.T) {
-	owners := &fakeOwners{ids: map[uint32]Identity{1: {1, "a"}}}
+	owners := &fakeOwners{ids: map[uint32]sampler.Identity{1: {Start: 1, Command: "a"}}}
 	p := newProcesses(owners)
 	p.list([]running{{pid: 1}})
 	p.share([]processShare{{1, 5, 100}}, second, 10)
-	first := p.appendTo(nil)[0]
-	owners.set(1, Identity{2, "b"})
+	first := p.appendTo(nil, true)[0]
+	owners.set(1, sampler.Identity{Start: 2, Command: "b"})
 	p.list([]running{{pid: 1}})
-	next := p.appendTo(nil)[0]
+	next := p.appendTo(nil, true)[0]
 	if first.SMActive != second || next.SMActive != 0 || next.Start != 2 || next.Owner.Command != "b" {
 		t.Fatalf("first %+v, then %+v", first, next)
 	}
 }
 
 func TestUnreadableProcessIsUnknownUntilRead(t *testing.T) {
-	owners := &fakeOwners{ids: map[uint32]Identity{}}
+	owners := &fakeOwners{ids: map[uint32]sampler.Identity{}}
 	p := newProcesses(owners)
 	p.list([]running{{pid: 7}})
-	if o := p.appendTo(nil)[0].Owner; o.Kind != attribution.UnknownProcess || o.PID != 7 {
+	if o := p.appendTo(nil, true)[0].Owner; o.Kind != attribution.UnknownProcess || o.PID != 7 {
 		t.Fatalf("owner = %+v", o)
 	}
-	owners.set(7, Identity{3, "late"})
+	owners.set(7, sampler.Identity{Start: 3, Command: "late"})
 	p.list([]running{{pid: 7}})
-	if o := p.appendTo(nil)[0].Owner; o.Kind != attribution.HostProcess || o.Command != "late" {
+	if o := p.appendTo(nil, true)[0].Owner; o.Kind != attribution.HostProcess || o.Command != "late" {
 		t.Fatalf("owner = %+v", o)
 	}
 }
 
 func TestMPSServerIsSharedByItsClients(t *testing.T) {
-	ids := map[uint32]Identity{1: {1, "nvidia-cuda-mps"}, 2: {2, "a"}, 3: {3, "b"}}
+	ids := map[uint32]sampler.Identity{1: {Start: 1, Command: "nvidia-cuda-mps"}, 2: {Start: 2, Command: "a"}, 3: {Start: 3, Command: "b"}}
 	for name, test := range map[string]struct {
 		memory [2]int64
 		want   [2]int64
@@ -118,7 +119,7 @@ func TestMPSServerIsSharedByItsClients(t *testing.T) {
 			for range 2 { // the server's counter never grows, so it is given once
 				p.list([]running{{pid: 1}, {2, test.memory[0], true}, {3, test.memory[1], true}})
 				p.share([]processShare{{1, p.cursor + 1, 100}}, second, 100)
-				if !p.shareServers() {
+				if c, alone := p.shareServers(); c != creditClients || !alone {
 					t.Fatal("nobody is told of the split")
 				}
 			}
@@ -134,13 +135,13 @@ func TestMPSServerIsSharedByItsClients(t *testing.T) {
 // than time, no process twice.
 func TestProcessesWithstandAnything(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		owners := &fakeOwners{ids: map[uint32]Identity{}}
+		owners := &fakeOwners{ids: map[uint32]sampler.Identity{}}
 		p := newProcesses(owners)
 		pids := rapid.Uint32Range(0, 6)
 		last := map[[2]uint64]int64{}
 		for range rapid.IntRange(1, 12).Draw(t, "readings") {
 			for range rapid.IntRange(0, 2).Draw(t, "starts") {
-				owners.ids[pids.Draw(t, "pid")] = Identity{rapid.Uint64Range(0, 3).Draw(t, "start"), rapid.SampledFrom([]string{"a", mpsServer}).Draw(t, "command")}
+				owners.ids[pids.Draw(t, "pid")] = sampler.Identity{Start: rapid.Uint64Range(0, 3).Draw(t, "start"), Command: rapid.SampledFrom([]string{"a", mpsServer}).Draw(t, "command")}
 			}
 			p.list(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) running {
 				return running{pids.Draw(t, "pid"), rapid.Int64().Draw(t, "memory"), rapid.Bool().Draw(t, "client")}
@@ -155,7 +156,7 @@ func TestProcessesWithstandAnything(t *testing.T) {
 			before := last
 			last = map[[2]uint64]int64{} // one that was away begins anew
 			var sum int64
-			for _, r := range p.appendTo(nil) {
+			for _, r := range p.appendTo(nil, true) {
 				key := [2]uint64{uint64(r.PID), r.Start}
 				if r.SMActive < before[key] && r.SMActive != 0 {
 					t.Fatalf("the counter of %v went from %d to %d", key, before[key], r.SMActive)
