@@ -185,7 +185,7 @@ func (e *exporter) step(ctx context.Context) bool {
 // publish gives readings without a time that of their page.
 func (e *exporter) publish(readings []Reading, now int64) {
 	s, good := e.source, e.rhythm.good()
-	kept, known := readings[:0], 0
+	kept := readings[:0]
 	for _, r := range readings {
 		if r.At == 0 {
 			r.At = e.since
@@ -195,12 +195,8 @@ func (e *exporter) publish(readings []Reading, now int64) {
 			continue
 		}
 		kept = append(kept, r)
-		if r.Field == SMActive {
-			known++
-		}
 	}
-	s.publish(kept, good)
-	if known > 0 {
+	if known := s.publish(kept, good); known > 0 {
 		s.say(slog.LevelInfo, "up", "the dcgm-exporter tells of SM activity", slog.String("url", s.page.url.Redacted()), slog.Int("entities", known))
 		return
 	}

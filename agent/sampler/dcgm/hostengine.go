@@ -15,7 +15,6 @@ const (
 	surveyEvery    = 30 * time.Second // how often the hierarchy is read again
 	rewatchEvery   = 5 * time.Minute  // how often GPUs that refused are asked again
 	hungAfter      = 10 * time.Second // a call that takes longer is said to hang
-	stopWait       = 5 * time.Second  // how long Run waits for it at the end
 	failedReads    = 3                // in a row, and the session is ended
 	blankReads     = 10               // in a row, and it is said
 	maxEntities    = 1024             // DCGM's own bound
@@ -98,7 +97,7 @@ func (s *Source) runHostengine(ctx context.Context) error {
 			s.watchdog()
 		}
 	}
-	timer := time.NewTimer(stopWait)
+	timer := time.NewTimer(s.stopWait)
 	defer timer.Stop()
 	select {
 	case <-done:
@@ -109,7 +108,7 @@ func (s *Source) runHostengine(ctx context.Context) error {
 	if p := s.call.Load(); p != nil {
 		name = p.name
 	}
-	return fmt.Errorf("dcgm: %s has not returned %v after the end, and is left behind", name, stopWait)
+	return fmt.Errorf("dcgm: %s has not returned %v after the end, and is left behind", name, s.stopWait)
 }
 
 // watchdog says once that a call hangs, and once that it has returned.
@@ -270,7 +269,7 @@ func (r *reader) publish() {
 		of[key{e.kind, e.id}] = e.of
 	}
 	readings := make([]Reading, 0, len(r.values))
-	known, why := 0, statusNoData
+	why := statusNoData
 	for _, v := range r.values {
 		reading, asked := of[key{v.kind, v.id}]
 		share, valid := millionths(v.share)
@@ -288,13 +287,9 @@ func (r *reader) publish() {
 		default:
 			reading.Field, reading.Share, reading.At = v.field, share, v.at
 			readings = append(readings, reading)
-			if v.field == SMActive {
-				known++
-			}
 		}
 	}
-	s.publish(readings, hostengineGood)
-	r.report(known, why)
+	r.report(s.publish(readings, hostengineGood), why)
 }
 
 // report says how much is known, when that changes.

@@ -83,11 +83,14 @@ func (l *library) try(name string, call func() error) (err error) {
 		return failure(name, status(coded.Code))
 	}
 	// Most calls return text, which ends in what the library says of the code.
-	text := err.Error()
-	for end, s := range l.texts {
-		if strings.HasSuffix(text, end) {
-			return failure(name, s)
+	text, longest := err.Error(), ""
+	for end := range l.texts {
+		if len(end) > len(longest) && strings.HasSuffix(text, end) {
+			longest = end
 		}
+	}
+	if s, ok := l.texts[longest]; ok {
+		return failure(name, s)
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }

@@ -65,6 +65,8 @@ type Source struct {
 	stats  counters
 	call   atomic.Pointer[pending]
 	close  sync.Once
+	// How long Run waits for a call at its end.
+	stopWait time.Duration
 
 	// Only Run's goroutines use what follows, one after the other.
 	fields []Field
@@ -82,7 +84,7 @@ func Open(opt Options) (*Source, error) {
 	if opt.Now == nil {
 		opt.Now = func() int64 { return time.Now().UnixNano() }
 	}
-	s := &Source{opt: opt, fields: []Field{SMActive}}
+	s := &Source{opt: opt, fields: []Field{SMActive}, stopWait: 5 * time.Second}
 	for _, f := range opt.Extra {
 		if f.names() == nil {
 			return nil, fmt.Errorf("dcgm: unknown field %d: 1001 to 1005 can be read", f)
@@ -162,11 +164,18 @@ func (s *Source) Close() error {
 }
 
 // publish makes readings the newest, all of them: what is missing from them is
-// no longer known.
-func (s *Source) publish(readings []Reading, good time.Duration) {
+// no longer known. It returns of how many GPUs and GPU instances the SM
+// activity is.
+func (s *Source) publish(readings []Reading, good time.Duration) (known int) {
 	next, contradicting := newSnapshot(readings, int64(good))
 	s.stats.contradicting.Add(uint64(contradicting))
 	s.newest.Store(next)
+	for _, r := range next.readings {
+		if r.Field == SMActive && r.ComputeInstance < 0 {
+			known++
+		}
+	}
+	return known
 }
 
 // say logs what has changed. The same state is said once, whatever became of

@@ -23,11 +23,15 @@ import "C"
 
 import (
 	"fmt"
+	"maps"
 	"unsafe"
 )
 
-// libraryName is what go-dcgm opens.
-const libraryName = "libdcgm.so.4"
+const (
+	libraryName = "libdcgm.so.4" // what go-dcgm opens
+	// lowestStatus is beyond the codes of any DCGM so far.
+	lowestStatus = -128
+)
 
 // symbols are the calls that a session makes by go-dcgm. One that the library
 // lacks would end the process with "symbol lookup error" when it is made.
@@ -46,8 +50,7 @@ func symbols(embedded bool) []string {
 
 // load opens the library for good (calls that are bound once go to where it
 // lay when they were), and looks the symbols up. It returns the texts that the
-// library has for the codes that mean something here, since go-dcgm passes on
-// the text alone.
+// library has for one code each, since go-dcgm passes on the text alone.
 func load(needed []string) (texts map[string]status, err error) {
 	name := C.CString(libraryName)
 	defer C.free(unsafe.Pointer(name))
@@ -68,10 +71,17 @@ func load(needed []string) (texts map[string]status, err error) {
 	}
 	function := find("errorString")
 	texts = make(map[string]status)
-	for s := statusDetached; s < statusOK; s++ {
-		if text := C.error_string(function, C.int(s)); text != nil && s.text() != "" {
+	for s := status(lowestStatus); s < statusOK; s++ {
+		text := C.error_string(function, C.int(s))
+		if text == nil {
+			continue
+		}
+		if _, taken := texts[C.GoString(text)]; taken { // "unknown error" or so
+			texts[C.GoString(text)] = statusOK
+		} else {
 			texts[C.GoString(text)] = s
 		}
 	}
+	maps.DeleteFunc(texts, func(_ string, s status) bool { return s == statusOK })
 	return texts, nil
 }
