@@ -1,7 +1,9 @@
 package exporter
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +48,7 @@ func (o *Options) check() error {
 	}
 	switch {
 	case o.Node == "":
-		return fmt.Errorf("exporter: a node is required")
+		return errors.New("exporter: a node is required")
 	case o.MaxSeries < 0 || o.MaxProcesses < 0:
 		return fmt.Errorf("exporter: limits of %d series and %d processes: want positive ones", o.MaxSeries, o.MaxProcesses)
 	case o.Linger < time.Second || o.LingerLimit < o.Linger:
@@ -93,6 +95,7 @@ func New(o Options) (*Exporter, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	o.Labels = slices.Clone(o.Labels)
 	e := &Exporter{
 		o: o, linger: attribution.Second(o.Linger / time.Second), limit: attribution.Second(o.LingerLimit / time.Second),
 		cluster: text(o.Cluster), node: text(o.Node),

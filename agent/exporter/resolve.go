@@ -22,7 +22,8 @@ type resolved struct {
 
 func (e *Exporter) resolve(r *attribution.Roster) {
 	old := &e.roster
-	facts, owners := append(old.spareFacts[:0], r.Owners...), old.spareOwners[:0]
+	facts, owners := old.spareFacts[:0], old.spareOwners[:0]
+	facts = append(facts, r.Owners...)
 	j := 0
 	for i := range r.Owners {
 		for j < len(old.facts) && attribution.CompareOwners(&old.facts[j], &r.Owners[i]) < 0 {

@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -77,16 +78,17 @@ func (e *Exporter) sweep() {
 		}
 		return true
 	}
-	for i := len(e.series) - 1; i >= 0; i-- {
-		if leaves(e.series[i].Last) {
+	// Backwards, since the last entry takes the place of one that leaves.
+	for i, s := range slices.Backward(e.series) {
+		if leaves(s.Last) {
 			k := e.seriesOf[i]
 			k.device.refs--
 			k.owner.refs--
 			e.series, e.seriesOf = remove(e.series, e.seriesOf, e.seriesAt, i)
 		}
 	}
-	for i := len(e.tallies) - 1; i >= 0; i-- {
-		if leaves(e.tallies[i].Last) {
+	for i, t := range slices.Backward(e.tallies) {
+		if leaves(t.Last) {
 			e.tallyOf[i].owner.refs--
 			e.tallies, e.tallyOf = remove(e.tallies, e.tallyOf, e.tallyAt, i)
 		}

@@ -1,6 +1,8 @@
 package otlp
 
 import (
+	"slices"
+
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 
 	"github.com/gpuledger/gpuledger/agent/exporter"
@@ -26,7 +28,7 @@ func deviceMetrics(s *exporter.Snapshot) []*metricspb.Metric {
 		if now.Observed > 0 {
 			// What the agent did not look at is unknown, not idle.
 			m.double(m.gauge("hw.gpu.utilization", "1", "Fraction of time spent in a specific task."),
-				float64(now.SMActive)/float64(now.Observed), 0, append(as[:len(as):len(as)], attributes{}.text("hw.gpu.task", "general")...))
+				float64(now.SMActive)/float64(now.Observed), 0, append(slices.Clip(as), attributes{}.text("hw.gpu.task", "general")...))
 		}
 		if now.Observed > 0 && f.Memory {
 			m.whole(m.level("hw.gpu.memory.usage", "By", "GPU memory used."), now.Memory, d.Since, as)
@@ -36,7 +38,7 @@ func deviceMetrics(s *exporter.Snapshot) []*metricspb.Metric {
 		}
 		if now.Priced {
 			m.double(m.gauge("gpuledger.gpu.price", "{"+s.Currency+"}/h", "Price of the device at present."), float64(now.PerHour)/1e9, 0,
-				append(as[:len(as):len(as)], attributes{}.text("gpuledger.capacity_type", f.CapacityType)...))
+				append(slices.Clip(as), attributes{}.text("gpuledger.capacity_type", f.CapacityType)...))
 		}
 	}
 	return m.all

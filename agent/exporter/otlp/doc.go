@@ -9,8 +9,9 @@
 // per owner, and one for the node with its devices. An SDK MeterProvider has one
 // resource, and the SDK's exporter sends one ResourceMetrics per call, so a push
 // here is built as the protocol's own message: one request for all owners,
-// split only where it would exceed MaxRequestBytes. (Measured with 60 pods on 8
-// GPUs: 1 request instead of 61.)
+// split only where it would exceed MaxRequestBytes. Measured with 60 pods on 8
+// GPUs (BenchmarkPush): one request of 139 kB, 4 kB gzipped, against 61 requests
+// of 23 kB gzipped and three times the CPU through the SDK's exporter.
 //
 // Who translates to Prometheus makes job and instance of service.* alone. So
 // that two pods on one GPU don't become one series there, each resource has a

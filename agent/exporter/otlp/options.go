@@ -28,8 +28,8 @@ type Options struct {
 	// Headers are sent with every push, such as authorization. They are never
 	// logged.
 	Headers map[string]string
-	// NoCompression sends requests as they are instead of gzipped, which makes
-	// them an eighteenth.
+	// NoCompression sends requests as they are instead of gzipped, which takes
+	// off nine tenths and more.
 	NoCompression bool
 
 	// Interval is the time between pushes, default 15 s; at least 1 s.

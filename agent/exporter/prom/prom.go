@@ -13,8 +13,10 @@ import (
 )
 
 // New makes the Prometheus view of an exporter: register it and serve it with
-// OpenMetrics and created timestamps enabled. It counts as in use from the
-// first scrape on, and what was collected as exported.
+// OpenMetrics enabled. It counts as in use from the first scrape on, and what
+// was collected as exported. The protobuf format, which Prometheus asks for
+// where it wants created timestamps, has them anyway; as text they are series
+// of their own, so leave them off there.
 func New(e *exporter.Exporter) prometheus.Collector {
 	labels := e.Snapshot().Labels
 	return &collector{view: e.NewView(false), descs: newDescs(labelNames(labels))}
@@ -113,7 +115,8 @@ func (v *sender) tally(x *exporter.Tally) {
 
 // owner is the values of the node's and an owner's labels, in scratch space.
 func (v *sender) owner(o *exporter.Owner) []string {
-	values := append(v.values[:0], v.node...)
+	values := v.values[:0]
+	values = append(values, v.node...)
 	values = append(values, o.Kind, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Process)
 	for _, l := range o.Labels {
 		values = append(values, l.Value)
