@@ -23,6 +23,7 @@ type fakeNode struct {
 	closing  chan struct{}
 	open     *fakeDriver
 	opened   int
+	listened int
 	misuse   []string
 }
 
@@ -111,6 +112,7 @@ func (d *fakeDriver) events() (events, error) {
 	if d.node.events == nil {
 		return nil, errNotSupported
 	}
+	d.node.listened++
 	return &fakeEvents{d}, nil
 }
 
