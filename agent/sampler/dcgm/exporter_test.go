@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -331,8 +332,8 @@ func TestManySeriesAreCounted(t *testing.T) {
 	}
 	c = scrapes(t, Options{Address: serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
-		for i := range 1_000_000 {
-			if _, err := fmt.Fprintf(w, "DCGM_FI_PROF_SM_ACTIVE{UUID=\"GPU-%d\"} 0.5\n", i); err != nil {
+		for range 10 { // a million and a half in all
+			if _, err := w.Write(text.Bytes()); err != nil {
 				return
 			}
 		}
@@ -458,9 +459,9 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 func TestExporterInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := open(t, Options{Mode: Exporter, Address: "http://exporter.invalid/"})
-		down := false
+		var down atomic.Bool
 		s.page.http.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
-			if down {
+			if down.Load() {
 				return nil, errors.New("nobody listens")
 			}
 			collected := time.Now().Unix() / 15
@@ -482,10 +483,10 @@ func TestExporterInVirtualTime(t *testing.T) {
 		if st := s.Stats(); st.Interval < 15*time.Second || st.Interval > 20*time.Second {
 			t.Errorf("%+v", st)
 		}
-		down = true
+		down.Store(true)
 		after(5 * time.Minute)
 		wantUnknown(t, s, gpuA, -1)
-		down = false
+		down.Store(false)
 		after(61 * time.Second)
 		if _, _, ok := s.SMShare(gpuA, -1); !ok {
 			t.Error("unknown after it is back")
@@ -521,4 +522,46 @@ func FuzzPage(f *testing.F) {
 			t.Fatalf("another page the second time: %v", err)
 		}
 	})
+}
+
+// A node of 8 GPUs cut in 7, at 30 fields: the page is parsed every 10 s.
+func BenchmarkPage(b *testing.B) {
+	var text bytes.Buffer
+	for field := range 30 {
+		name := fmt.Sprintf("DCGM_FI_DEV_FIELD_%d", field)
+		if field == 7 {
+			name = "DCGM_FI_PROF_SM_ACTIVE"
+		}
+		for i := range 56 {
+			fmt.Fprintf(&text, "%s{gpu=\"%d\",UUID=\"%s%d\",pci_bus_id=\"00000000:07:00.0\",device=\"nvidia0\",modelName=\"NVIDIA A100-SXM4-40GB\","+
+				"GPU_I_PROFILE=\"1g.5gb\",GPU_I_ID=\"%d\",Hostname=\"node-a\",DCGM_FI_DRIVER_VERSION=\"550.54.15\",container=\"serve\",namespace=\"chat\",pod=\"llm-0\"} 0.5\n",
+				name, i/7, gpuA, i/7, i%7)
+		}
+	}
+	p := newParser([]Field{SMActive}, nil)
+	b.SetBytes(int64(text.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if found, err := p.parse(bytes.NewReader(text.Bytes())); err != nil || len(found.readings) != 56 {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSMShare(b *testing.B) {
+	s, err := Open(Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var readings []Reading
+	for i := range 64 {
+		readings = append(readings, Reading{GPU: fmt.Sprint(gpuA, i/8), GPUInstance: i%8 - 1, ComputeInstance: -1, Field: SMActive, At: time.Now().UnixNano()})
+	}
+	s.publish(readings, time.Hour)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, ok := s.SMShare(gpuA+"3", 5); !ok {
+			b.Fatal("unknown")
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,16 +12,25 @@ import (
 
 // fake is a hostengine with one GPU, half busy.
 type fake struct {
-	opening  error
-	watching error
-	reading  error
-	blank    bool
-	hang     chan struct{} // a read waits until it is closed
-
+	mu                      sync.Mutex
+	opening                 error
+	watching                error
+	reading                 error
+	blank                   bool
+	hang                    chan struct{} // a read waits until it is closed
 	opened, closed, watched int
 }
 
+// set changes the hostengine.
+func (f *fake) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 func (f *fake) open() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.opened++
 	return f.opening
 }
@@ -30,14 +40,21 @@ func (f *fake) survey() ([]entity, error) {
 }
 
 func (f *fake) watch([]entity, []Field) (refused, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.watched++
 	return nil, f.watching
 }
 
 func (f *fake) read(dst []value) ([]value, error) {
-	if f.hang != nil {
-		<-f.hang
+	f.mu.Lock()
+	hang := f.hang
+	f.mu.Unlock()
+	if hang != nil {
+		<-hang
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	v := value{kind: gpu, id: 7, field: SMActive, share: 0.5, at: time.Now().UnixNano()}
 	if f.blank {
 		v.status = statusNoData
@@ -46,12 +63,13 @@ func (f *fake) read(dst []value) ([]value, error) {
 }
 
 func (f *fake) close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.closed++
 	return nil
 }
 
-// run runs body in virtual time beside Run. The fake is changed only while all
-// goroutines wait.
+// run runs body in virtual time beside Run.
 func run(t *testing.T, f *fake, body func(s *Source, log *journal)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -81,7 +99,7 @@ func TestReadingsGrowOld(t *testing.T) {
 	run(t, f, func(s *Source, _ *journal) {
 		after(1500 * time.Millisecond)
 		wantShare(t, s, gpuA, -1, 500_000)
-		f.reading = errors.New("no answer")
+		f.set(func() { f.reading = errors.New("no answer") })
 		after(2500 * time.Millisecond) // 3 s after the reading
 		wantShare(t, s, gpuA, -1, 500_000)
 		after(time.Second)
@@ -106,13 +124,12 @@ func TestSessionsAreOpenedAgain(t *testing.T) {
 		if lines := log.all(); len(lines) != 1 || !strings.Contains(lines[0], "nv-hostengine") {
 			t.Errorf("%q", lines)
 		}
-		f.opening = nil
-		f.closed = f.opened // those that failed are not closed
+		f.set(func() { f.opening, f.closed = nil, f.opened }) // those that failed are not closed
 		after(70 * time.Second)
 		wantShare(t, s, gpuA, -1, 500_000)
-		f.reading = statusDisconnected
+		f.set(func() { f.reading = statusDisconnected })
 		after(2 * time.Second)
-		f.reading = nil
+		f.set(func() { f.reading = nil })
 		after(70 * time.Second)
 		wantShare(t, s, gpuA, -1, 500_000)
 		if lines := log.all(); len(lines) != 4 || !strings.Contains(lines[3], "DCGM measures") {
@@ -131,7 +148,7 @@ func TestRefusalIsTriedAgain(t *testing.T) {
 		if lines := log.all(); len(lines) != 1 || !strings.Contains(lines[0], "owns the profiling counters") {
 			t.Errorf("%q", lines)
 		}
-		f.watching = nil
+		f.set(func() { f.watching = nil })
 		after(time.Minute + 2*time.Second)
 		wantShare(t, s, gpuA, -1, 500_000)
 	})
@@ -141,9 +158,9 @@ func TestSomeFailedReadsAreBorneWith(t *testing.T) {
 	f := &fake{}
 	run(t, f, func(s *Source, log *journal) {
 		after(1500 * time.Millisecond)
-		f.reading = errors.New("no answer")
+		f.set(func() { f.reading = errors.New("no answer") })
 		after(2 * time.Second)
-		f.reading = nil
+		f.set(func() { f.reading = nil })
 		after(time.Second)
 		if f.opened != 1 || f.watched != 1 {
 			t.Errorf("opened %d times, watched %d times", f.opened, f.watched)
@@ -162,7 +179,7 @@ func TestBlankIsSaid(t *testing.T) {
 		if lines := log.all(); len(lines) != 1 || !strings.Contains(lines[0], "gives no SM activity") {
 			t.Errorf("%q", lines)
 		}
-		f.blank = false
+		f.set(func() { f.blank = false })
 		after(2 * time.Second)
 		wantShare(t, s, gpuA, -1, 500_000)
 	})
@@ -173,13 +190,13 @@ func TestHangIsSaidOnce(t *testing.T) {
 	run(t, f, func(s *Source, log *journal) {
 		after(1500 * time.Millisecond)
 		hang := make(chan struct{})
-		f.hang = hang
+		f.set(func() { f.hang = hang })
 		after(30 * time.Second)
 		wantUnknown(t, s, gpuA, -1)
 		if st := s.Stats(); !st.Hung || st.Hangs != 1 {
 			t.Errorf("%+v", st)
 		}
-		f.hang = nil
+		f.set(func() { f.hang = nil })
 		close(hang)
 		after(2 * time.Second)
 		wantShare(t, s, gpuA, -1, 500_000)

@@ -1,6 +1,7 @@
 package dcgm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -136,10 +137,6 @@ func (l *library) survey() ([]entity, error) {
 	if len(ids) == 0 {
 		return nil, failure("listing GPUs", statusGPUUnsupported)
 	}
-	entities, err := l.identify(ids)
-	if err != nil {
-		return nil, err
-	}
 	var h dcgm.MigHierarchy_v2
 	err = l.try("dcgmGetGpuInstanceHierarchy", func() (err error) {
 		h, err = dcgm.GetGPUInstanceHierarchy()
@@ -148,12 +145,17 @@ func (l *library) survey() ([]entity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return appendInstances(entities, h.EntityList[:h.Count]), nil
+	instances := h.EntityList[:h.Count]
+	entities, err := l.identify(ids, instances)
+	if err != nil {
+		return nil, err
+	}
+	return appendInstances(entities, instances), nil
 }
 
-// identify asks for the UUIDs of GPUs, which are not watched: live from the
-// driver.
-func (l *library) identify(ids []uint) ([]entity, error) {
+// identify finds the UUIDs of GPUs: live from the driver, since they are not
+// watched. Those of GPUs that are cut are in the hierarchy as well.
+func (l *library) identify(ids []uint, instances []dcgm.MigHierarchyInfo_v2) ([]entity, error) {
 	pairs := make([]dcgm.GroupEntityPair, len(ids))
 	for i, id := range ids {
 		pairs[i] = dcgm.GroupEntityPair{EntityGroupId: dcgm.FE_GPU, EntityId: id}
@@ -163,22 +165,26 @@ func (l *library) identify(ids []uint) ([]entity, error) {
 		values, err = dcgm.EntitiesGetLatestValues(pairs, []dcgm.Short{uuidField}, dcgm.DCGM_FV_FLAG_LIVE_DATA)
 		return err
 	})
-	if err != nil {
+	if errors.Is(err, statusDisconnected) {
 		return nil, err
 	}
-	uuids := make(map[uint]string, len(values))
-	why := statusNoData
+	uuids := make(map[uint]string, len(ids))
+	for i := range instances {
+		if parent, uuid := instances[i].Parent, instances[i].Info.GpuUuid; parent.EntityGroupId == dcgm.FE_GPU && isUUID(uuid) {
+			uuids[parent.EntityId] = uuid
+		}
+	}
 	for i := range values {
 		v := &values[i]
 		switch {
 		case v.Status != int(statusOK):
-			why = status(v.Status)
+			err = failure("asking for UUIDs", status(v.Status))
 		case v.EntityGroupId == dcgm.FE_GPU && v.StringValue != nil && isUUID(*v.StringValue):
 			uuids[v.EntityID] = *v.StringValue
 		}
 	}
 	if len(uuids) == 0 {
-		return nil, failure("asking for UUIDs", why)
+		return nil, cmp.Or(err, failure("asking for UUIDs", statusNoData))
 	}
 	entities := make([]entity, 0, len(ids))
 	for _, id := range ids {

@@ -245,7 +245,7 @@ func TestStubRefusals(t *testing.T) {
 			"no module":        {node + "fail dcgmWatchFields -33\n", statusNotLoaded, "profiling module"},
 			"no permission":    {node + "fail dcgmUpdateAllFields -17\n", statusNoPermission, "root"},
 			"no hierarchy":     {node + "fail dcgmGetGpuInstanceHierarchy -12\n", statusVersion, "version"},
-			"no UUIDs":         {node + "fail dcgmEntitiesGetLatestValues(live) -18\n", statusLost, "tried again"},
+			"no UUIDs":         {"gpu 0 " + gpuA + "\nfail dcgmEntitiesGetLatestValues(live) -18\n", statusLost, "tried again"},
 			"no GPUs":          {"", statusGPUUnsupported, "mode to off"},
 			"no field group":   {node + "fail dcgmFieldGroupCreate -24\n", nil, "log"},
 			"an unknown code":  {node + "fail dcgmGetAllSupportedDevices -99\n", status(-99), "log"},
@@ -272,6 +272,14 @@ func TestStubRefusals(t *testing.T) {
 				}
 			})
 		}
+		t.Run("UUIDs of cut GPUs only", func(t *testing.T) {
+			rewrite(t, path, node+"fail dcgmEntitiesGetLatestValues(live) -6\n")
+			s, _ := open(t, Options{Mode: Embedded})
+			tick(t, session(t, s))
+			wantUnknown(t, s, gpuA, -1)
+			wantShare(t, s, gpuB, 9, 125_000)
+			wantShare(t, s, gpuB, -1, 250_000)
+		})
 		t.Run("one GPU of two", func(t *testing.T) {
 			rewrite(t, path, node+"unwatchable gi 100 -36\n")
 			s, log := open(t, Options{Mode: Embedded})
