@@ -20,7 +20,10 @@ type Options struct {
 	// app.kubernetes.io/name; at most 32. Default: none, since every value is
 	// a series of its own.
 	Labels []string
-	// MaxSeries bounds series, tallies and devices together. Default 20000.
+	// MaxSeries bounds series, tallies and devices together. Default 5000, of
+	// which a scrape makes 25000 metrics, in 14 MB and an eighth of a second. (8
+	// GPUs with 64 busy owners have a thousand, and who left ten minutes ago
+	// still counts.)
 	MaxSeries int
 	// MaxProcesses bounds the commands of processes outside pods. Default 100.
 	MaxProcesses int
@@ -38,7 +41,7 @@ func (o *Options) check() error {
 			*v = to
 		}
 	}
-	set(&o.MaxSeries, 20_000)
+	set(&o.MaxSeries, 5000)
 	set(&o.MaxProcesses, 100)
 	if o.Linger == 0 {
 		o.Linger = 10 * time.Minute

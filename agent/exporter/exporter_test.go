@@ -329,20 +329,32 @@ func TestOptionsAreJudged(t *testing.T) {
 	}
 }
 
+// A node of 8 GPUs with 8 owners each, and one at the limit of series.
 func BenchmarkAdd(b *testing.B) {
-	e := newExporter(b, exporter.Options{})
-	var ws []exportertest.Window
-	for d := range 8 {
-		w := exportertest.Window{Device: exportertest.GPU(fmt.Sprint("GPU-", d)), Price: exportertest.Price(25e8)}
-		for p := range 8 {
-			w.Cuts = append(w.Cuts, exportertest.Cut{Owner: exportertest.Pod(fmt.Sprint(d, p)), Basis: attribution.Used, Time: 1e9 / 16},
-				exportertest.Cut{Owner: exportertest.Pod(fmt.Sprint(d, p)), Basis: attribution.Reserved, Time: 1e9 / 16})
-		}
-		ws = append(ws, w)
-	}
-	c := exportertest.Chunk(start, ws, nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		e.Add(c)
+	for _, lingering := range []int{0, 4800} {
+		b.Run(fmt.Sprint(lingering), func(b *testing.B) {
+			e := newExporter(b, exporter.Options{})
+			for i := range lingering / 10 {
+				var cuts []exportertest.Cut
+				for j := range 10 {
+					cuts = append(cuts, exportertest.Cut{Owner: exportertest.Pod(fmt.Sprint(i, "-", j)), Basis: attribution.Used, Time: 1e8})
+				}
+				e.Add(exportertest.Chunk(start, []exportertest.Window{{Device: exportertest.GPU("GPU-a"), Price: exportertest.Price(25e8), Cuts: cuts}}, nil))
+			}
+			var ws []exportertest.Window
+			for d := range 8 {
+				w := exportertest.Window{Device: exportertest.GPU(fmt.Sprint("GPU-", d)), Price: exportertest.Price(25e8)}
+				for p := range 8 {
+					w.Cuts = append(w.Cuts, exportertest.Cut{Owner: exportertest.Pod(fmt.Sprint(d, p)), Basis: attribution.Used, Time: 1e9 / 16},
+						exportertest.Cut{Owner: exportertest.Pod(fmt.Sprint(d, p)), Basis: attribution.Reserved, Time: 1e9 / 16})
+				}
+				ws = append(ws, w)
+			}
+			c := exportertest.Chunk(start, ws, nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				e.Add(c)
+			}
+		})
 	}
 }

@@ -15,8 +15,9 @@ type descs struct {
 	info, memoryBytes                      *prometheus.Desc // of a device
 	entries, overflowed, left, restarted   *prometheus.Desc // of the exporter
 
-	series, device []string // names of labels
-	current        atomic.Pointer[moneyDescs]
+	series, tally, outcome, token labels   // of the counters
+	device                        []string // names of labels
+	current                       atomic.Pointer[moneyDescs]
 }
 
 // moneyDescs are those whose names have the currency.
@@ -32,19 +33,20 @@ func newDescs(podLabels []string) *descs {
 	}, podLabels)
 	with := func(names []string, more ...string) []string { return slices.Concat(names, more) }
 	series, tally, device := with(owner, "gpu", "basis"), with(owner, "model", "tier"), with(node, "gpu")
+	outcome, token := with(tally, "outcome", "reason"), with(tally, "type")
 	desc := func(name, help string, labels []string) *prometheus.Desc {
 		return prometheus.NewDesc("gpuledger_"+name, help, labels, nil)
 	}
 	return &descs{
-		series: series, device: device,
+		series: newLabels(series), tally: newLabels(tally), outcome: newLabels(outcome), token: newLabels(token), device: device,
 		time:     desc("gpu_seconds_total", "Device time by owner and basis; it sums to one second per device and second.", series),
 		unpriced: desc("gpu_unpriced_seconds_total", "Device time without a price: its cost is unknown.", series),
 		active:   desc("gpu_sm_active_seconds_total", "SM activity within the device time.", series),
 		memory:   desc("gpu_memory_byte_seconds_total", "Device memory of the owner's processes, times the time it was held.", series),
 		energy:   desc("gpu_energy_joules_total", "Energy of the device, split by device time.", series),
 
-		inferences: desc("inferences_total", "Inferences served, by outcome, and failed ones by reason.", with(tally, "outcome", "reason")),
-		tokens:     desc("tokens_total", "Tokens by type: input that was processed, input from a cache, output.", with(tally, "type")),
+		inferences: desc("inferences_total", "Inferences served, by outcome, and failed ones by reason.", outcome),
+		tokens:     desc("tokens_total", "Tokens by type: input that was processed, input from a cache, output.", token),
 		queue:      desc("queued_request_seconds_total", "Requests waiting, times the time they waited.", tally),
 
 		info:        desc("gpu_info", "What the device is; always 1.", with(device, "model", "profile", "parent", "capacity_type")),
@@ -66,7 +68,7 @@ func (d *descs) money(currency string) (cost, price *prometheus.Desc) {
 		m = &moneyDescs{
 			currency: currency,
 			cost: prometheus.NewDesc("gpuledger_cost_"+unit+"_total",
-				"Cost of the device time, in "+currency+"; it sums to the devices' price.", d.series, nil),
+				"Cost of the device time, in "+currency+"; it sums to the devices' price.", d.series.names, nil),
 			price: prometheus.NewDesc("gpuledger_gpu_price_"+unit+"_per_hour",
 				"Price of the device at present, in "+currency+" per hour.", d.device, nil),
 		}

@@ -4,12 +4,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gpuledger/gpuledger/agent/exporter"
-	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // New makes the Prometheus view of an exporter: register it and serve it with
@@ -60,8 +60,8 @@ type sender struct {
 	values      []string // scratch
 }
 
-func (v *sender) counter(d *prometheus.Desc, x float64, since attribution.Second, values ...string) {
-	v.out <- prometheus.MustNewConstMetricWithCreatedTimestamp(d, prometheus.CounterValue, x, time.Unix(int64(since), 0), values...)
+func (v *sender) counter(d *prometheus.Desc, x float64, since *timestamppb.Timestamp, ls []*dto.LabelPair) {
+	v.out <- &counter{desc: d, labels: ls, value: x, created: since}
 }
 
 func (v *sender) gauge(d *prometheus.Desc, x float64, values ...string) {
@@ -83,33 +83,37 @@ func (v *sender) device(d *exporter.Device) {
 
 func (v *sender) series(x *exporter.Series) {
 	v.values = append(v.owner(x.Owner), x.Device, x.Basis.String())
-	v.counter(v.d.time, float64(x.Time)/1e9, x.Since, v.values...)
+	ls, since := v.d.series.of(v.values), created(x.Since)
+	v.counter(v.d.time, float64(x.Time)/1e9, since, ls)
 	if x.Unpriced > 0 {
-		v.counter(v.d.unpriced, float64(x.Unpriced)/1e9, x.Since, v.values...)
+		v.counter(v.d.unpriced, float64(x.Unpriced)/1e9, since, ls)
 	}
 	if x.Priced {
-		v.counter(v.cost, float64(x.Cost)/1e9, x.CostSince, v.values...)
+		v.counter(v.cost, float64(x.Cost)/1e9, created(x.CostSince), ls)
 	}
 	if x.HasSMActive {
-		v.counter(v.d.active, float64(x.SMActive)/1e9, x.Since, v.values...)
+		v.counter(v.d.active, float64(x.SMActive)/1e9, since, ls)
 	}
 	if x.HasMemory {
-		v.counter(v.d.memory, float64(x.Memory), x.Since, v.values...)
+		v.counter(v.d.memory, float64(x.Memory), since, ls)
 	}
 	if x.HasEnergy {
-		v.counter(v.d.energy, float64(x.Energy)/1e6, x.Since, v.values...)
+		v.counter(v.d.energy, float64(x.Energy)/1e6, since, ls)
 	}
 }
 
 func (v *sender) tally(x *exporter.Tally) {
 	v.values = append(v.owner(x.Owner), x.Model, x.Tier)
+	since := created(x.Since)
 	switch x.Metric {
 	case exporter.Inferences:
-		v.counter(v.d.inferences, float64(x.Value)/1e6, x.Since, append(v.values, x.Type, x.Reason)...)
+		v.values = append(v.values, x.Type, x.Reason)
+		v.counter(v.d.inferences, float64(x.Value)/1e6, since, v.d.outcome.of(v.values))
 	case exporter.Tokens:
-		v.counter(v.d.tokens, float64(x.Value), x.Since, append(v.values, x.Type)...)
+		v.values = append(v.values, x.Type)
+		v.counter(v.d.tokens, float64(x.Value), since, v.d.token.of(v.values))
 	case exporter.QueueTime:
-		v.counter(v.d.queue, float64(x.Value)/1e6, x.Since, v.values...)
+		v.counter(v.d.queue, float64(x.Value)/1e6, since, v.d.tally.of(v.values))
 	}
 }
 

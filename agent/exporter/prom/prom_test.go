@@ -2,6 +2,7 @@ package prom_test
 
 import (
 	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -159,16 +160,28 @@ func FuzzOwners(f *testing.F) {
 	})
 }
 
+// A scrape of a node as it is, and of one at the limit.
 func BenchmarkScrape(b *testing.B) {
-	e := newExporter(b, exporter.Options{}, "USD")
-	var cuts []exportertest.Cut
-	for i := range 100 {
-		cuts = append(cuts, exportertest.Cut{Owner: exportertest.Pod(strings.Repeat("p", i+1)), Basis: attribution.Used, Time: 1e7})
-	}
-	e.Add(exportertest.Chunk(exportertest.Start, []exportertest.Window{{Device: exportertest.GPU("GPU-a"), Price: exportertest.Price(1), Cuts: cuts}}, nil))
-	c := prom.New(e)
-	b.ReportAllocs()
-	for b.Loop() {
-		scrape(b, c, plain)
+	for _, owners := range []int{100, 4900} {
+		b.Run(fmt.Sprint(owners), func(b *testing.B) {
+			e := newExporter(b, exporter.Options{}, "USD")
+			for at := range owners / 100 {
+				var cuts []exportertest.Cut
+				for i := range 100 {
+					cuts = append(cuts, exportertest.Cut{Owner: exportertest.Pod(fmt.Sprintf("chat-7d9c5b8f6d-%06d", 100*at+i)), Basis: attribution.Used, Time: 1e7})
+				}
+				e.Add(exportertest.Chunk(exportertest.Start+attribution.Second(at), []exportertest.Window{{
+					Device: exportertest.GPU("GPU-8f9d5a52-91b0-4b5c-9c3e-0123456789ab"), Price: exportertest.Price(1), Cuts: cuts,
+				}}, nil))
+			}
+			r := prometheus.NewRegistry()
+			r.MustRegister(prom.New(e))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := r.Gather(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
