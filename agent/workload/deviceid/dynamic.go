@@ -46,6 +46,19 @@ func (r *Resolver) Dynamic(pool, device string, cdi []string) (string, error) {
 	return "", errors.Join(tried...)
 }
 
+// Sliced reports whether a ResourceSlice tells of a DRA device, so that its name
+// need not be relied on.
+func (r *Resolver) Sliced(pool, device string) bool {
+	if r.opt.Slices == nil {
+		return false
+	}
+	_, ok := r.opt.Slices(Driver, pool, device)
+	return ok
+}
+
+// Slices reports whether ResourceSlices are read at all.
+func (r *Resolver) Slices() bool { return r.opt.Slices != nil }
+
 // attributes resolves what a ResourceSlice says; what it leaves out is taken
 // from the device's name.
 func (r *Resolver) attributes(device string, a Attributes) (string, error) {

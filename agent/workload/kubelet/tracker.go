@@ -25,10 +25,15 @@ const (
 )
 
 // key is one holding: a container has a device.
-type key struct{ namespace, pod, container, device string }
+type key struct{ namespace, pod, name, device string }
+
+// container names a container.
+type container struct{ namespace, pod, name string }
+
+func (k key) container() container { return container{k.namespace, k.pod, k.name} }
 
 func (k key) compare(x key) int {
-	return cmp.Or(cmp.Compare(k.device, x.device), cmp.Compare(k.namespace, x.namespace), cmp.Compare(k.pod, x.pod), cmp.Compare(k.container, x.container))
+	return cmp.Or(cmp.Compare(k.device, x.device), cmp.Compare(k.namespace, x.namespace), cmp.Compare(k.pod, x.pod), cmp.Compare(k.name, x.name))
 }
 
 // want is a holding as it is said to be now.
@@ -77,6 +82,7 @@ type tracker struct {
 	view          *pods.View
 	units         map[string]uint64 // Added plus one of each device
 	epoch         uint64            // of the last list
+	fresh         bool              // the last list has just come
 	asked         int64             // when it was last told which pods live
 
 	holdings map[key]*holding
@@ -273,7 +279,7 @@ func (t *tracker) settleOwner(h *holding, at int64, now bool) {
 			if !now && h.missing == 0 && at-h.since < int64(podWait) {
 				return
 			}
-			known = &attribution.Owner{Kind: attribution.Container, Cluster: t.cluster, Node: t.node, Namespace: h.namespace, Pod: h.pod, Container: h.container}
+			known = &attribution.Owner{Kind: attribution.Container, Cluster: t.cluster, Node: t.node, Namespace: h.namespace, Pod: h.pod, Container: h.name}
 		}
 		h.owner = known
 		if t.units[h.device] == h.added {
@@ -300,8 +306,13 @@ func (t *tracker) known(h *holding) *attribution.Owner {
 	case h.source == granted:
 		p = t.view.ByUID(h.uid)
 	case h.source == listed && h.epoch == t.epoch:
-		if p = t.view.ByName(h.namespace, h.pod); p != nil && p.Gone() {
+		p = t.view.ByName(h.namespace, h.pod)
+		switch {
+		case p == nil:
+		case p.Gone():
 			p = nil // another of that name, which is not known yet
+		case !t.fresh && h.owner != nil && h.owner.PodUID != "" && h.owner.PodUID != p.UID:
+			p = t.view.ByUID(h.owner.PodUID) // the kubelet may not have the new one yet
 		}
 	case h.owner != nil && h.owner.PodUID != "":
 		p = t.view.ByUID(h.owner.PodUID)
@@ -309,7 +320,7 @@ func (t *tracker) known(h *holding) *attribution.Owner {
 	if p == nil {
 		return nil
 	}
-	return p.Owner(h.container)
+	return p.Owner(h.name)
 }
 
 // missing counts the holdings of which it is not known whether they are held.
@@ -338,7 +349,7 @@ func (t *tracker) expire(living map[string]bool, at int64) {
 			silence = time.Duration(at - max(h.missing, t.asked))
 		}
 		switch {
-		case uid != "" && t.initEnded(uid, h.container):
+		case uid != "" && t.initEnded(uid, h.name):
 			t.release(h, at)
 		case uid != "" && living != nil && age >= livingWait && !living[uid]:
 			t.release(h, at)
@@ -367,9 +378,9 @@ func (t *tracker) initEnded(uid, container string) bool {
 // keeps finds the device that a container holds under a name that can't be
 // resolved now: a lost GPU, ResourceSlices that went away. It does not hold what
 // has become another device under the same UUID.
-func (t *tracker) keeps(namespace, pod, container string, ref Device) (string, bool) {
+func (t *tracker) keeps(c container, ref Device) (string, bool) {
 	for k, h := range t.holdings {
-		if k.namespace == namespace && k.pod == pod && k.container == container && slices.Contains(h.refs, ref) {
+		if k.container() == c && slices.Contains(h.refs, ref) {
 			added := t.units[k.device]
 			if added == 0 || added == h.added {
 				return k.device, true

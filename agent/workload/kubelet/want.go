@@ -12,9 +12,6 @@ import (
 // maxUnresolved bounds the names that are remembered as logged.
 const maxUnresolved = 1024
 
-// container names a container.
-type container struct{ namespace, pod, name string }
-
 // wanter makes wants of what the kubelet says, in its names, by what the driver
 // has and what is known of pods.
 type wanter struct {
@@ -68,29 +65,13 @@ func (w *wanter) list(s *Snapshot) []want {
 
 // container makes the wants of one container.
 func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting map[container]int64, logged map[*pods.Pod]bool) {
-	since := w.at
-	if hami(w.resolver, x.Devices) {
-		if known == nil { // the annotation decides: wait for it
-			first, ok := waiting[c]
-			if !ok {
-				first = w.at
-			}
-			if w.since == nil {
-				w.since = make(map[container]int64)
-			}
-			w.since[c] = first
-			if w.at-first < int64(podWait) {
-				return
-			}
-			since = first
-		} else {
-			if first, ok := waiting[c]; ok {
-				since = first
-			}
-			if w.hami(c, known, since, logged) {
-				return
-			}
-		}
+	isHAMi := hami(w.resolver, x.Devices)
+	if isHAMi && known == nil && w.keepAll(c, x.Devices) {
+		return
+	}
+	since, ok := w.wait(c, isHAMi && known == nil || w.unsliced(c, x.Dynamic), waiting)
+	if !ok || isHAMi && known != nil && w.hami(c, x, known, since, logged) {
+		return
 	}
 	for _, d := range x.Devices {
 		if w.resolver.GPUs(d.Resource) {
@@ -102,10 +83,55 @@ func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting m
 		if d.Driver != deviceid.Driver || i > 0 && sameDevice(d, &x.Dynamic[i-1]) {
 			continue
 		}
-		ref := Device{ID: d.Driver + "/" + d.Pool + "/" + d.Name}
 		uuid, err := w.resolver.Dynamic(d.Pool, d.Name, d.CDI)
-		w.add(c, "", ref, uuid, err, since)
+		if !w.resolver.Sliced(d.Pool, d.Name) {
+			if kept, ok := w.tracker.keeps(c, d.ref()); ok {
+				uuid, err = kept, nil // it is held by what a slice has said
+			}
+		}
+		w.add(c, "", d.ref(), uuid, err, since)
 	}
+}
+
+// wait reports whether a container's devices can be told, and since when it is
+// listed. What is still to be known is waited for as a pod is.
+func (w *wanter) wait(c container, pending bool, waiting map[container]int64) (since int64, ok bool) {
+	since, waited := waiting[c]
+	if !waited {
+		since = w.at
+	}
+	if pending {
+		if w.since == nil {
+			w.since = make(map[container]int64)
+		}
+		w.since[c] = since
+	}
+	return since, !pending || w.at-since >= int64(podWait)
+}
+
+// unsliced reports whether a device is one that a ResourceSlice may yet tell of.
+func (w *wanter) unsliced(c container, ds []Dynamic) bool {
+	return w.resolver.Slices() && slices.ContainsFunc(ds, func(d Dynamic) bool {
+		if d.Driver != deviceid.Driver || w.resolver.Sliced(d.Pool, d.Name) {
+			return false
+		}
+		_, kept := w.tracker.keeps(c, d.ref())
+		return !kept
+	})
+}
+
+// ref is what a claim's device is called.
+func (d *Dynamic) ref() Device { return Device{ID: d.Driver + "/" + d.Pool + "/" + d.Name} }
+
+// keepAll wants what a container holds by devices of these names as it is held.
+func (w *wanter) keepAll(c container, ds []Device) (kept bool) {
+	for k, h := range w.tracker.holdings {
+		if k.container() == c && slices.ContainsFunc(ds, func(d Device) bool { return slices.Contains(h.refs, d) }) {
+			w.out = append(w.out, h.want)
+			kept = true
+		}
+	}
+	return kept
 }
 
 // sameDevice reports whether two entries are of one claim's device.
@@ -120,7 +146,7 @@ func hami(r *deviceid.Resolver, ds []Device) bool {
 
 // hami makes the wants of a container by the annotation of its pod. False:
 // there is nothing usable in it, and the ids have to do.
-func (w *wanter) hami(c container, p *pods.Pod, since int64, logged map[*pods.Pod]bool) bool {
+func (w *wanter) hami(c container, x *Container, p *pods.Pod, since int64, logged map[*pods.Pod]bool) bool {
 	if p.HAMi == "" {
 		return false
 	}
@@ -144,6 +170,9 @@ func (w *wanter) hami(c container, p *pods.Pod, since int64, logged map[*pods.Po
 	for _, uuid := range uuids {
 		got, err := w.resolver.Device(uuid)
 		w.add(c, "", Device{ID: "hami/" + uuid}, got, err, since)
+		if n := len(w.out); err == nil {
+			w.out[n-1].refs = append(w.out[n-1].refs, x.Devices...)
+		}
 	}
 	return true
 }
@@ -166,7 +195,7 @@ func (w *wanter) add(c container, uid string, ref Device, uuid string, err error
 			w.now[ref] = true
 		}
 		var ok bool
-		if uuid, ok = w.tracker.keeps(c.namespace, c.pod, c.name, ref); !ok {
+		if uuid, ok = w.tracker.keeps(c, ref); !ok {
 			return
 		}
 	}

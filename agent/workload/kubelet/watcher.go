@@ -97,7 +97,7 @@ func newWatcher(opt Options, client lister) *Watcher {
 	w.tracker.expired = func(h *holding) {
 		w.counters.expired.Add(1)
 		opt.Log.Warn("a holding of before the kubelet's or the agent's restart is ended: nothing has told whether its pod is still there",
-			"device", h.device, "namespace", h.namespace, "pod", h.pod, "container", h.container, "waited", Patience)
+			"device", h.device, "namespace", h.namespace, "pod", h.pod, "container", h.name, "waited", Patience)
 	}
 	if opt.Checkpoint != "" {
 		w.checkpoint = NewCheckpoint(opt.Checkpoint)
@@ -137,7 +137,7 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 			w.look(w.opt.Now())
 		}
 		w.step(p)
-		changed = false
+		changed, w.tracker.fresh = false, false
 		if now := time.Now(); !asking && pace.due(now) {
 			asking = true
 			pace.begin(now)
@@ -159,7 +159,7 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 			}
 			pace.succeeded()
 			w.answered(a.snapshot)
-			changed = true
+			changed, w.tracker.fresh = true, true
 		case <-w.opt.Pods.Changed():
 			changed, pace.hurry = true, true
 		case <-ticker.C:
@@ -242,7 +242,7 @@ func (w *Watcher) look(at int64) {
 func (w *Watcher) step(p sampler.Producer) {
 	at := w.opt.Now()
 	if w.wanter.since != nil && w.snapshot != nil {
-		w.look(at) // a HAMi pod is waited for no longer
+		w.look(at) // what was waited for may be over
 	}
 	w.tracker.settle(at)
 	if w.tracker.missing() > 0 {
