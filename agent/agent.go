@@ -138,8 +138,16 @@ func (a *Agent) nodeIDs() ([]sampler.Node, error) {
 
 func (a *Agent) open(ids []sampler.Node) error {
 	for _, id := range ids {
+		var x *export
+		if a.source.Script == nil {
+			var err error
+			if x, err = openExport(&a.cfg, id, a.deps.Version, a.deps.Log); err != nil {
+				return err
+			}
+		}
 		n, err := openNode(id, nodeOptions{
-			dir: spoolDir(a.cfg.StateDir, id.Cluster, id.Name), boot: id.Boot, spool: a.cfg.Spool,
+			export: x,
+			dir:    spoolDir(a.cfg.StateDir, id.Cluster, id.Name), boot: id.Boot, spool: a.cfg.Spool,
 			fs: a.deps.FS, client: a.deps.Client, version: a.deps.Version, log: a.deps.Log,
 			// A script's chunks must come out the same again: it takes the card
 			// that the collector has, not one of an earlier run.
@@ -304,6 +312,7 @@ func (a *Agent) runLive(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	a.live = l
+	l.seen, _ = source.(observed)
 	a.mu.Unlock()
 	if err := stopped(ctx, l.run(ctx, kept, source)); err != nil {
 		return err

@@ -225,7 +225,7 @@ func DefaultConfig() Config {
 				"eks.amazonaws.com/capacityType", "cloud.google.com/gke-*", "kubernetes.azure.com/scalesetpriority",
 			},
 		},
-		DCGM:      DCGMConfig{Mode: "off", Address: "127.0.0.1:5555", URL: "http://127.0.0.1:9400/metrics"},
+		DCGM:      DCGMConfig{Mode: "off"},
 		Export:    ExportConfig{MaxSeries: 20_000, Linger: Duration{10 * time.Minute}, OTLP: OTLPConfig{Interval: Duration{15 * time.Second}, Timeout: Duration{10 * time.Second}}},
 		Simulated: SimulatedConfig{Seed: 1, Profile: ProfileFleet, Devices: 8, Speed: 1},
 		Spool:     SpoolConfig{MaxBytes: 256 << 20},

@@ -77,8 +77,9 @@ type KubernetesConfig struct {
 	// its service account.
 	Kubeconfig string `yaml:"kubeconfig"`
 
-	// KubeletURL is the kubelet's own API, for pods: kubelet. Default "":
-	// https://<NODE_IP>:10250 with that environment variable, else 127.0.0.1.
+	// KubeletURL is the kubelet's own API, for its /pods. Default "":
+	// https://NODE_IP:10250 where that environment variable is set, else the
+	// kubelet's /pods is not used.
 	KubeletURL string `yaml:"kubelet_url"`
 
 	// KubeletCAFile holds the certificates that the kubelet's is checked
@@ -148,12 +149,10 @@ type DCGMConfig struct {
 	// one client can own profiling). Default: off.
 	Mode string `yaml:"mode"`
 
-	// Address is the standalone host engine's, host:port or unix:///path.
-	// Default: 127.0.0.1:5555.
+	// Address is where a standalone host engine listens (host:port, or
+	// unix:///path), or an exporter's page (a URL). Default "": 127.0.0.1:5555,
+	// or http://127.0.0.1:9400/metrics.
 	Address string `yaml:"address"`
-
-	// URL is the exporter's metrics. Default: http://127.0.0.1:9400/metrics.
-	URL string `yaml:"url"`
 }
 
 func (c *SlurmConfig) check(bad func(key, format string, args ...any)) {
@@ -164,13 +163,11 @@ func (c *SlurmConfig) check(bad func(key, format string, args ...any)) {
 
 func (c *DCGMConfig) check(bad func(key, format string, args ...any)) {
 	switch c.Mode {
-	case "off", "embedded":
-	case "standalone":
-		if c.Address == "" {
-			bad("dcgm.address", "must not be empty")
-		}
+	case "off", "embedded", "standalone":
 	case "exporter":
-		checkURL(bad, "dcgm.url", c.URL, "http", "https")
+		if c.Address != "" {
+			checkURL(bad, "dcgm.address", c.Address, "http", "https")
+		}
 	default:
 		bad("dcgm.mode", "unknown %q: want off, embedded, standalone or exporter", c.Mode)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,8 +18,12 @@ import (
 // ends.
 //
 //	/healthz   200 while the sealer advances: within 15 s of the timeline
-//	/readyz    200 once there is a rate card and the collector is connected
-//	/metrics   what the agent counts of itself
+//	/readyz    200 once there is a rate card, the collector is connected, and
+//	           the kubelet, where there is one, has said who holds what
+//	/metrics   the totals of what a live node has sealed, and what the agent
+//	           counts of itself
+//
+// and with Config.PProf the program's profiles.
 func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(&metrics{agent: a}, collectors.NewGoCollector(),
@@ -26,7 +31,12 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", answer(a.Healthy))
 	mux.HandleFunc("GET /readyz", answer(a.Ready))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true, EnableOpenMetricsTextCreatedSamples: true,
+	}))
+	if a.cfg.PProf {
+		profiles(mux)
+	}
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
@@ -47,6 +57,14 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("http: %w", err)
 	}
 	return nil
+}
+
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 func answer(check func() error) http.HandlerFunc {
@@ -92,6 +110,9 @@ func (a *Agent) Ready() error {
 		if s := n.uplink.Status(); !s.Connected {
 			return fmt.Errorf("node %s: not connected to the collector: %s", n.Name, s.LastError)
 		}
+	}
+	if a.live != nil && a.live.seen != nil {
+		return a.live.seen.ready()
 	}
 	return nil
 }

@@ -49,7 +49,8 @@ type liveNode struct {
 	machine Machine
 	clock   *Clock
 	limits  LimitsConfig
-	holds   bool // the source knows the restored holdings
+	holds   bool     // the source knows the restored holdings
+	seen    observed // the source, where it tells of itself
 
 	kept    attribution.Second // when the state was last kept
 	changed atomic.Int64       // second of the newest change of a holding or device
@@ -60,6 +61,12 @@ type liveNode struct {
 
 	dropped atomic.Uint64 // seconds let go
 	refused atomic.Uint64 // events that made no sense, or met a limit
+}
+
+// observed is a live source that tells how it is doing. Any goroutine may ask.
+type observed interface {
+	ready() error
+	collect(c *nodeCollector)
 }
 
 // newLiveNode reads what an earlier run kept and resumes its timeline, so that

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gpuledger/gpuledger/agent/exporter/otlp"
 	"github.com/gpuledger/gpuledger/agent/meter"
 )
 
@@ -30,6 +31,13 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		}
 		if live != nil && live.node == n {
 			c.live(live)
+			if live.seen != nil {
+				live.seen.collect(&c)
+			}
+		}
+		if n.export != nil {
+			n.export.pages.Collect(out)
+			c.push(n.export.push)
 		}
 	}
 }
@@ -135,6 +143,19 @@ func (c *nodeCollector) meter(s meter.Stats) {
 		c.send(prometheus.CounterValue, "meter_discarded_sm_seconds_total", "SM activity that did not count, by reason.",
 			float64(a.SMActive)/1e9, "reason", reason)
 	}
+}
+
+func (c *nodeCollector) push(p *otlp.Pusher) {
+	if p == nil {
+		return
+	}
+	s := p.Stats()
+	c.count("otlp_pushes_total", "Pushes of metrics by OTLP, by outcome.", s.Pushes, "outcome", "success")
+	c.count("otlp_pushes_total", "Pushes of metrics by OTLP, by outcome.", s.Failures, "outcome", "failure")
+	c.count("otlp_requests_total", "Requests of pushes that succeeded.", s.Requests)
+	c.count("otlp_request_bytes_total", "Bytes of them, before compression.", s.Bytes)
+	c.count("otlp_rejected_points_total", "Data points that the receiver refused.", s.RejectedPoints)
+	c.gauge("otlp_last_success_timestamp_seconds", "Unix time of the seconds pushed last; 0 for none.", float64(s.LastSuccess))
 }
 
 func (c *nodeCollector) live(l *liveNode) {

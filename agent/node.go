@@ -35,6 +35,7 @@ type node struct {
 	uplink *uplink.Uplink
 	meter  *meter.Meter
 	prices *prices
+	export *export // nil: a script's
 	// relieve has all nodes of a player make room on the disk that they share.
 	relieve func()
 
@@ -110,6 +111,7 @@ type nodeOptions struct {
 	client  pb.IngestClient
 	version string
 	log     *slog.Logger
+	export  *export
 	// storedCard says that the card kept from an earlier run may be used
 	// before the collector sends one.
 	storedCard bool
@@ -117,7 +119,7 @@ type nodeOptions struct {
 
 // openNode opens a node's spool and makes its uplink, which does not run yet.
 func openNode(id sampler.Node, o nodeOptions) (n *node, err error) {
-	n = &node{Node: id, log: o.log.With("node", id.Name), prices: &prices{known: make(chan struct{})}}
+	n = &node{Node: id, log: o.log.With("node", id.Name), prices: &prices{known: make(chan struct{})}, export: o.export}
 	n.spool, err = spool.Open(o.fs, o.dir, spool.Options{
 		Boot: o.boot, Repeatable: o.boot != attribution.Boot{}, MaxBytes: o.spool.MaxBytes, Logger: n.log,
 	})
@@ -163,6 +165,11 @@ func (n *node) useRateCard(m *pb.RateCard) error {
 	if err != nil {
 		return err
 	}
+	if n.export != nil {
+		if err := n.export.totals.SetRateCard(card.Revision, card.Currency); err != nil {
+			return err
+		}
+	}
 	n.prices.set(r)
 	return nil
 }
@@ -204,6 +211,9 @@ func (n *node) openChunker(live bool) error {
 	if live {
 		o.Live = n.uplink.Live
 	}
+	if n.export != nil {
+		o.Sealed = n.export.totals.Add
+	}
 	c, err := chunker.New(o)
 	if err != nil {
 		return err
@@ -213,12 +223,16 @@ func (n *node) openChunker(live bool) error {
 	return nil
 }
 
-// run keeps the spool synced and the uplink up until ctx ends.
+// run keeps the spool synced, the uplink up and what is exported pushed until
+// ctx ends.
 func (n *node) run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	errs := make([]error, 2)
+	errs := make([]error, 3)
 	wg.Go(func() { errs[0] = n.spool.Run(ctx) })
 	wg.Go(func() { errs[1] = n.uplink.Run(ctx) })
+	if n.export != nil && n.export.push != nil {
+		wg.Go(func() { errs[2] = n.export.push.Run(ctx) })
+	}
 	wg.Wait()
 	return errors.Join(errs...)
 }

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,12 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gpuledger/gpuledger/agent/sampler"
-	"github.com/gpuledger/gpuledger/agent/sampler/nvml"
 	"github.com/gpuledger/gpuledger/agent/sampler/replay"
 	"github.com/gpuledger/gpuledger/agent/sampler/simulated"
-	"github.com/gpuledger/gpuledger/agent/workload/process"
-	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // OpenSource opens what a valid configuration names. now is the wall clock,
@@ -29,7 +24,7 @@ func OpenSource(cfg *Config, stdin io.Reader, now int64, logger *slog.Logger) (S
 	case SourceSimulated:
 		return openSimulated(cfg, now)
 	default:
-		return openNVML(cfg, logger)
+		return openGPUNode(cfg, logger)
 	}
 }
 
@@ -108,57 +103,6 @@ func resumeSimulation(name string, fresh simulation) (simulation, error) {
 		return simulation{}, fmt.Errorf("keep the simulation's start: %w", err)
 	}
 	return fresh, nil
-}
-
-// noDriverHint says what to do on a machine without a GPU.
-const noDriverHint = `install the driver, or choose another source:
-  --source simulated                 a simulated fleet
-  --source replay --recording FILE   a recording`
-
-// openNVML opens the driver once, to know that it is there, before anything
-// else begins.
-func openNVML(cfg *Config, logger *slog.Logger) (Source, error) {
-	node, err := cfg.NodeName(os.Getenv)
-	if err != nil {
-		return Source{}, err
-	}
-	foreign := process.CheckPIDNamespace(cfg.NVML.ProcFS, false)
-	owners := process.New(process.Options{
-		Cluster: cfg.Cluster, Node: node, ProcFS: cfg.NVML.ProcFS, Untrusted: foreign != nil, Log: logger,
-	})
-	options := nvml.Options{
-		Cluster: cfg.Cluster, Node: node, Labels: attribution.MakeLabels(cfg.Labels), CapacityType: cfg.CapacityType,
-		Owners: owners, Log: logger, LibraryPath: cfg.NVML.Library,
-	}
-	s, err := nvml.Open(options)
-	if errors.Is(err, nvml.ErrNoDriver) {
-		return Source{}, fmt.Errorf("%w; %s", err, noDriverHint)
-	}
-	if err != nil {
-		return Source{}, err
-	}
-	if foreign != nil {
-		if cfg.NVML.PIDs != PIDsForeign {
-			return Source{}, errors.Join(fmt.Errorf("%w; or set nvml.pids: foreign to leave all processes unattributed", foreign), s.Close())
-		}
-		logger.Error("pids can't be trusted here: all GPU processes are unattributed", "error", foreign)
-	}
-	return Source{Live: func(from Beginning) (sampler.Live, error) {
-		s.SetClock(from.Now)
-		return nvmlLive{s, owners}, nil
-	}}, nil
-}
-
-// nvmlLive is a sampler that lets go of its processes when it ends.
-type nvmlLive struct {
-	*nvml.Sampler
-	owners *process.Table
-}
-
-// Run implements sampler.Live.
-func (l nvmlLive) Run(ctx context.Context, producer func() sampler.Producer) error {
-	defer l.owners.Close()
-	return l.Sampler.Run(ctx, producer)
 }
 
 // writeFile replaces a file whole.
