@@ -11,7 +11,7 @@ CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test clean tools
+.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ race: ## Run the concurrent packages under the race detector
 
 kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULEDGER_TRACES)
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
+
+interop: .tools/otelcol ## Show the metrics to a real Prometheus (apt-get install prometheus) and OpenTelemetry Collector
+	GPULEDGER_INTEROP=1 go test ./test/interop -count 1 -v
+
+.tools/otelcol: test/otelcol/go.mod test/otelcol/go.sum test/otelcol/main.go
+	@mkdir -p .tools
+	go build -C test/otelcol -o ../../$@ .
 
 bench: build ## Measure everything that bench/README.md reports
 	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m

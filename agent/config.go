@@ -226,7 +226,7 @@ func DefaultConfig() Config {
 			},
 		},
 		DCGM:      DCGMConfig{Mode: "off"},
-		Export:    ExportConfig{MaxSeries: 20_000, Linger: Duration{10 * time.Minute}, OTLP: OTLPConfig{Interval: Duration{15 * time.Second}, Timeout: Duration{10 * time.Second}}},
+		Export:    ExportConfig{MaxSeries: 5000, Linger: Duration{10 * time.Minute}, OTLP: OTLPConfig{Interval: Duration{15 * time.Second}, Timeout: Duration{10 * time.Second}}},
 		Simulated: SimulatedConfig{Seed: 1, Profile: ProfileFleet, Devices: 8, Speed: 1},
 		Spool:     SpoolConfig{MaxBytes: 256 << 20},
 		Limits:    LimitsConfig{MaxGap: Duration{7 * 24 * time.Hour}, RateCardWait: Duration{10 * time.Second}, DrainTimeout: Duration{5 * time.Second}},

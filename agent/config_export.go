@@ -13,7 +13,7 @@ type ExportConfig struct {
 
 	// MaxSeries bounds how many owners of a device on a basis are kept apart;
 	// what comes beyond it is added up in one series of owner __overflow__.
-	// Default: 20000.
+	// Default: 5000.
 	MaxSeries int `yaml:"max_series"`
 
 	// Linger is how long an owner who gets no more time stays in the metrics.

@@ -32,7 +32,7 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /healthz", answer(a.Healthy))
 	mux.HandleFunc("GET /readyz", answer(a.Ready))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true, EnableOpenMetricsTextCreatedSamples: true,
+		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true,
 	}))
 	if a.cfg.PProf {
 		profiles(mux)

@@ -186,17 +186,21 @@ func (f *fleet) missing() {
 	}
 }
 
-// disband ends a whole family at once; false if a reader still runs.
+// disband ends a whole family at once, the GPU last; false if a reader still
+// runs.
 func (f *fleet) disband(fam *family, at int64) bool {
+	var going []*member
 	running := false
 	for _, m := range fam.members {
 		m.halt()
 		running = running || m.running()
+		going = append(going, m)
 	}
 	if running {
 		return false
 	}
-	for _, m := range fam.members {
+	slices.SortFunc(going, func(a, b *member) int { return -cmp.Compare(a.parent, b.parent) })
+	for _, m := range going {
 		f.remove(fam, m, at)
 	}
 	return true

@@ -11,7 +11,10 @@ import (
 // owners. Nothing real comes near.
 const maxItems = 256
 
-var errTooMany = fmt.Errorf("more than %d items in a list", maxItems)
+var (
+	errTooMany = fmt.Errorf("more than %d items in a list", maxItems)
+	errNoList  = errors.New("something else where a list was expected")
+)
 
 // object is a pod as its sources describe it, as far as it matters here. Its
 // JSON and its protobuf form give the same.
@@ -121,7 +124,7 @@ func (l *list[T]) UnmarshalJSON(b []byte) error {
 	case t == nil:
 		return nil
 	case t != json.Delim('['):
-		return errors.New("a list was expected")
+		return errNoList
 	}
 	for d.More() {
 		x, err := l.room()

@@ -60,7 +60,7 @@ func (d decoder) next(v any) error {
 
 func unfit(err error) bool {
 	var kind *json.UnmarshalTypeError
-	return errors.As(err, &kind) || errors.Is(err, errTooMany)
+	return errors.As(err, &kind) || errors.Is(err, errTooMany) || errors.Is(err, errNoList)
 }
 
 // listMeta is a list's metadata.
