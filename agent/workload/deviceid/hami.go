@@ -73,12 +73,23 @@ func ParseHAMi(annotation string) (HAMi, error) {
 // HAMi is what HAMi's scheduler gave to a pod's containers.
 type HAMi struct{ containers [][]string }
 
-// Container is the UUIDs given to the i-th of n containers of the pod, in the
-// order of its spec, init containers first; a UUID comes once for each virtual
-// GPU on it. Where the annotation has fewer containers than the pod, they are
-// the last ones.
-func (h HAMi) Container(i, n int) []string {
-	i -= n - len(h.containers)
+// Container is the UUIDs given to the i-th of n containers of the pod, of which
+// the kubelet lists so many devices; a UUID comes once for each virtual GPU on
+// it. Containers are in the order of the spec, init containers first and
+// ephemeral ones last. The annotation may lack either end: where it has fewer
+// containers than the pod they are taken for the last ones, unless the number
+// of devices says otherwise.
+func (h HAMi) Container(i, n, devices int) []string {
+	last := h.at(i - (n - len(h.containers)))
+	for before := n - len(h.containers); before >= 0; before-- {
+		if uuids := h.at(i - before); len(uuids) == devices {
+			return uuids
+		}
+	}
+	return last
+}
+
+func (h HAMi) at(i int) []string {
 	if i < 0 || i >= len(h.containers) {
 		return nil
 	}

@@ -204,24 +204,25 @@ func TestHAMi(t *testing.T) {
 		containers int
 		want       [][]string // of each container; nil: an error
 	}{
-		"one":                     {whole0 + ",NVIDIA,1024,20:;", 1, [][]string{{whole0}}},
-		"no semicolon":            {whole0 + ",NVIDIA,1024,20:", 1, [][]string{{whole0}}},
-		"two GPUs":                {whole0 + ",NVIDIA,1024,20:" + whole1 + ",NVIDIA,1024,20:;", 1, [][]string{{whole0, whole1}}},
-		"one GPU twice":           {whole0 + ",NVIDIA,1,2:" + whole0 + ",NVIDIA,1,2:;", 1, [][]string{{whole0, whole0}}},
-		"the second of three":     {";" + whole0 + ",NVIDIA,1024,20:;;", 3, [][]string{nil, {whole0}, nil}},
-		"init containers":         {whole1 + ",NVIDIA,1,2:;" + whole0 + ",NVIDIA,1,2:;", 2, [][]string{{whole1}, {whole0}}},
-		"without init ones":       {whole0 + ",NVIDIA,1,2:;", 3, [][]string{nil, nil, {whole0}}},
-		"a later version's":       {whole0 + ",NVIDIA,1,2,more:;", 1, [][]string{{whole0}}},
-		"empty":                   {"", 1, nil},
-		"nothing":                 {";", 1, nil},
-		"no fields":               {whole0 + ":;", 1, nil},
-		"too few":                 {whole0 + ",NVIDIA,1:;", 1, nil},
-		"no uuid":                 {",NVIDIA,1,2:;", 1, nil},
-		"too long":                {strings.Repeat("x", MaxHAMiBytes+1), 1, nil},
-		"too many containers":     {strings.Repeat(";", MaxHAMiContainers+2), 1, nil},
-		"too many devices":        {strings.Repeat("a,b,1,2:", MaxHAMiDevices+1), 1, nil},
-		"more than the pod has":   {whole0 + ",NVIDIA,1,2:;" + whole1 + ",NVIDIA,1,2:;", 1, [][]string{{whole1}}},
-		"nonsense between colons": {"a:b:;", 1, nil},
+		"one":                         {whole0 + ",NVIDIA,1024,20:;", 1, [][]string{{whole0}}},
+		"no semicolon":                {whole0 + ",NVIDIA,1024,20:", 1, [][]string{{whole0}}},
+		"two GPUs":                    {whole0 + ",NVIDIA,1024,20:" + whole1 + ",NVIDIA,1024,20:;", 1, [][]string{{whole0, whole1}}},
+		"one GPU twice":               {whole0 + ",NVIDIA,1,2:" + whole0 + ",NVIDIA,1,2:;", 1, [][]string{{whole0, whole0}}},
+		"the second of three":         {";" + whole0 + ",NVIDIA,1024,20:;;", 3, [][]string{nil, {whole0}, nil}},
+		"init containers":             {whole1 + ",NVIDIA,1,2:;" + whole0 + ",NVIDIA,1,2:;", 2, [][]string{{whole1}, {whole0}}},
+		"without init ones":           {whole0 + ",NVIDIA,1,2:;", 3, [][]string{nil, nil, {whole0}}},
+		"a later version's":           {whole0 + ",NVIDIA,1,2,more:;", 1, [][]string{{whole0}}},
+		"an ephemeral one at the end": {";" + whole0 + ",NVIDIA,1,2:;", 3, [][]string{nil, {whole0}}},
+		"empty":                       {"", 1, nil},
+		"nothing":                     {";", 1, nil},
+		"no fields":                   {whole0 + ":;", 1, nil},
+		"too few":                     {whole0 + ",NVIDIA,1:;", 1, nil},
+		"no uuid":                     {",NVIDIA,1,2:;", 1, nil},
+		"too long":                    {strings.Repeat("x", MaxHAMiBytes+1), 1, nil},
+		"too many containers":         {strings.Repeat(";", MaxHAMiContainers+2), 1, nil},
+		"too many devices":            {strings.Repeat("a,b,1,2:", MaxHAMiDevices+1), 1, nil},
+		"more than the pod has":       {whole0 + ",NVIDIA,1,2:;" + whole1 + ",NVIDIA,1,2:;", 1, [][]string{{whole1}}},
+		"nonsense between colons":     {"a:b:;", 1, nil},
 	} {
 		h, err := ParseHAMi(test.annotation)
 		if test.want == nil {
@@ -234,7 +235,7 @@ func TestHAMi(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		for i, want := range test.want {
-			if got := h.Container(i, test.containers); !slices.Equal(got, want) {
+			if got := h.Container(i, test.containers, len(want)); !slices.Equal(got, want) {
 				t.Errorf("%s: container %d got %v, want %v", name, i, got, want)
 			}
 		}
@@ -280,7 +281,7 @@ func FuzzHAMi(f *testing.F) {
 			}
 			return
 		}
-		for _, uuid := range h.Container(i&0xff, n&0xff) {
+		for _, uuid := range h.Container(i&0xff, n&0xff, 1) {
 			if uuid == "" || !strings.Contains(s, uuid+",") {
 				t.Fatalf("%q", uuid)
 			}

@@ -67,6 +67,7 @@ type holding struct {
 	// missing is the time since which lists of a later epoch lack it, 0 if they
 	// don't: whether it is held is not known.
 	missing int64
+	lived   int64 // when its pod was last told to live, while it is missing
 }
 
 // change is an event to be yielded.
@@ -83,7 +84,6 @@ type tracker struct {
 	units         map[string]uint64 // Added plus one of each device
 	epoch         uint64            // of the last list
 	fresh         bool              // the last list has just come
-	asked         int64             // when it was last told which pods live
 
 	holdings map[key]*holding
 	changes  []change
@@ -167,7 +167,7 @@ func (t *tracker) take(w want, s source, at int64) {
 		h = &holding{want: w, added: t.units[w.device]}
 		t.holdings[w.key] = h
 	}
-	h.source, h.uid, h.refs, h.missing = s, w.uid, w.refs, 0
+	h.source, h.uid, h.refs, h.missing, h.lived = s, w.uid, w.refs, 0, 0
 	if s == listed {
 		h.epoch = t.epoch
 	}
@@ -334,45 +334,46 @@ func (t *tracker) missing() (n int) {
 }
 
 // expire ends holdings missing since a restart whose pods have no process any
-// more. living has the UIDs of the pods that have one; nil: that can't be told.
-func (t *tracker) expire(living map[string]bool, at int64) {
-	if living != nil {
-		t.asked = at
+// more. living has the UIDs of the pods that have one, or their containers' ids
+// where cgroups tell no more; complete says that no others have.
+func (t *tracker) expire(living map[string]bool, complete bool, at int64) {
+	byContainer := false
+	for id := range living {
+		byContainer = byContainer || len(id) == containerIDBytes
 	}
 	for _, h := range t.holdings {
 		if h.missing == 0 || h.owner == nil {
 			continue
 		}
-		uid, age := h.owner.PodUID, time.Duration(at-h.missing)
-		silence := age // how long nothing has told
-		if uid != "" {
-			silence = time.Duration(at - max(h.missing, t.asked))
-		}
+		uid := h.owner.PodUID
+		p := t.view.ByUID(uid)
 		switch {
-		case uid != "" && t.initEnded(uid, h.name):
+		case initEnded(p, h.name):
 			t.release(h, at)
-		case uid != "" && living != nil && age >= livingWait && !living[uid]:
+		case lives(living, uid, p):
+			h.lived = at
+		case complete && uid != "" && (p != nil || !byContainer) && at-h.missing >= int64(livingWait):
 			t.release(h, at)
-		case silence >= Patience:
+		case at-max(h.missing, h.lived) >= int64(Patience):
 			t.expired(h)
 			t.release(h, at)
 		}
 	}
 }
 
+const containerIDBytes = 64 // a UID has 36 or 32
+
+func lives(living map[string]bool, uid string, p *pods.Pod) bool {
+	if living[uid] || p == nil {
+		return living[uid]
+	}
+	return slices.ContainsFunc(p.Containers, func(c pods.Container) bool { return c.ID != "" && living[c.ID] })
+}
+
 // initEnded reports whether a container is an init container that has ended,
 // which no list tells.
-func (t *tracker) initEnded(uid, container string) bool {
-	p := t.view.ByUID(uid)
-	if p == nil {
-		return false
-	}
-	for i := range p.Containers {
-		if c := &p.Containers[i]; c.Name == container {
-			return c.Init && c.Ended
-		}
-	}
-	return false
+func initEnded(p *pods.Pod, name string) bool {
+	return p != nil && slices.ContainsFunc(p.Containers, func(c pods.Container) bool { return c.Name == name && c.Init && c.Ended })
 }
 
 // keeps finds the device that a container holds under a name that can't be

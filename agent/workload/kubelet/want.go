@@ -154,7 +154,13 @@ func (w *wanter) hami(c container, x *Container, p *pods.Pod, since int64, logge
 	i := slices.IndexFunc(p.Containers, func(k pods.Container) bool { return k.Name == c.name })
 	var uuids []string
 	if err == nil && i >= 0 {
-		uuids = h.Container(i, len(p.Containers))
+		n := 0
+		for _, d := range x.Devices {
+			if w.resolver.GPUs(d.Resource) {
+				n++
+			}
+		}
+		uuids = h.Container(i, len(p.Containers), n)
 	}
 	if len(uuids) == 0 {
 		if w.hamiErrors == nil {

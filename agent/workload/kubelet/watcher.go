@@ -34,12 +34,17 @@ type Options struct {
 	Units func() []sampler.Unit
 	// Slices finds what ResourceSlices say of a device; nil: nothing.
 	Slices func(driver, pool, device string) (deviceid.Attributes, bool)
+	// SlicesChanged receives a value after what Slices says has changed; nil:
+	// that is seen at the next list. The watcher is its one reader.
+	SlicesChanged <-chan struct{}
 	// Resources are further extended resources that are GPUs: see
 	// deviceid.Options.
 	Resources []string
 	// Living gives the UIDs of the pods that have processes, as in their
-	// cgroups' names. It is asked at most every 2 s, and only after the kubelet
-	// or the agent was restarted. nil: that can't be told.
+	// cgroups' names, or the ids of their containers where these don't tell the
+	// pod. With an error, others may have some too. It is asked at most every
+	// 2 s, and only while holdings are unconfirmed after the kubelet or the agent
+	// was restarted. nil: that can't be told.
 	Living func() (map[string]bool, error)
 
 	// Initial are the holdings of the agent's last run. They are held already,
@@ -66,6 +71,7 @@ type Watcher struct {
 	grants   []Grant
 	asked    time.Time // when Living was asked
 	failing  bool
+	blind    bool // Living failed last
 	current  atomic.Pointer[map[string][]*attribution.Owner]
 }
 
@@ -162,6 +168,8 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 			changed, w.tracker.fresh = true, true
 		case <-w.opt.Pods.Changed():
 			changed, pace.hurry = true, true
+		case <-w.opt.SlicesChanged:
+			changed = true
 		case <-ticker.C:
 			if pace.failures > 0 && w.client.Moved() {
 				pace.moved()
@@ -246,30 +254,30 @@ func (w *Watcher) step(p sampler.Producer) {
 	}
 	w.tracker.settle(at)
 	if w.tracker.missing() > 0 {
-		w.tracker.expire(w.living(), at)
+		living, complete := w.living()
+		w.tracker.expire(living, complete, at)
 	}
 	w.tracker.flush(at, p.Yield)
 	w.publish()
 }
 
-// living asks which pods have processes, if it is time to; nil: that is not
-// known now.
-func (w *Watcher) living() map[string]bool {
+// living asks which pods have processes, if it is time to. complete: no others
+// have.
+func (w *Watcher) living() (living map[string]bool, complete bool) {
 	now := time.Now()
 	if w.opt.Living == nil || now.Sub(w.asked) < livingEvery {
-		return nil
+		return nil, false
 	}
 	w.asked = now
-	m, err := w.opt.Living()
+	living, err := w.opt.Living()
 	if err != nil {
 		w.counters.living.Add(1)
-		w.opt.Log.Warn("which pods have processes is not known: holdings of before a restart stay", "error", err)
-		return nil
+		if !w.blind {
+			w.opt.Log.Warn("not all pods that have processes are known: holdings of before a restart stay", "error", err)
+		}
 	}
-	if m == nil {
-		m = map[string]bool{}
-	}
-	return m
+	w.blind = err != nil
+	return living, err == nil
 }
 
 // stop states what still waits for its pod, so that the next run knows of it.

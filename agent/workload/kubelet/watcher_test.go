@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/workload/kubelet/kubelettest"
+	"github.com/gpuledger/gpuledger/agent/workload/pods"
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
@@ -209,6 +211,33 @@ func TestPatience(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where cgroups tell containers but not pods, a pod lives by its container; one
+// whose containers are not known is not taken for dead.
+func TestLivingByContainer(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := strings.Repeat("a", 64)
+		for _, name := range []string{"lives", "dead", "forgotten"} {
+			p := pod("ns", name, "u"+name, "main")
+			p.Containers[0].ID = strings.Repeat(name[:1], 64)
+			if name == "lives" {
+				p.Containers[0].ID = id
+			}
+			r.dir.Put(p)
+		}
+		r.living = map[string]bool{id: true}
+		r.kubelet.list(has("ns", "lives", gpu0+"::0"), has("ns", "dead", gpu0+"::1"), has("ns", "forgotten", gpu0+"::2"))
+		r.run()
+		r.stop()
+		r.opt.Pods = pods.NewDirectory("c", "n")
+		r.opt.Pods.Put(r.dir.View().ByUID("ulives"), r.dir.View().ByUID("udead"))
+		r.kubelet.restart()
+		r.run().pass(time.Minute)
+		if got := r.now(); !slices.Equal(got, []string{"GPU-1 ns/forgotten/main(uforgotten) x1", "GPU-1 ns/lives/main(ulives) x1"}) {
+			t.Errorf("held: %v", got)
+		}
+	})
 }
 
 func TestLastRunsHoldings(t *testing.T) {
