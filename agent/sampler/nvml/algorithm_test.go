@@ -281,7 +281,7 @@ func TestLaw2MPSServerAloneClaimsNothing(t *testing.T) {
 		}
 		// Somebody beside MPS is active, and the client is gone.
 		r.owners.set(6, sampler.Identity{Start: 6, Command: "train"})
-		a.shares = busyWith(map[uint32]uint32{1: 40, 6: 20})
+		a.with(func(h *fakeHandle) { h.shares = busyWith(map[uint32]uint32{1: 40, 6: 20}) })
 		a.with(func(h *fakeHandle) { h.running, h.apart = listed(1, 6), nil })
 		wait(3 * time.Second)
 		s = r.last("A")
@@ -368,17 +368,17 @@ func TestOwnerMayChange(t *testing.T) {
 		}
 		a.with(func(h *fakeHandle) { h.running = nil })
 		r.owners.give(1, "main")
-		asked := r.owners.asked["A 1"]
+		asked := r.owners.times("A 1")
 		wait(time.Second)
 		after := process1(r.last("A"), 1)
 		if after == nil || after.Owner.Container != "main" || after.SMActive != before.SMActive+second/2 {
 			t.Fatalf("before %+v, after %+v", before, after)
 		}
-		if n := r.owners.asked["A 1"] - asked; n != 1 {
+		if n := r.owners.times("A 1") - asked; n != 1 {
 			t.Fatalf("asked %d times in its final second", n)
 		}
 		wait(2 * time.Second)
-		if n := r.owners.asked["A 1"] - asked; n != 1 {
+		if n := r.owners.times("A 1") - asked; n != 1 {
 			t.Fatalf("asked %d times after it", n)
 		}
 		r.end()
@@ -398,7 +398,7 @@ func TestSeldomListsAreTakenWhenTheyMatter(t *testing.T) {
 		}
 		// A graphics process counts from its first active second.
 		a.with(func(h *fakeHandle) { h.apart = listed(2) })
-		a.shares = busyWith(map[uint32]uint32{1: 50, 2: 30})
+		a.with(func(h *fakeHandle) { h.shares = busyWith(map[uint32]uint32{1: 50, 2: 30}) })
 		wait(time.Second)
 		if p := process1(r.last("A"), 2); p == nil || p.SMActive != 3*second/10 {
 			t.Fatalf("an active graphics process: %+v", p)

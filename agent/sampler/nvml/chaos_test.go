@@ -34,7 +34,7 @@ func drawActs(t *rapid.T) []act {
 			Count: rapid.IntRange(0, 3).Draw(t, "count"),
 			Wait:  rapid.SampledFrom([]int{0, 300, 1000, 1700, 31000, 65000, 700_000}).Draw(t, "wait"),
 		}
-	}), 1, 14).Draw(t, "acts")
+	}), 1, 9).Draw(t, "acts")
 }
 
 // machine is a node to which anything is done.

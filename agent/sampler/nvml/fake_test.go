@@ -244,10 +244,13 @@ func (h *opened) processShares(dst []processShare, after uint64) ([]processShare
 	if err := h.call(); err != nil {
 		return dst, err
 	}
-	if h.shares == nil {
+	h.mu.Lock()
+	shares := h.shares
+	h.mu.Unlock()
+	if shares == nil {
 		return dst, nil
 	}
-	got, err := h.shares(after)
+	got, err := shares(after)
 	return append(dst, got...), err
 }
 
@@ -272,7 +275,7 @@ type fakeOwners struct {
 	mu    sync.Mutex
 	ids   map[uint32]sampler.Identity
 	given map[uint32]*attribution.Owner
-	asked map[string]int // Owner calls, by device and pid
+	asked map[string]int
 }
 
 func (o *fakeOwners) set(pid uint32, id sampler.Identity) {
@@ -289,6 +292,13 @@ func (o *fakeOwners) give(pid uint32, container string) {
 		o.given = make(map[uint32]*attribution.Owner)
 	}
 	o.given[pid] = &attribution.Owner{Kind: attribution.Container, Node: "n", Namespace: "ns", Pod: "p", Container: container}
+}
+
+// times is how often Owner was asked, by device and pid.
+func (o *fakeOwners) times(who string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked[who]
 }
 
 func (o *fakeOwners) Identify(pid uint32) (sampler.Identity, bool) {
