@@ -61,8 +61,12 @@ static scenario load(void) {
 	const char *path = getenv("GPULEDGER_DCGM_SCENARIO");
 	FILE *f = path ? fopen(path, "r") : NULL;
 	if (!f) return s;
-	s.lines = calloc(MAX_LINES, sizeof(line));
-	while (s.lines && s.count < MAX_LINES && fgets(s.lines[s.count].text, sizeof s.lines[0].text, f)) {
+	int most = 1;
+	for (int c; (c = fgetc(f)) != EOF;) most += c == '\n';
+	rewind(f);
+	if (most > MAX_LINES) most = MAX_LINES;
+	s.lines = calloc((size_t)most, sizeof(line));
+	while (s.lines && s.count < most && fgets(s.lines[s.count].text, sizeof s.lines[0].text, f)) {
 		line *l = &s.lines[s.count];
 		char *save = NULL;
 		for (char *w = strtok_r(l->text, " \t\n", &save); w && *w != '#' && l->count < 8; w = strtok_r(NULL, " \t\n", &save))
