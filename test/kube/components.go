@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -217,12 +215,5 @@ func (c *Cluster) get(url string) func(context.Context) error {
 	}
 }
 
-// ContainerLogs are the files that the kubelet wrote for the containers of a
-// pod, by namespace and a prefix of its name.
-func (c *Cluster) ContainerLogs(namespace, pod string) ([]string, error) {
-	files, err := filepath.Glob(c.Run("var-log", "upper", "pods", namespace+"_"+pod+"*", "*", "*.log"))
-	if err == nil && len(files) == 0 {
-		err = errors.New("no log of " + namespace + "/" + pod)
-	}
-	return files, err
-}
+// Root is the path of a file of the node, as seen from outside of it.
+func (c *Cluster) Root(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.node.PID, name) }
