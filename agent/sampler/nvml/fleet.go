@@ -197,6 +197,7 @@ func (f *fleet) step(ctx context.Context) {
 		for _, fam := range f.families {
 			for _, m := range fam.members {
 				m.dropHandle()
+				m.stats.failing.Store(true)
 			}
 		}
 		f.listening = nil

@@ -288,6 +288,11 @@ func TestReloadedDriverIsOpenedAgain(t *testing.T) {
 		}
 		r.wantUnits("A", "B")
 		r.wantLog("can't be opened", 1)
+		for _, d := range r.s.Stats().Devices {
+			if !d.Failing {
+				t.Fatalf("without a driver: %+v", d)
+			}
+		}
 		for _, h := range []*fakeHandle{a, b} {
 			h.with(func(h *fakeHandle) { h.err, h.mJ = nil, 5 })
 		}

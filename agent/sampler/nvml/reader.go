@@ -57,6 +57,7 @@ type reader struct {
 	said         string // the last error that was logged
 	saidSource   source
 	saidSourceAt int64
+	saidNoShares bool
 	yielded      int64  // time of the last event
 	lastGood     int64  // time of the last reading without an error
 	lastShare    int64  // of the last one of the device's activity
@@ -173,17 +174,19 @@ func (r *reader) tick() {
 	}
 }
 
-// fail counts a failed reading, and turns to a newer handle if there is one.
+// fail counts a failed reading. One that is no longer bridged turns to a newer
+// handle, if there is one; what that measures begins anew, as behind a halt.
 func (r *reader) fail(err error) {
 	r.failures++
 	r.stats.failed.Add(1)
-	if r.failures >= gapAfter {
-		r.stats.failing.Store(true)
-		r.stuck.Store(!errors.Is(err, errNotSupported))
+	if r.failures < gapAfter {
+		return
 	}
+	r.stats.failing.Store(true)
+	r.stuck.Store(!errors.Is(err, errNotSupported))
 	if h := r.fresh.Swap(nil); h != nil && *h != r.handle {
 		r.handle.close()
-		r.handle = *h
+		r.begin(*h, r.byGPM)
 	}
 }
 
@@ -279,8 +282,10 @@ func (r *reader) readShares(wall uint64) (err error) {
 	}
 	r.shares, err = r.handle.processShares(r.shares, r.procs.after(wall))
 	if errors.Is(err, errNotSupported) {
-		r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
-		r.byProcess = false
+		if !r.saidNoShares {
+			r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
+		}
+		r.byProcess, r.saidNoShares = false, true
 		return nil
 	}
 	return err

@@ -34,7 +34,7 @@ type DeviceStats struct {
 	// before the first reading, where nothing does, and for a remainder.
 	Activity       string
 	FailedReadings uint64
-	Failing        bool // three readings or more have failed in a row
+	Failing        bool // three readings or more have failed in a row, or the driver is closed
 	Hung           bool
 	// EnergyMicroJoules is counted since the device was found. Of the rest of a
 	// GPU in MIG mode it is the whole GPU's, which no device in the ledger has;
