@@ -58,8 +58,9 @@ type processes struct {
 	// cursor is the newest sample time that the driver has returned (µs). It is
 	// the device's own: one cursor over several devices would skip samples.
 	cursor uint64
-	hidden bool // the driver has not said how much memory one of them holds
-	others bool // the last reading took the lists apart, and they had some
+	asked  uint64 // when (µs) the driver last answered
+	hidden bool   // the driver has not said how much memory one of them holds
+	others bool   // the last reading took the lists apart, and they had some
 
 	clients        []*process // scratch
 	weights, parts []int64
@@ -173,16 +174,26 @@ func better(old, found *attribution.Owner) *attribution.Owner {
 	return found
 }
 
+// lateness is how long after its time a sample may be the driver's to give
+// (µs): its longest sampling period.
+const lateness = 1_000_000
+
 // after is the time to ask for samples after; now is the machine's wall clock
-// in µs. A cursor far ahead of it means that the clock was set back.
+// in µs. A cursor far ahead of it means that the clock was set back. One that
+// is far behind stems from before the device was idle: the driver's answer is
+// a mean over the time that is asked for, which that would thin out, so it is
+// asked for no more than the time since the last question.
 func (p *processes) after(now uint64) uint64 {
 	if p.cursor > now+farFuture {
-		p.cursor = now
+		p.cursor, p.asked = now, 0
 		for _, known := range p.sorted {
 			known.seen, known.newest = 0, 0
 		}
 	}
-	return p.cursor
+	if p.asked < lateness || p.asked > now {
+		return p.cursor
+	}
+	return max(p.cursor, p.asked-lateness)
 }
 
 // share adds elapsed ns of the driver's per-process samples to the counters.
@@ -229,7 +240,7 @@ func (p *processes) share(samples []processShare, elapsed int64, now uint64) {
 		known.percent += int64(s.percent)
 		known.shares++
 	}
-	p.cursor = newest
+	p.cursor, p.asked = newest, now
 	for _, known := range p.sorted {
 		known.gained = 0
 		if known.shares > 0 {

@@ -23,6 +23,29 @@ func active(p *processes) map[uint32]int64 {
 	return m
 }
 
+// The driver answers with a mean over the time that it is asked about. What
+// was idle before the last question is not asked about again.
+func TestIdleTimeDoesNotThinOutWhatFollows(t *testing.T) {
+	now := uint64(1_700_000_000_000_000)
+	p := newProcesses(&fakeOwners{ids: map[uint32]sampler.Identity{1: {Start: 1, Command: "a"}}})
+	if got := p.after(now); got != 0 {
+		t.Fatalf("the first question is after %d, want 0", got)
+	}
+	p.list([]running{{pid: 1}})
+	p.share([]processShare{{1, now - 5, 50}}, second, now)
+	for range 12 { // nothing newer
+		now += 1e6
+		p.share(nil, second, now)
+	}
+	if got := p.after(now + 1e6); got != now-1e6 {
+		t.Fatalf("asked after %d, want %d", got, now-1e6)
+	}
+	p.share([]processShare{{1, now - 200_000, 80}}, second, now+1e6) // late, and not lost
+	if got := active(p); got[1] != 1_300_000_000 {
+		t.Fatalf("active = %v", got)
+	}
+}
+
 func TestProcessSharesAreFiltered(t *testing.T) {
 	now := uint64(1_700_000_000_000_000)
 	p := newProcesses(&fakeOwners{ids: map[uint32]sampler.Identity{1: {Start: 1, Command: "a"}, 2: {Start: 2, Command: "b"}}})
