@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -318,8 +319,12 @@ func (c *Cluster) Await(ctx context.Context, what string, limit time.Duration, r
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	var last error // what was wrong before time was up
 	for {
 		err := ready(ctx)
+		if ctx.Err() == nil {
+			last = err
+		}
 		if err == nil {
 			c.say("%s", what)
 			return nil
@@ -333,7 +338,7 @@ func (c *Cluster) Await(ctx context.Context, what string, limit time.Duration, r
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready after %v: %w", what, limit, err)
+			return fmt.Errorf("%s is not ready after %v: %w", what, limit, cmp.Or(last, err))
 		}
 	}
 }
