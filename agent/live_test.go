@@ -91,6 +91,7 @@ type box struct {
 	holds  bool              // the source takes holdings over, and states none itself
 	hold   chan string       // see gpus
 	held   []sampler.Holding // what the last run began with
+	during func(*Agent)      // called at the end of a run
 }
 
 func newBox(t *testing.T) *box {
@@ -117,7 +118,7 @@ func (b *box) run(d time.Duration, kill bool, during ...func()) {
 		g := &gpus{now: from.Now, silent: b.holds, hold: b.hold}
 		g.gone.Store(b.gone)
 		b.held = from.Held
-		return g, nil
+		return everything{g}, nil
 	}}
 	a := rig.agent(b.t)
 	if b.spool > 0 {
@@ -131,6 +132,9 @@ func (b *box) run(d time.Duration, kill bool, during ...func()) {
 		f()
 	}
 	<-time.After(d / time.Duration(len(during)+1))
+	if b.during != nil {
+		b.during(a)
+	}
 	if kill {
 		k.cut.Store(true)
 		left := b.disk.Crash(rand.New(rand.NewPCG(1, 2)))

@@ -21,7 +21,7 @@ const nodeLabelsWait = 5 * time.Second
 // API server that are wanted, under those of the configuration. Where the API
 // server can't be asked, those of the last start count, since a device's
 // description, and with it its price, should not depend on who is reachable.
-func nodeLabels(cfg *Config, node string, log *slog.Logger) map[string]string {
+func nodeLabels(cfg *Config, node string, logger *slog.Logger) map[string]string {
 	labels := maps.Clone(cfg.Labels)
 	if labels == nil {
 		labels = make(map[string]string)
@@ -37,11 +37,11 @@ func nodeLabels(cfg *Config, node string, log *slog.Logger) map[string]string {
 		maps.DeleteFunc(found, func(k, _ string) bool { return !wanted(cfg.Kubernetes.NodeLabels, k) })
 		err = keepLabels(kept, found)
 		if err != nil {
-			log.Warn("the node's labels can't be kept for the next start", "error", err)
+			logger.Warn("the node's labels can't be kept for the next start", "error", err)
 		}
 	} else {
 		found = labelsOf(kept)
-		log.Warn("the node's labels can't be asked for: those of the last start count; prices that select on node labels need them",
+		logger.Warn("the node's labels can't be asked for: those of the last start count; prices that select on node labels need them",
 			"labels", len(found), "error", err)
 	}
 	for k, v := range found {

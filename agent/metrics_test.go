@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/gpuledger/gpuledger/agent/sampler/dcgm"
+	"github.com/gpuledger/gpuledger/agent/sampler/nvml"
+	"github.com/gpuledger/gpuledger/agent/workload/kubelet"
+	"github.com/gpuledger/gpuledger/agent/workload/podwatch"
+	"github.com/gpuledger/gpuledger/agent/workload/process"
+	"github.com/gpuledger/gpuledger/agent/workload/slurm"
+)
+
+// The page of a live node is what Prometheus' linter and its own parser want,
+// and shows the ledger's totals beside the agent's own.
+func TestMetricsOfALiveNode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBox(t)
+		b.during = func(a *Agent) {
+			registry := prometheus.NewPedanticRegistry()
+			registry.MustRegister(&metrics{agent: a})
+			problems, err := testutil.GatherAndLint(registry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range problems {
+				t.Errorf("%s: %s", p.Metric, p.Text)
+			}
+			for _, name := range []string{"gpuledger_gpu_seconds_total", "gpuledger_cost_usd_total", "gpuledger_agent_windows_total", "gpuledger_agent_nvml_rescans_total"} {
+				if n, err := testutil.GatherAndCount(registry, name); err != nil || n == 0 {
+					t.Errorf("%s is there %d times: %v", name, n, err)
+				}
+			}
+		}
+		b.run(20*time.Second, false)
+	})
+}
+
+// everything is a node that tells all that a node may tell.
+type everything struct{ *gpus }
+
+func (everything) ready() error { return nil }
+
+func (everything) collect(c *nodeCollector) {
+	c.driver(nvml.Stats{Devices: []nvml.DeviceStats{{ID: "GPU-A", Activity: "gpm"}}, Errors: []nvml.ErrorCount{{Device: "GPU-A", XID: 79, Count: 1}}})
+	c.processes(process.Stats{})
+	c.kubelet(kubelet.Stats{Errors: map[string]uint64{"timeout": 1}})
+	c.pods(podwatch.Stats{Source: "apiserver"}, podwatch.SlicesStats{})
+	c.slurm(slurm.Stats{})
+	c.dcgm(dcgm.Stats{Mode: dcgm.Exporter})
+}
+
+func TestProfilesAreServedWhereAskedFor(t *testing.T) {
+	mux := http.NewServeMux()
+	profiles(mux)
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", http.NoBody))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "agent.test") {
+		t.Fatalf("%d %q", w.Code, w.Body)
+	}
+}
