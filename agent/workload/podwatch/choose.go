@@ -40,6 +40,7 @@ func (w *Watcher) choose(ctx context.Context) {
 		Watcher: w, failing: time.Now(), told: make([]string, len(w.sources)),
 		again: time.NewTimer(0), better: time.NewTimer(around(tryBetter)),
 	}
+	c.failingSince.Store(c.failing.UnixNano())
 	defer c.stop()
 	for ctx.Err() == nil {
 		c.step(ctx)

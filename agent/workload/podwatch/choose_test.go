@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,7 @@ type script struct {
 }
 
 func newScript(name string, works bool) *script {
-	return &script{name: name, works: works, broken: make(chan struct{})}
+	return &script{name: name, works: works}
 }
 
 func (s *script) set(works bool) {
@@ -46,6 +47,36 @@ func (s *script) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions
+}
+
+func (s *script) times() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.began)
+}
+
+func (s *script) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now == 0
+}
+
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 func (s *script) follow(ctx context.Context, to sink) error {
@@ -87,16 +118,17 @@ func (s *script) follow(ctx context.Context, to sink) error {
 }
 
 // watching runs a watcher over scripts in virtual time.
-func watching(t *testing.T, f func(t *testing.T, w *Watcher, log *strings.Builder), sources ...*script) {
+func watching(t *testing.T, f func(t *testing.T, w *Watcher, log *journal), sources ...*script) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
+		var log journal
 		w := &Watcher{
 			directory: pods.NewDirectory("c", node), poke: make(chan struct{}, 1),
 			log: slog.New(slog.NewTextHandler(&log, nil)),
 		}
 		w.last.Store(-1)
 		for _, s := range sources {
+			s.broken = make(chan struct{})
 			w.names, w.sources = append(w.names, s.name), append(w.sources, s)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -139,7 +171,7 @@ func there(w *Watcher) (uids string) {
 
 func TestTheBestThatWorksIsUsedAtOnce(t *testing.T) {
 	a, b, c := newScript("a", false), newScript("b", true), newScript("c", true)
-	watching(t, func(t *testing.T, w *Watcher, _ *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, _ *journal) {
 		synctest.Wait()
 		using(t, w, "b")
 		if !w.Ready() || there(w) != "b" || c.count() != 0 || !w.Stats().FailingSince.IsZero() {
@@ -153,7 +185,7 @@ func TestTheBestThatWorksIsUsedAtOnce(t *testing.T) {
 		after(2 * tryBetter)
 		using(t, w, "a")
 		after(time.Minute)
-		if there(w) != "a" || b.now != 0 {
+		if there(w) != "a" || !b.idle() {
 			t.Errorf("pods %s: two sources write", there(w))
 		}
 	}, a, b, c)
@@ -161,7 +193,7 @@ func TestTheBestThatWorksIsUsedAtOnce(t *testing.T) {
 
 func TestAWorkingSourceIsGivenTime(t *testing.T) {
 	a, b := newScript("a", true), newScript("b", true)
-	watching(t, func(t *testing.T, w *Watcher, _ *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, _ *journal) {
 		synctest.Wait()
 		using(t, w, "a")
 		a.set(false)
@@ -186,7 +218,7 @@ func TestAWorkingSourceIsGivenTime(t *testing.T) {
 
 func TestNothingWorks(t *testing.T) {
 	a, b := newScript("a", false), newScript("b", false)
-	watching(t, func(t *testing.T, w *Watcher, log *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, log *journal) {
 		after(time.Hour)
 		if w.Ready() || w.Stats().Source != "" || w.Stats().FailingSince.IsZero() {
 			t.Errorf("stats %+v", w.Stats())
@@ -194,8 +226,9 @@ func TestNothingWorks(t *testing.T) {
 		if n := a.count() + b.count(); n < 90 || n > 240 {
 			t.Errorf("%d attempts in an hour", n)
 		}
-		for i, at := range a.began[1:] {
-			if gap := at.Sub(a.began[i]); gap > 2*lastRetry*5/4 {
+		began := a.times()
+		for i, at := range began[1:] {
+			if gap := at.Sub(began[i]); gap > 2*lastRetry*5/4 {
 				t.Errorf("%v without an attempt", gap)
 			}
 		}
@@ -211,7 +244,7 @@ func TestNothingWorks(t *testing.T) {
 func TestASilentSourceIsLeft(t *testing.T) {
 	a, b := newScript("a", true), newScript("b", true)
 	a.silent = true
-	watching(t, func(t *testing.T, w *Watcher, log *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, log *journal) {
 		after(syncWithin + time.Second)
 		using(t, w, "b")
 		after(time.Hour)
@@ -224,7 +257,7 @@ func TestASilentSourceIsLeft(t *testing.T) {
 
 func TestOneSourceIsKept(t *testing.T) {
 	a := newScript("a", true)
-	watching(t, func(t *testing.T, w *Watcher, _ *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, _ *journal) {
 		synctest.Wait()
 		a.set(false)
 		after(6 * time.Hour)
@@ -244,7 +277,7 @@ func TestOneSourceIsKept(t *testing.T) {
 // has worked for long enough it is in use.
 func TestSourcesComeAndGo(t *testing.T) {
 	all := []*script{newScript("a", false), newScript("b", false), newScript("c", false)}
-	watching(t, func(t *testing.T, w *Watcher, _ *strings.Builder) {
+	watching(t, func(t *testing.T, w *Watcher, _ *journal) {
 		state := uint32(1)
 		for range 300 {
 			state = state*1664525 + 1013904223

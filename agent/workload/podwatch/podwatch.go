@@ -89,7 +89,6 @@ func New(o Options) (*Watcher, error) {
 		w.log = slog.New(slog.DiscardHandler)
 	}
 	w.last.Store(-1)
-	w.failingSince.Store(time.Now().UnixNano())
 	for _, s := range []struct {
 		name string
 		make func(*Options, *Watcher) (source, error)
@@ -175,7 +174,8 @@ func (w *Watcher) Ready() bool { return w.using.Load() != 0 }
 // Stats are figures about a watcher; counts are since its start.
 type Stats struct {
 	Source string // the one in use, "" before the first was in sync
-	// FailingSince is since when none has been in sync, zero while one is.
+	// FailingSince is since when none has been in sync: zero while one is, and
+	// before the start.
 	FailingSince time.Time
 	// Heard is when a source last told something, zero for never. Nothing is
 	// told of a node on which nothing changes, but by the kubelet's /pods.

@@ -230,7 +230,7 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte{1<<3 | 2, 2, 5<<3 | 0, 1}) // a UID that is a number
+	f.Add([]byte{1<<3 | 2, 2, 5 << 3, 1}) // a UID that is a number
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var o object
 		if err := o.unmarshal(b); err != nil {
