@@ -1,0 +1,145 @@
+package node
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gpuledger/gpuledger/test/nvmlstub"
+)
+
+// mpsServer is what the kernel calls an MPS server, as far as 15 bytes go.
+const mpsServer = "nvidia-cuda-mps-server"
+
+// load is a process that uses a GPU.
+type load struct {
+	n            *node
+	line         int // of the scenario's processes
+	device       string
+	cmd          *exec.Cmd
+	begun, ended time.Time
+	done         chan struct{}
+}
+
+// run starts a process in a container (nil: in none, on the host) that uses a
+// device as p says: its Device, SM, duty, Memory and Kind. It is on the device
+// from its first instant on.
+func (n *node) run(c *container, p nvmlstub.Process) *load {
+	n.t.Helper()
+	home := filepath.Join(n.dir, "host")
+	text := "0::/system.slice/ssh.service\n"
+	if c != nil {
+		home, text = filepath.Join(n.dir, c.id), c.cgroup
+	}
+	return n.runIn(home, text, "gpuload", p)
+}
+
+// runIn starts a process whose cgroup file has a text, and whose command is
+// one of the test's programs.
+func (n *node) runIn(home, cgroup, command string, p nvmlstub.Process) *load {
+	n.t.Helper()
+	n.loads++
+	name := n.name + "-" + strconv.Itoa(n.loads)
+	p.Match = "--name " + name + " "
+	if p.Memory == 0 {
+		p.Memory = 2 * nvmlstub.GiB
+	}
+	l := &load{n: n, line: len(n.gpus.Processes), device: p.Device, done: make(chan struct{})}
+	n.change(func(s *nvmlstub.Scenario) { s.Processes = append(s.Processes, p) })
+	n.truth = append(n.truth, l)
+
+	n.must(os.MkdirAll(home, 0o700))
+	n.must(os.WriteFile(filepath.Join(home, "cgroup"), []byte(cgroup), 0o600))
+	l.cmd = exec.Command(filepath.Join(shared.bin, command), "--name", name)
+	l.cmd.Dir = home // see show
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	l.begun = time.Now()
+	n.must(l.cmd.Start())
+	n.t.Cleanup(l.stop)
+	go func() {
+		_ = l.cmd.Wait() // killed
+		l.ended = time.Now()
+		close(l.done)
+	}()
+	n.show(l.cmd.Process.Pid)
+	return l
+}
+
+// show gives a process its place in the node's proc file system, all at once.
+// What is in it is the kernel's, so that it ends with the process; only its
+// cgroup file is the one in the folder that it runs in.
+func (n *node) show(pid int) {
+	n.t.Helper()
+	id := strconv.Itoa(pid)
+	at := filepath.Join(n.proc(), "."+id)
+	n.must(os.Mkdir(at, 0o700))
+	for name, target := range map[string]string{"stat": "stat", "cmdline": "cmdline", "cgroup": "cwd/cgroup"} {
+		n.must(os.Symlink(filepath.Join("/proc", id, target), filepath.Join(at, name)))
+	}
+	n.must(os.RemoveAll(filepath.Join(n.proc(), id)))
+	n.must(os.Rename(at, filepath.Join(n.proc(), id)))
+}
+
+// proc is the node's proc file system. It is in the host's pid namespace,
+// whatever the test is in: the stub speaks of the test's own pids.
+func (n *node) proc() string { return filepath.Join(n.dir, "proc") }
+
+func (n *node) makeProc() {
+	n.t.Helper()
+	n.must(os.MkdirAll(filepath.Join(n.proc(), "self", "ns"), 0o700))
+	n.must(os.Symlink("pid:[4026531836]", filepath.Join(n.proc(), "self", "ns", "pid")))
+}
+
+// stop ends a process.
+func (l *load) stop() {
+	_ = l.cmd.Process.Kill()
+	<-l.done
+}
+
+func (l *load) living() bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// sm is the true SM time of processes.
+func sm(from, to time.Time, loads ...*load) (sum time.Duration) {
+	for _, l := range loads {
+		s := l.n.gpus
+		s.Processes = append([]nvmlstub.Process(nil), s.Processes...)
+		for _, x := range l.n.truth {
+			p := &s.Processes[x.line]
+			var end time.Duration // 0: none
+			if p.For != 0 {
+				end = p.At + p.For
+			}
+			p.At = max(p.At, x.begun.Sub(s.Start))
+			if !x.living() && (end == 0 || x.ended.Sub(s.Start) < end) {
+				end = x.ended.Sub(s.Start)
+			}
+			if end > 0 {
+				p.For = max(end-p.At, 1)
+			}
+		}
+		sum += s.TrueSM(l.line, from, to)
+	}
+	return sum
+}
+
+// slurmCgroup is that of a Slurm job's process.
+func slurmCgroup(job string) string {
+	return "0::/system.slice/slurmstepd.scope/job_" + job + "/step_0/user/task_0\n"
+}
+
+// podCgroup is that of a container, as systemd and containerd make it.
+func podCgroup(uid, id string) string {
+	pod := "kubepods-burstable-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
+	return "0::/kubepods.slice/kubepods-burstable.slice/" + pod + "/cri-containerd-" + id + ".scope\n"
+}
