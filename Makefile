@@ -11,7 +11,7 @@ CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test interop clean tools
+.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test test-kube interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ interop: .tools/otelcol ## Show the metrics to a real Prometheus (apt-get instal
 .tools/otelcol: test/otelcol/go.mod test/otelcol/go.sum test/otelcol/main.go
 	@mkdir -p .tools
 	go build -C test/otelcol -o ../../$@ .
+
+test-kube: ## Play a node's life on a real Kubernetes (root; the first time builds it, a quarter of an hour)
+	GPULEDGER_KUBE=1 go test ./test/kube -v -timeout 60m -count 1
 
 bench: build ## Measure everything that bench/README.md reports
 	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m

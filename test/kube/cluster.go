@@ -232,8 +232,7 @@ func (c *Cluster) Apply(ctx context.Context, manifest string) error {
 
 func output(cmd *exec.Cmd) ([]byte, error) {
 	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
 	}
 	if err != nil {
@@ -252,18 +251,18 @@ type daemon struct {
 // StartDaemon starts a program in the node, or fails where it runs already.
 // What it says is appended to logs/NAME.log.
 func (c *Cluster) StartDaemon(name string, argv ...string) error {
-	log, err := os.OpenFile(c.Log(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	said, err := os.OpenFile(c.Log(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Close() }()
+	defer func() { _ = said.Close() }()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if d := c.daemons[name]; d != nil && !d.gone() {
 		return fmt.Errorf("%s runs already", name)
 	}
 	cmd := c.Command(context.Background(), argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -105,17 +105,28 @@ func (l *ledger) sum(pod, basis string) time.Duration {
 	return time.Duration(ns)
 }
 
+// used is the device time that pods have used.
+func (l *ledger) used() time.Duration {
+	var sum time.Duration
+	for _, pod := range l.pods() {
+		sum += l.sum(pod, "used")
+	}
+	return sum
+}
+
 // conserved fails where a second of a device is not shared out exactly.
 func (l *ledger) conserved() error {
+	type place struct {
+		second int64
+		device string
+	}
+	shared := map[place]int64{}
+	for e, b := range l.entries {
+		shared[place{e.second, e.device}] += b.sum()
+	}
 	for _, device := range []string{gpuA, gpuB} {
 		for second := l.from; second < l.to; second++ {
-			var ns int64
-			for e, b := range l.entries {
-				if e.second == second && e.device == device {
-					ns += b.sum()
-				}
-			}
-			if ns != int64(time.Second) {
+			if ns := shared[place{second, device}]; ns != int64(time.Second) {
 				return fmt.Errorf("second %d of %s: %d ns are shared out", second, device, ns)
 			}
 		}
@@ -142,7 +153,7 @@ func (l *ledger) pods() []string {
 func (l *ledger) table(notes map[int64]string) string {
 	var b strings.Builder
 	pods := l.pods()
-	b.WriteString("hundredths of a GPU: used+reserved, ?unobserved; · nothing\n")
+	b.WriteString("hundredths of a GPU: used+reserved, ?unobserved, !unattributed; · nothing\n")
 	for i, pod := range pods {
 		fmt.Fprintf(&b, "  [%c] %s\n", 'a'+rune(i), pod)
 	}
@@ -180,7 +191,7 @@ func cell(b bases) string {
 	if ns := b["unobserved"]; ns > 0 {
 		text += "?" + hundredths(ns)
 	}
-	if ns := b["unattributed"]; ns > 0 {
+	if ns := b["unattributed"]; ns > 5e6 {
 		text += "!" + hundredths(ns)
 	}
 	return text

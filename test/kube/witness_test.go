@@ -26,12 +26,10 @@ import (
 
 // life is a process that stands for a CUDA program.
 type life struct {
-	pod     string
-	ids     []string  // of the devices that the container was given
-	start   time.Time // to a clock tick
-	end     time.Time // to 20 ms
-	pid     int
-	stopped bool
+	pod   string
+	ids   []string  // of the devices that the container was given
+	start time.Time // to a clock tick
+	end   time.Time // to 20 ms
 }
 
 func (l life) lasted() time.Duration { return l.end.Sub(l.start) }
@@ -42,13 +40,12 @@ type witness struct {
 	lives map[int]*life // by pid
 	done  []life
 	pods  map[string]*podTruth // by name
-	log   []string
 	boot  time.Time
 }
 
 // podTruth is what the API server said of a pod, and when.
 type podTruth struct {
-	added, running, gone time.Time
+	running, gone time.Time
 }
 
 func newWitness() (*witness, error) {
@@ -109,7 +106,7 @@ func (w *witness) meet(pid int) *life {
 	if err != nil || !bytes.HasPrefix(command, []byte("/usr/local/bin/gpuload\x00--name\x00")) {
 		return nil
 	}
-	l := &life{pid: pid, pod: strings.Split(string(command), "\x00")[2]}
+	l := &life{pod: strings.Split(string(command), "\x00")[2]}
 	environment, err1 := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	stat, err2 := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, after, ok := strings.Cut(string(stat), ") ")
@@ -163,7 +160,7 @@ func (w *witness) note(now time.Time, event string, pod *corev1.Pod) {
 	defer w.mu.Unlock()
 	t := w.pods[pod.Name]
 	if t == nil {
-		t = &podTruth{added: pod.CreationTimestamp.Time}
+		t = &podTruth{}
 		w.pods[pod.Name] = t
 	}
 	if event == "DELETED" {
@@ -176,19 +173,29 @@ func (w *witness) note(now time.Time, event string, pod *corev1.Pod) {
 	}
 }
 
-// pod is the one life of a pod's process, as it is known now; with an end of
-// now, if it has none yet.
+// running is when the kubelet says that a pod's container began to run.
+func (w *witness) running(pod string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pods[pod].running
+}
+
+// gone is when the API server said that a pod is no more.
+func (w *witness) gone(pod string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pods[pod].gone
+}
+
+// all are the processes that were seen. Those that live still end now.
 func (w *witness) all(now time.Time) []life {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := slices.Clone(w.done)
 	for _, l := range w.lives {
 		still := *l
-		still.end, still.stopped = now, false
+		still.end = now
 		all = append(all, still)
-	}
-	for i := range all[:len(w.done)] {
-		all[i].stopped = true
 	}
 	slices.SortFunc(all, func(a, b life) int { return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.pod, b.pod)) })
 	return all

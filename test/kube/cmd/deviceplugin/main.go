@@ -34,17 +34,15 @@ func main() {
 	replicas := flag.Int("replicas", 0, "time-sliced replicas of each device; 0: the devices themselves")
 	record := flag.String("record", "", "file to which allocations are appended")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	out, err := os.OpenFile(*record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err == nil {
-		p := &plugin{dir: *dir, resource: *resource, devices: devices(strings.Split(*ids, ","), *replicas), record: out}
-		err = p.run(ctx)
-	}
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "deviceplugin:", err)
 		os.Exit(1)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	p := &plugin{dir: *dir, resource: *resource, devices: devices(strings.Split(*ids, ","), *replicas), record: out}
+	p.run(ctx)
 }
 
 func devices(ids []string, replicas int) []*api.Device {
@@ -72,7 +70,7 @@ type plugin struct {
 
 // run serves, and registers anew whenever the kubelet has made its sockets
 // anew, until ctx ends.
-func (p *plugin) run(ctx context.Context) error {
+func (p *plugin) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := p.serve(ctx); err != nil {
 			_, _ = fmt.Fprintln(os.Stderr, "deviceplugin:", err)
@@ -82,7 +80,6 @@ func (p *plugin) run(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	return nil
 }
 
 func (p *plugin) serve(ctx context.Context) error {
@@ -120,11 +117,10 @@ func (p *plugin) serve(ctx context.Context) error {
 		}
 	}
 	server.Stop()
-	<-done
-	if ctx.Err() != nil {
-		return nil
+	if ended := <-done; ctx.Err() == nil {
+		return errors.Join(err, ended)
 	}
-	return err
+	return nil
 }
 
 // identity tells one socket from another of the same name.
