@@ -29,7 +29,8 @@ type Pod struct {
 	Labels          attribution.Labels
 	ControllerKind  string // Deployment, StatefulSet, DaemonSet, Job, …; "" for none
 	Controller      string
-	// Terminal says that the pod has succeeded or failed: it will run no more.
+	// Terminal says that the pod has succeeded or failed: it will run no more,
+	// but for a static pod, which a kubelet that is restarted may try again.
 	Terminal   bool
 	Containers []Container
 

@@ -113,7 +113,9 @@ func (c *chooser) failed(err error) {
 		c.failingSince.Store(now.UnixNano())
 	}
 	delay := backoff(c.attempts)
-	if !c.worked || now.Sub(c.failing) >= patience {
+	if left := patience - now.Sub(c.failing); c.worked && left > 0 {
+		delay = min(delay, left)
+	} else {
 		if c.worked {
 			c.attempts = 0
 		}

@@ -208,7 +208,9 @@ func TestAWorkingSourceIsGivenTime(t *testing.T) {
 			t.Errorf("%d sessions with b, stats %+v", b.count(), w.Stats())
 		}
 		a.set(false)
-		after(patience + lastRetry)
+		after(patience - time.Second)
+		using(t, w, "a")
+		after(2 * time.Second)
 		using(t, w, "b")
 		if got := w.Stats().Switches; got != 2 {
 			t.Errorf("%d switches", got)

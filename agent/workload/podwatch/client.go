@@ -139,6 +139,9 @@ func (c *client) get(ctx context.Context, path string, query url.Values) (io.Rea
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
+	if u := (*url.Error)(nil); errors.As(err, &u) { // its URL differs each time, and would be logged each time
+		return nil, fmt.Errorf("%s: %w", c.base.Host, u.Err)
+	}
 	if err != nil {
 		return nil, err
 	}
