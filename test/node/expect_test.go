@@ -113,7 +113,7 @@ func (l *ledger) compare(device string, want map[part]time.Duration, tolerance t
 	}
 	if bad {
 		l.t.Errorf("%s\n%s", table.String(), l)
-	} else {
+	} else if !l.quiet {
 		l.t.Log(table.String())
 	}
 }
@@ -136,7 +136,7 @@ func (l *ledger) unobserved(device string, claims ...claim) {
 	l.compare(device, want, time.Microsecond)
 }
 
-// by checks that nothing but one method shared a device out.
+// method checks that nothing but one method shared a device out.
 func (l *ledger) method(device, method string) {
 	l.t.Helper()
 	if got := l.methods(device); !slices.Equal(got, []string{method}) {
@@ -161,7 +161,9 @@ func (l *ledger) tolerances(device string) (exact, sampled time.Duration) {
 	seconds := time.Duration(l.to - l.from)
 	processes, changes := time.Duration(0), time.Duration(0)
 	from, to := time.Unix(l.from, 0), time.Unix(l.to, 0)
-	near := func(t time.Time) bool { return t.After(from.Add(-1500*time.Millisecond)) && t.Before(to.Add(1500*time.Millisecond)) }
+	near := func(t time.Time) bool {
+		return t.After(from.Add(-1500*time.Millisecond)) && t.Before(to.Add(1500*time.Millisecond))
+	}
 	for _, x := range l.n.truth {
 		p := &l.n.gpus.Processes[x.line]
 		if x.device != device || x.begun.After(to) || (!x.living() && x.ended.Before(from)) {
@@ -197,7 +199,9 @@ func (l *ledger) tolerances(device string) (exact, sampled time.Duration) {
 func (l *ledger) each(f func(second *ledger)) {
 	l.t.Helper()
 	for s := l.from; s < l.to; s++ {
-		f(l.between(s, s+1))
+		second := l.between(s, s+1)
+		second.quiet = true
+		f(second)
 	}
 }
 

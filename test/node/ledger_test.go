@@ -21,6 +21,7 @@ type ledger struct {
 	n        *node
 	from, to int64
 	rows     []row
+	quiet    bool // what is as expected is not worth a line
 }
 
 // row is one owner's part of one second of one device.
@@ -102,7 +103,12 @@ func (l *ledger) sum(device, owner, basis string) (sum time.Duration) {
 	return sum
 }
 
-// cost likewise.
+// true is what processes did in the ledger's time.
+func (l *ledger) true(loads ...*load) time.Duration {
+	return sm(time.Unix(l.from, 0), time.Unix(l.to, 0), loads...)
+}
+
+// cost adds up what an owner pays for a device.
 func (l *ledger) cost(device, owner string) (sum money.Amount) {
 	for _, r := range l.rows {
 		if (device == "*" || r.device == device) && r.owner == owner {

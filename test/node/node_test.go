@@ -160,8 +160,11 @@ func (n *node) finish() {
 			n.t.Errorf("the agent's log: %q, %v\n%s", bad, err, n.agent.tail())
 		}
 	}
-	through := n.visible()
-	n.read(0, through).conserved()
+	if through := n.visible(); through > 0 {
+		n.read(0, through).conserved()
+	} else {
+		n.t.Error("the agent has not sealed a second")
+	}
 }
 
 // await waits for something, at most a minute.
@@ -219,6 +222,14 @@ func (n *node) ledger(from, to int64) *ledger {
 	return n.read(from, to)
 }
 
+// latest is the ledger of its newest second.
+func (n *node) latest() *ledger {
+	n.t.Helper()
+	n.await("nothing is in the ledger", func() bool { return n.visible() > 0 })
+	through := n.visible()
+	return n.read(through-1, through)
+}
+
 // pod is one of the node's. The kubelet lists it until it is forgotten.
 type pod struct {
 	n               *node
@@ -243,7 +254,7 @@ func (c *container) owner() string { return c.pod.namespace + "/" + c.pod.name +
 
 // grant is something that a container was given.
 type grant struct {
-	resource, id   string // of a device plugin
+	resource, id        string // of a device plugin
 	claim, pool, device string // of DRA
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ type load struct {
 	line         int // of the scenario's processes
 	device       string
 	cmd          *exec.Cmd
+	at           string // of one that is none: its place in proc
 	begun, ended time.Time
 	done         chan struct{}
 }
@@ -67,6 +69,33 @@ func (n *node) runIn(home, cgroup, command string, p nvmlstub.Process) *load {
 	}()
 	n.show(l.cmd.Process.Pid)
 	return l
+}
+
+// pid is a process that is none: a pid that the driver names, and its place in
+// the node's proc file system. It lets the test decide which pid it has.
+func (n *node) pid(c *container, pid int, start int, p nvmlstub.Process) *load {
+	n.t.Helper()
+	p.PID, p.At, p.Memory = pid, n.now(), 2*nvmlstub.GiB
+	l := &load{n: n, line: len(n.gpus.Processes), device: p.Device, done: make(chan struct{}), begun: time.Now()}
+	l.at = filepath.Join(n.proc(), strconv.Itoa(pid))
+	n.must(os.Mkdir(l.at, 0o700))
+	n.must(os.WriteFile(filepath.Join(l.at, "cgroup"), []byte(c.cgroup), 0o600))
+	stat := fmt.Sprintf("%d (python) R 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 %d"+strings.Repeat(" 0", 30)+"\n", pid, start)
+	n.must(os.WriteFile(filepath.Join(l.at, "stat"), []byte(stat), 0o600))
+	n.change(func(s *nvmlstub.Scenario) { s.Processes = append(s.Processes, p) })
+	n.truth = append(n.truth, l)
+	return l
+}
+
+// end ends one that is none. An open stat of a process that has ended reads as
+// nothing.
+func (l *load) end() {
+	l.n.t.Helper()
+	l.n.change(func(s *nvmlstub.Scenario) { s.Processes[l.line].For = l.n.now() - s.Processes[l.line].At })
+	l.n.must(os.Truncate(filepath.Join(l.at, "stat"), 0))
+	l.n.must(os.RemoveAll(l.at))
+	l.ended = time.Now()
+	close(l.done)
 }
 
 // show gives a process its place in the node's proc file system, all at once.

@@ -66,23 +66,18 @@ func TestTimeSlicingContended(t *testing.T) {
 // credited with each period of a sixth of a second. Shares are estimates then,
 // of which the sum is exact.
 func TestTimeSlicingByDriverSamples(t *testing.T) {
-	for _, mode := range []nvmlstub.Sampling{nvmlstub.Driver, nvmlstub.Raw} {
-		t.Run(string(mode), func(t *testing.T) {
-			n := newNode(t, h100(gpuA, 0), t4(gpuB, 1))
-			n.gpus.Sampling = mode
-			x := n.pod("team-x/job", has("main", gpuA+"::0", gpuB))
-			y := n.pod("team-y/job", has("main", gpuA+"::1"))
-			a := n.run(x.c("main"), nvmlstub.Process{Device: gpuA, SM: 50})
-			b := n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 30})
-			c := n.run(x.c("main"), nvmlstub.Process{Device: gpuB, SM: 60})
-			n.start()
-			l := n.observe(24)
-			l.expect(gpuA, by(x.c("main")).used(a).holding(1), by(y.c("main")).used(b).holding(1))
-			l.within(gpuB, l.exact(gpuB), by(x.c("main")).used(c).holding(1)) // a single holder needs no samples of processes
-			t.Log(n.agent.tail(), l)
-			near(t, "what both used", l.sum(gpuA, "*", "used"), sm(time.Unix(l.from, 0), time.Unix(l.to, 0), a, b), l.exact(gpuA))
-		})
-	}
+	n := newNode(t, h100(gpuA, 0), t4(gpuB, 1))
+	n.gpus.Sampling = nvmlstub.Driver
+	x := n.pod("team-x/job", has("main", gpuA+"::0", gpuB))
+	y := n.pod("team-y/job", has("main", gpuA+"::1"))
+	a := n.run(x.c("main"), nvmlstub.Process{Device: gpuA, SM: 50})
+	b := n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 30})
+	c := n.run(x.c("main"), nvmlstub.Process{Device: gpuB, SM: 60})
+	n.start()
+	l := n.observe(24)
+	l.expect(gpuA, by(x.c("main")).used(a).holding(1), by(y.c("main")).used(b).holding(1))
+	near(t, "what both used", l.sum(gpuA, "*", "used"), l.true(a, b), l.exact(gpuA))
+	l.within(gpuB, l.exact(gpuB), by(x.c("main")).used(c).holding(1)) // a single holder needs no samples
 }
 
 // The driver credits MPS clients with what they do.
@@ -117,7 +112,7 @@ func TestMPSServerPID(t *testing.T) {
 	c := n.run(z.c("main"), nvmlstub.Process{Device: gpuA, SM: 10})
 	n.start()
 	l := n.observe(6)
-	both := sm(time.Unix(l.from, 0), time.Unix(l.to, 0), a, b)
+	both := l.true(a, b)
 	l.expect(gpuA,
 		by(x.c("main")).amounts(both*3/4).holding(1),
 		by(y.c("main")).amounts(both/4).holding(1),
@@ -135,7 +130,7 @@ func TestMPSServerOnly(t *testing.T) {
 	server := n.runIn(n.dir+"/mps", mps.c("daemon").cgroup, mpsServer, nvmlstub.Process{Device: gpuA, SM: 60, Kind: nvmlstub.MPSServer})
 	n.start()
 	l := n.observe(6)
-	all := sm(time.Unix(l.from, 0), time.Unix(l.to, 0), server)
+	all := l.true(server)
 	l.expect(gpuA, by(x.c("main")).amounts(all*2/3).holding(2), by(y.c("main")).amounts(all/3).holding(1))
 	l.method(gpuA, "sm/replicas")
 }
