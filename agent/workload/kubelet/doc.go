@@ -14,7 +14,9 @@
 // Ordinary init containers are never listed. What they hold is read from the
 // checkpoint of the kubelet's device manager, which remembers what was given to
 // every container until its pod is gone: it counts for an init container of a
-// pod that is known, until the container has ended.
+// pod that is known, until the container has ended. The kubelet gives the same
+// device to containers of the pod that run later, and lists it as theirs while
+// the init container runs: it is held by the one whose turn it is.
 //
 // # What absence means
 //

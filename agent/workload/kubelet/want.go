@@ -27,14 +27,56 @@ type wanter struct {
 	since      map[container]int64 // since when HAMi's containers wait for their pod
 	hamiErrors map[*pods.Pod]bool  // annotations that are not HAMi's; logged
 	listed     map[container]bool  // containers listed with devices
+	turns      map[given]turn
 	out        []want
 }
 
-// begin forgets what is not there any more.
-func (w *wanter) begin(r *deviceid.Resolver, v *pods.View, at int64) {
+// given is a device that a pod was given, as the kubelet calls it.
+type given struct {
+	namespace, pod string
+	device         Device
+}
+
+// turn is an init container that has a device of its pod's now.
+type turn struct {
+	uid, name string
+	order     int // in the pod
+}
+
+// begin forgets what is not there any more. The grants are the checkpoint's.
+func (w *wanter) begin(r *deviceid.Resolver, v *pods.View, grants []Grant, at int64) {
 	w.resolver, w.view, w.at = r, v, at
 	w.now = make(map[Device]bool)
 	w.listed = make(map[container]bool)
+	w.takeTurns(grants)
+}
+
+// takeTurns finds what init containers have that have not ended, in pods that
+// are known to be there. The kubelet gives a device of an init container to
+// those that run after it too, and lists it as theirs from the beginning: it is
+// held by the first that has not ended.
+func (w *wanter) takeTurns(grants []Grant) {
+	w.turns = make(map[given]turn)
+	for i := range grants {
+		g := &grants[i]
+		if !w.resolver.GPUs(g.Resource) {
+			continue
+		}
+		p := w.view.ByUID(g.PodUID)
+		if p == nil || p.Gone() || p.Terminal {
+			continue
+		}
+		order := slices.IndexFunc(p.Containers, func(k pods.Container) bool { return k.Name == g.Container && k.Init && !k.Ended })
+		if order < 0 {
+			continue
+		}
+		for _, id := range g.IDs {
+			d := given{p.Namespace, p.Name, Device{Resource: g.Resource, ID: id}}
+			if first, ok := w.turns[d]; !ok || order < first.order {
+				w.turns[d] = turn{g.PodUID, g.Container, order}
+			}
+		}
+	}
 }
 
 // end keeps what was met for the next look.
@@ -74,6 +116,9 @@ func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting m
 		return
 	}
 	for _, d := range x.Devices {
+		if t, ok := w.turns[given{c.namespace, c.pod, d}]; ok && t.name != c.name {
+			continue // its turn comes
+		}
 		if w.resolver.GPUs(d.Resource) {
 			w.device(c, "", d, since)
 		}
@@ -210,27 +255,13 @@ func (w *wanter) add(c container, uid string, ref Device, uuid string, err error
 	})
 }
 
-// grants makes wants of what the checkpoint says of init containers: those of
-// pods that are known to be there, that have not ended, and whose devices the
-// kubelet does not list itself.
-func (w *wanter) grants(grants []Grant) []want {
+// initial makes wants of what init containers have, other than those that the
+// kubelet lists itself.
+func (w *wanter) initial() []want {
 	w.out = nil
-	for i := range grants {
-		g := &grants[i]
-		if !w.resolver.GPUs(g.Resource) {
-			continue
-		}
-		p := w.view.ByUID(g.PodUID)
-		if p == nil || p.Gone() || p.Terminal {
-			continue
-		}
-		c := container{p.Namespace, p.Name, g.Container}
-		runs := slices.ContainsFunc(p.Containers, func(k pods.Container) bool { return k.Name == g.Container && k.Init && !k.Ended })
-		if !runs || w.listed[c] {
-			continue
-		}
-		for _, id := range g.IDs {
-			w.device(c, g.PodUID, Device{Resource: g.Resource, ID: id}, w.at)
+	for d, t := range w.turns {
+		if c := (container{d.namespace, d.pod, t.name}); !w.listed[c] {
+			w.device(c, t.uid, d.device, w.at)
 		}
 	}
 	return merge(w.out)

@@ -238,11 +238,11 @@ func (w *Watcher) failed(ctx context.Context, err error) {
 func (w *Watcher) look(at int64) {
 	view := w.opt.Pods.View()
 	w.tracker.view = view
-	w.wanter.begin(w.resolver, view, at)
+	w.wanter.begin(w.resolver, view, w.grants, at)
 	if w.snapshot != nil {
 		w.tracker.list(w.wanter.list(w.snapshot), w.snapshot.Epoch, w.snapshot.Dropped == 0, at)
 	}
-	w.tracker.grant(w.wanter.grants(w.grants), at)
+	w.tracker.grant(w.wanter.initial(), at)
 	w.wanter.end()
 }
 
