@@ -34,8 +34,7 @@ const (
 
 // activity adds the device's SM activity since the last reading that had any.
 // The first only starts the count.
-func (r *reader) activity(now int64) error {
-	share, by, err := r.share()
+func (r *reader) activity(share int64, by source, err error, now int64) error {
 	first := r.lastShare == 0
 	if err != nil && (!first || !errors.Is(err, errNoData)) {
 		return err

@@ -147,7 +147,8 @@ type fakeHandle struct {
 	handle  // nil: an opened one reads
 	mu      sync.Mutex
 	hang    chan struct{}
-	err     error // of every call
+	err     error         // of every call
+	slow    time.Duration // that every call takes
 	mJ      uint64
 	noJ     bool
 	sm      int64 // millionths
@@ -180,8 +181,11 @@ func (h *opened) call() error {
 	h.driver.used("read")
 	h.driver.node.mu.Unlock()
 	h.mu.Lock()
-	hang := h.hang
+	hang, slow := h.hang, h.slow
 	h.mu.Unlock()
+	if slow > 0 {
+		<-time.After(slow)
+	}
 	if hang != nil {
 		<-hang
 		h.driver.node.mu.Lock()

@@ -154,9 +154,8 @@ func (r *reader) untilNext() time.Duration {
 
 // tick takes one reading and yields it.
 func (r *reader) tick() {
-	now := r.now()
-	r.since.Store(now)
-	err := r.read(now)
+	r.since.Store(r.now())
+	now, err := r.read()
 	r.since.Store(0)
 	r.say(err)
 	if err != nil {
@@ -206,22 +205,36 @@ func (r *reader) say(err error) {
 	}
 }
 
-// read brings the counters up to now, the time that the reading began.
-func (r *reader) read(now int64) error {
+// read brings the counters up to now, the time that it returns: when the
+// driver had said everything. A driver under load takes long for that, and what
+// it said is about the time until then. Were it about the time until the reading
+// began, all that came after would be told a second later, when it is sealed.
+// Activity is therefore asked for last, and nothing counts before all is there.
+func (r *reader) read() (now int64, err error) {
 	if r.remainder {
-		return r.readRest()
+		err = r.readRest()
+		return r.now(), err
 	}
-	if err := r.activity(now); err != nil {
-		return fmt.Errorf("read SM activity: %w", err)
+	wall := r.wall()
+	if err := r.askProcesses(wall); err != nil {
+		return r.now(), err
 	}
 	if r.energy {
 		added, err := r.addedEnergy()
 		if err != nil {
-			return err
+			return r.now(), err
 		}
 		r.sample.Energy += added
 	}
-	return r.readProcesses(now)
+	share, by, err := r.share()
+	now = r.now()
+	if err := r.activity(share, by, err, now); err != nil {
+		return now, fmt.Errorf("read SM activity: %w", err)
+	}
+	r.procs.list(r.list)
+	r.measuresMemory()
+	r.attribute(now, wall)
+	return now, nil
 }
 
 // readRest reads the uncut rest of a GPU. Nothing runs on it, and the GPU's
@@ -251,10 +264,9 @@ func (r *reader) addedEnergy() (int64, error) {
 	return added, nil
 }
 
-// readProcesses takes the processes' shares first and their lists after, so
-// that the shares tell which lists are needed.
-func (r *reader) readProcesses(now int64) error {
-	wall := r.wall()
+// askProcesses asks for the processes' shares first and for their lists after,
+// so that the shares tell which lists are needed.
+func (r *reader) askProcesses(wall uint64) error {
 	if err := r.readShares(wall); err != nil {
 		return fmt.Errorf("read process utilization: %w", err)
 	}
@@ -269,9 +281,6 @@ func (r *reader) readProcesses(now int64) error {
 		}
 		r.procs.others = len(r.list) > n
 	}
-	r.procs.list(r.list)
-	r.measuresMemory()
-	r.attribute(now, wall)
 	return nil
 }
 

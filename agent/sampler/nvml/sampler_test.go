@@ -32,6 +32,7 @@ type rig struct {
 
 	mu     sync.Mutex
 	events []sampler.Event
+	at     []int64 // when each was yielded
 }
 
 func newRig(t *testing.T, us ...unit) *rig { return newRigWith(t, nil, us...) }
@@ -91,7 +92,7 @@ func (p rigProducer) Yield(e *sampler.Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.events = append(p.events, kept)
+	p.events, p.at = append(p.events, kept), append(p.at, time.Now().UnixNano())
 }
 
 // seen is the events of a device so far.
