@@ -68,8 +68,8 @@
 // resets the GPU (before Hopper), stop the agent, as any that watches GPUs.
 //
 // Nothing that a driver returns makes this package panic. A failed reading is
-// tried again at the next tick; after three in a row, and until readings
-// succeed again, the device's samples are gaps. An error is logged when it
+// tried again at once, and then at the next tick; after three in a row, and
+// until readings succeed again, the device's samples are gaps. An error is logged when it
 // first appears and when it is gone. GPUs report errors of their own (XIDs):
 // they are logged and counted, by GPU and number.
 //

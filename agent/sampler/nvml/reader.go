@@ -18,6 +18,9 @@ const (
 	// gapAfter is the number of failed readings in a row that make a gap. One
 	// or two are bridged by the counters.
 	gapAfter = 3
+	// retryAfter is the time until the first of them is tried again: soon, since
+	// the second that the reading was to tell of is sealed before the next one.
+	retryAfter = 200 * time.Millisecond
 	// maxElapsed is the longest time that one reading is taken to stand for:
 	// the driver keeps 12 seconds of samples at the least.
 	maxElapsed = 10 * period
@@ -142,8 +145,12 @@ func (r *reader) yield(e *sampler.Event) {
 	r.producer.Yield(e)
 }
 
-// untilNext is the time to this device's place in the next second.
+// untilNext is the time to this device's place in the next second, or until
+// what has just failed is tried again.
 func (r *reader) untilNext() time.Duration {
+	if r.failures == 1 {
+		return retryAfter
+	}
 	now := r.now()
 	next := now - now%period + r.stagger
 	if next <= now {

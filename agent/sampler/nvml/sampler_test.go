@@ -213,11 +213,11 @@ func TestFailuresBecomeGaps(t *testing.T) {
 		wait(2500 * time.Millisecond)
 		before := len(r.seen("A", sampler.Sampled))
 		a.with(func(h *fakeHandle) { h.err = errLost })
-		wait(2 * time.Second) // two failures: bridged
+		wait(time.Second) // two failures: bridged
 		a.with(func(h *fakeHandle) { h.err = nil })
 		wait(time.Second)
 		s := r.seen("A", sampler.Sampled)
-		if len(s) != before+1 || s[before].Sample.Gap || s[before].Sample.SMActive-s[before-1].Sample.SMActive != 3*second/2 {
+		if len(s) != before+1 || s[before].Sample.Gap || s[before].Sample.SMActive-s[before-1].Sample.SMActive != 2*second/2 {
 			t.Fatalf("two failures: %d samples more, %+v", len(s)-before, s[len(s)-1].Sample)
 		}
 		a.with(func(h *fakeHandle) { h.err = errLost })
@@ -228,9 +228,9 @@ func TestFailuresBecomeGaps(t *testing.T) {
 		for _, e := range r.seen("A", sampler.Sampled)[before+1:] {
 			gaps = append(gaps, e.Sample.Gap)
 		}
-		// Failures three to five, the first success after them, and one more.
-		if len(gaps) != 5 || !gaps[0] || !gaps[3] || gaps[4] {
-			t.Fatalf("five failures: gaps %v", gaps)
+		// Failures three to six, the first success after them, and one more.
+		if len(gaps) != 6 || !gaps[0] || !gaps[4] || gaps[5] {
+			t.Fatalf("six failures: gaps %v", gaps)
 		}
 		if n := strings.Count(r.log.String(), "can't be read"); n != 2 {
 			t.Fatalf("two outages were logged %d times:\n%s", n, r.log)

@@ -67,3 +67,26 @@ func TestSlowReadingsAreInTime(t *testing.T) {
 		})
 	}
 }
+
+// A failed reading is tried again before what it would have covered is sealed.
+func TestSingleFailuresLoseNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{sm: 500_000}
+		r := newRig(t, whole("A", a, true))
+		begin := time.Now().UnixNano() + 2*second
+		wait(1500 * time.Millisecond)
+		for range 5 {
+			a.with(func(h *fakeHandle) { h.err = errOdd })
+			wait(600 * time.Millisecond) // one reading
+			a.with(func(h *fakeHandle) { h.err = nil })
+			wait(1400 * time.Millisecond)
+		}
+		if n := r.s.Stats().FailedReadings; n != 5 {
+			t.Fatalf("%d failed readings", n)
+		}
+		if unseen := 9*second - r.covered("A", begin, begin+9*second); unseen != 0 {
+			t.Fatalf("%v of 9 s are unobserved", time.Duration(unseen))
+		}
+		r.end()
+	})
+}
