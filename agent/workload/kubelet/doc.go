@@ -36,7 +36,7 @@
 //
 // A holding begins when it is first listed. Its owner is the container as
 // package pods describes it; where the pod is not known yet, it is waited for,
-// up to 0.9 s, and then the owner is a container known by name alone until more
+// up to 0.7 s, and then the owner is a container known by name alone until more
 // is known. An owner that changes is released, and the other holds, at one
 // instant. A holding ends with its device, and is stated anew when the device
 // comes back or is another: a MIG instance cut anew.

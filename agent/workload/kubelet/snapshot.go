@@ -116,6 +116,7 @@ func (c *converter) container(x *podresources.ContainerResources) Container {
 		out.Devices = c.device(out.Devices, d)
 	}
 	sortDevices(out.Devices)
+	out.Devices = slices.Compact(out.Devices) // one of two NUMA nodes may be under both
 	for _, claim := range x.GetDynamicResources() {
 		for _, d := range claim.GetClaimResources() {
 			if !c.take(&c.devices, MaxDevices, d.GetDriverName(), d.GetPoolName(), d.GetDeviceName(), claim.GetClaimName(), claim.GetClaimNamespace(), d.GetShareId()) {
@@ -140,8 +141,8 @@ func (c *converter) container(x *podresources.ContainerResources) Container {
 	return out
 }
 
-// device appends the devices of one entry: the kubelet makes one entry a
-// device, older ones one a resource and NUMA node.
+// device appends the devices of one entry: kubelets make one entry a device,
+// or one a resource and NUMA node.
 func (c *converter) device(to []Device, d *podresources.ContainerDevices) []Device {
 	for _, id := range d.GetDeviceIds() {
 		if c.take(&c.devices, MaxDevices, d.GetResourceName(), id) {

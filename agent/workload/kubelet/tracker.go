@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// podWait is how long a holding waits for its pod to be known. Together
-	// with the time between two lists it is over before the second in which
-	// the holding began is sealed.
-	podWait = 900 * time.Millisecond
+	// podWait is how long a holding waits for its pod to be known. With the
+	// tick at which that is seen it is over before a second has passed: the
+	// window in which the holding began is sealed then.
+	podWait = 700 * time.Millisecond
 	// livingWait is how long a holding must have been missing before a pod
 	// without processes ends it: a kubelet that has just started knows its
 	// pods again within half a second.

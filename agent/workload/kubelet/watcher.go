@@ -70,8 +70,11 @@ type Watcher struct {
 	snapshot *Snapshot // the last; nil: none yet
 	grants   []Grant
 	asked    time.Time // when Living was asked
-	failing  bool
-	blind    bool // Living failed last
+	// What is wrong is logged when it begins.
+	failing    bool // the last call did
+	overfull   bool // the last list was
+	unreadable bool // the checkpoint was, since it changed last
+	blind      bool // Living failed last
 	current  atomic.Pointer[map[string][]*attribution.Owner]
 }
 
@@ -202,10 +205,10 @@ func (w *Watcher) answered(s *Snapshot) {
 	if w.snapshot == nil || w.snapshot.Epoch != s.Epoch {
 		w.counters.epochs.Add(1)
 	}
-	if s.Dropped > 0 {
+	if s.Dropped > 0 && !w.overfull {
 		w.opt.Log.Warn("the kubelet lists more than there is room for: no holding ends by not being listed", "dropped", s.Dropped)
 	}
-	w.snapshot = s
+	w.snapshot, w.overfull = s, s.Dropped > 0
 	w.counters.lists.Add(1)
 	w.counters.dropped.Add(uint64(s.Dropped))
 	w.counters.last.Store(w.opt.Now())
@@ -215,10 +218,13 @@ func (w *Watcher) answered(s *Snapshot) {
 	grants, changed, err := w.checkpoint.Read()
 	if err != nil {
 		w.counters.checkpoint.Add(1)
-		w.opt.Log.Warn("the device manager's checkpoint can't be read: what init containers hold is as it was", "error", err)
+		if !w.unreadable {
+			w.opt.Log.Warn("the device manager's checkpoint can't be read: what init containers hold is as it was", "error", err)
+		}
+		w.unreadable = true
 	}
 	if changed {
-		w.grants = grants
+		w.grants, w.unreadable = grants, false
 	}
 }
 

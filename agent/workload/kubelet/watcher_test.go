@@ -1,8 +1,10 @@
 package kubelet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -77,7 +79,7 @@ func TestPodIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		r.expect("1.00 +GPU-1 ns/late/main(u1) x1") // from when it was listed
 		r.pass(time.Second)
-		r.expect("1.00 +GPU-2 ns/later/main x1") // unknown for 0.9 s
+		r.expect("1.00 +GPU-2 ns/later/main x1") // unknown for 0.7 s
 		r.dir.Put(pod("ns", "later", "u2", "main"))
 		synctest.Wait()
 		r.expect("2.60 -GPU-2 ns/later/main", "2.60 +GPU-2 ns/later/main(u2) x1")
@@ -99,6 +101,16 @@ func TestPodIsWaitedFor(t *testing.T) {
 	})
 }
 
+// A device of two NUMA nodes, listed under both, is one replica.
+func TestDeviceListedTwice(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		r.dir.Put(pod("ns", "a", "ua", "main"))
+		r.kubelet.list(has("ns", "a", gpu0+"::1", gpu0+"::2", gpu0+"::1"))
+		r.run()
+		r.expect("0.00 +GPU-1 ns/a/main(ua) x2")
+	})
+}
+
 func TestReplacementOfOneName(t *testing.T) {
 	bubble(t, func(_ *testing.T, r *rig) {
 		r.dir.Put(pod("ns", "web-0", "u1", "main"))
@@ -108,11 +120,11 @@ func TestReplacementOfOneName(t *testing.T) {
 		// It is gone, and its successor is listed on both before it is known.
 		r.dir.Delete("u1")
 		r.kubelet.list(has("ns", "web-0", gpu0, gpu1))
-		r.pass(1100 * time.Millisecond)
+		r.pass(800 * time.Millisecond)
 		r.expect()
 		r.dir.Put(pod("ns", "web-0", "u2", "main"))
 		r.pass(time.Second)
-		r.expect("0.25 +GPU-2 ns/web-0/main(u2) x1", "1.10 -GPU-1 ns/web-0/main(u1)", "1.10 +GPU-1 ns/web-0/main(u2) x1")
+		r.expect("0.25 +GPU-2 ns/web-0/main(u2) x1", "0.80 -GPU-1 ns/web-0/main(u1)", "0.80 +GPU-1 ns/web-0/main(u2) x1")
 	})
 }
 
@@ -347,6 +359,8 @@ func TestPace(t *testing.T) {
 
 func TestIncompleteListEndsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
+		var log bytes.Buffer
+		r.opt.Log = slog.New(slog.NewTextHandler(&log, nil))
 		r.dir.Put(pod("ns", "a", "ua", "main"), pod("ns", "b", "ub", "main"))
 		r.kubelet.list(has("ns", "a", gpu0))
 		r.run()
@@ -354,6 +368,9 @@ func TestIncompleteListEndsNothing(t *testing.T) {
 		r.kubelet.dropped, r.kubelet.listed = 1, []*podresources.PodResources{has("ns", "b", gpu1)}
 		r.kubelet.mu.Unlock()
 		r.pass(5 * time.Second)
+		if n := strings.Count(log.String(), "more than there is room for"); n != 1 {
+			t.Errorf("%d lines for as many lists:\n%s", n, &log)
+		}
 		if got := r.now(); len(got) != 2 || r.w.Stats().Dropped == 0 {
 			t.Errorf("held: %v, %+v", got, r.w.Stats())
 		}
@@ -367,5 +384,22 @@ func TestStoppedWhileWaiting(t *testing.T) {
 		r.expect()
 		r.stop()
 		r.expect("0.00 +GPU-1 ns/late/main x1")
+	})
+}
+
+// A directory where the checkpoint should be, as a mount of a missing file
+// makes one, is said once.
+func TestUnreadableCheckpointIsSaidOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var log bytes.Buffer
+		r.opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+		r.opt.Checkpoint = t.TempDir()
+		r.dir.Put(pod("ns", "a", "ua", "main"))
+		r.kubelet.list(has("ns", "a", gpu0))
+		r.run().pass(10 * time.Second)
+		r.expect("0.00 +GPU-1 ns/a/main(ua) x1")
+		if n := strings.Count(log.String(), "checkpoint can't be read"); n != 1 || r.w.Stats().CheckpointErrors < 5 {
+			t.Errorf("%d lines, %+v:\n%s", n, r.w.Stats(), &log)
+		}
 	})
 }
