@@ -75,7 +75,7 @@ type Watcher struct {
 	overfull   bool // the last list was
 	unreadable bool // the checkpoint was, since it changed last
 	blind      bool // Living failed last
-	current  atomic.Pointer[map[string][]*attribution.Owner]
+	current    atomic.Pointer[map[string][]*attribution.Owner]
 }
 
 // lister is a [Client].

@@ -124,7 +124,7 @@ func TestReplacementOfOneName(t *testing.T) {
 		r.expect()
 		r.dir.Put(pod("ns", "web-0", "u2", "main"))
 		r.pass(time.Second)
-		r.expect("0.25 +GPU-2 ns/web-0/main(u2) x1", "0.80 -GPU-1 ns/web-0/main(u1)", "0.80 +GPU-1 ns/web-0/main(u2) x1")
+		r.expect("0.25 +GPU-2 ns/web-0/main(u2) x1", "1.00 -GPU-1 ns/web-0/main(u1)", "1.00 +GPU-1 ns/web-0/main(u2) x1")
 	})
 }
 
