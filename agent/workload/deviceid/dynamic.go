@@ -13,8 +13,10 @@ const MaxCDI = 16
 // Dynamic resolves a device that DRA has given: by its uuid in the
 // ResourceSlices; a MIG device that has none there, being cut on demand, by its
 // GPU, profile and place; without ResourceSlices by its name; and at last by
-// its CDI names, which mostly end in one of these. Devices of other drivers than
-// [Driver] are not GPUs and not to be asked for.
+// its CDI names, which mostly end in one of these. Where a ResourceSlice tells
+// the UUID of the device or its GPU, nothing else counts: the minor in a name
+// may be another GPU's since one was lost. Devices of other drivers than [Driver]
+// are not GPUs and not to be asked for.
 func (r *Resolver) Dynamic(pool, device string, cdi []string) (string, error) {
 	if len(device) > MaxIDBytes {
 		return "", unknown(device, "its name has %d bytes: want at most %d", len(device), MaxIDBytes)
@@ -24,8 +26,8 @@ func (r *Resolver) Dynamic(pool, device string, cdi []string) (string, error) {
 		tried = append(tried, unknown(device, "no ResourceSlices are read"))
 	} else if a, ok := r.opt.Slices(Driver, pool, device); ok {
 		uuid, err := r.attributes(device, a)
-		if err == nil {
-			return uuid, nil
+		if err == nil || a.UUID != "" || a.ParentUUID != "" {
+			return uuid, err
 		}
 		tried = append(tried, err)
 	} else {

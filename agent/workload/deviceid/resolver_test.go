@@ -141,6 +141,7 @@ func TestResources(t *testing.T) {
 }
 
 func TestDynamic(t *testing.T) {
+	const gone = "GPU-99999999-aaaa-4bbb-8ccc-000000000009"
 	slices := map[string]Attributes{
 		"pool/gpu-0":                   {UUID: whole1, Type: "gpu", Minor: -1, Placement: -1},
 		"pool/gpu-2":                   {UUID: cut, Type: "gpu", Minor: 2, Placement: -1},
@@ -150,6 +151,8 @@ func TestDynamic(t *testing.T) {
 		"pool/no-place":                {Type: "mig", Minor: 2, Profile: "2g.20gb+me", Placement: -1},
 		"pool/other-profile":           {Type: "mig", Minor: 2, Profile: "3g.40gb", Placement: 4},
 		"pool/gpu-2-mig-1g10gb-19-0":   {Type: "mig", Minor: -1, Placement: -1},
+		"pool/gpu-3":                   {UUID: gone, Type: "gpu", Minor: -1, Placement: -1},
+		"pool/gpu-2-mig-1g10gb-20-0":   {ParentUUID: gone, Type: "mig", Minor: -1, Placement: -1},
 		"pool/gpu-9-mig-2g20gb-me-5-4": {Type: "mig", Minor: 2, Profile: "2g.20gb+me", Placement: -1},
 	}
 	r := New(Options{Units: units(), Slices: func(driver, pool, device string) (Attributes, bool) {
@@ -171,9 +174,11 @@ func TestDynamic(t *testing.T) {
 		{device: "other-profile", want: `!no MIG instance of profile "3g40gb" at memory slice 4`},
 		{device: "gpu-2-mig-1g10gb-19-0", want: mig1},
 		{device: "gpu-9-mig-2g20gb-me-5-4", want: mig2},
+		// A GPU that fell off the bus is not the one that has its minor now.
+		{device: "gpu-3", cdi: []string{claim + "gpu-3", "nvidia.com/gpu=0"}, want: "!the driver has no device of UUID"},
+		{device: "gpu-2-mig-1g10gb-20-0", want: "!no MIG instance"},
 		// no slice has these
 		{device: "gpu-1", want: whole0},
-		{device: "gpu-3", want: uncut},
 		{device: "gpu-2-mig-2g20gb-me-5-4", want: mig2},
 		{device: "gpu-2-mig-19-0-1", want: mig1}, // the older form
 		{device: "gpu-2-mig-19-0", want: "!its name is not gpu-<minor>"},
@@ -194,8 +199,10 @@ func TestDynamic(t *testing.T) {
 		got, err := r.Dynamic("pool", test.device, test.cdi)
 		check(t, test.device, got, err, test.want)
 	}
-	got, err := New(Options{Units: units()}).Dynamic("pool", "gpu-0", nil)
-	check(t, "gpu-0", got, err, whole1)
+	for device, want := range map[string]string{"gpu-0": whole1, "gpu-3": uncut} {
+		got, err := New(Options{Units: units()}).Dynamic("pool", device, nil)
+		check(t, device, got, err, want)
+	}
 }
 
 func TestHAMi(t *testing.T) {

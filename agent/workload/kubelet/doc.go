@@ -40,4 +40,11 @@
 // is known. An owner that changes is released, and the other holds, at one
 // instant. A holding ends with its device, and is stated anew when the device
 // comes back or is another: a MIG instance cut anew.
+//
+// # What the kubelet does not tell
+//
+// Of a claim it lists every device under every container that refers to the
+// claim, by whichever request, and not that a claim has admin access: such a
+// container, a monitor, counts as one more holder. Devices that init containers
+// have by claims are in no checkpoint that is read here.
 package kubelet
