@@ -24,13 +24,9 @@ var sourceNames = [...]string{"", "gpm", "dcgm", "samples", "rate"}
 
 func (s source) String() string { return sourceNames[s] }
 
-const (
-	// maxActivityAge bounds how old a share from Options.Activity may be. A
-	// dcgm-exporter reads every 30 s unless told otherwise.
-	maxActivityAge = int64(60 * time.Second)
-	// sayEvery bounds how often a device's change of source is logged.
-	sayEvery = int64(time.Minute)
-)
+// maxActivityAge bounds how old a share from Options.Activity may be. A
+// dcgm-exporter reads every 30 s unless told otherwise.
+const maxActivityAge = int64(60 * time.Second)
 
 // activity adds the device's SM activity since the last reading that had any.
 // The first only starts the count.
@@ -118,9 +114,9 @@ func (r *reader) utilization() (int64, source, error) {
 // measuredBy says what measures the device's activity, when that is new.
 func (r *reader) measuredBy(by source, now int64) {
 	r.stats.source.Store(uint32(by))
-	if by == r.saidSource || (r.saidSourceAt != 0 && now-r.saidSourceAt < sayEvery) {
+	if by == r.saidSource || !r.sources.may(now) {
 		return
 	}
 	r.log.Info("SM activity is measured", "device", r.uuid, "by", by.String(), "before", r.saidSource.String())
-	r.saidSource, r.saidSourceAt = by, now
+	r.saidSource = by
 }

@@ -71,7 +71,8 @@
 // tried again at once, and then at the next tick; after three in a row, and
 // until readings succeed again, the device's samples are gaps. An error is logged when it
 // first appears and when it is gone. GPUs report errors of their own (XIDs):
-// they are logged and counted, by GPU and number.
+// they are logged and counted, by GPU and number. Of anything that goes on
+// happening three lines in five minutes are logged.
 //
 // # Building
 //

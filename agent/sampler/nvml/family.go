@@ -23,6 +23,7 @@ type member struct {
 	*reader
 	place
 	added uint64             // its number
+	hangs pace               // that were logged
 	stop  context.CancelFunc // of the reader's goroutine
 	done  chan struct{}      // it has ended; nil: there was none
 }

@@ -26,6 +26,8 @@ type fleet struct {
 	stale    driver // to be shut down before it is opened again
 	openedAt int64  // when driver was
 	draining bool   // driver is to be shut down once nothing uses it
+	drains   pace   // that were logged
+	told     bool   // of the last one
 	found    *listing
 	said     string // the last error of opening or listing that was logged
 
@@ -91,6 +93,7 @@ func (f *fleet) take(l look) error {
 		f.driver = l.driver
 		return err
 	}
+	couldNot := f.said != ""
 	f.say(l.driver != nil, err)
 	if l.driver == nil {
 		return nil
@@ -99,7 +102,9 @@ func (f *fleet) take(l look) error {
 	if reopened {
 		f.driver, f.openedAt = l.driver, f.now()
 		f.counts.reloads.Add(1)
-		f.opts.Log.Info("the driver was opened again")
+		if f.told || couldNot {
+			f.opts.Log.Info("the driver was opened again")
+		}
 	}
 	f.found = &l.listing
 	if errors.Is(err, errGone) || (!reopened && f.stuck()) {
@@ -163,7 +168,9 @@ func (f *fleet) stuck() bool {
 // drain has everything let go of the driver, so that it can be shut down.
 func (f *fleet) drain() {
 	f.draining, f.found = true, nil
-	f.opts.Log.Warn("the driver is shut down and opened again: all devices are unobserved until it works")
+	if f.told = f.drains.may(f.now()); f.told {
+		f.opts.Log.Warn("the driver is shut down and opened again: all devices are unobserved until it works")
+	}
 	for _, fam := range f.families {
 		for _, m := range fam.members {
 			m.halt()
@@ -232,7 +239,7 @@ func (f *fleet) watch() {
 		for id, m := range fam.members {
 			since := m.since.Load()
 			hung := since != 0 && now-since > int64(hungAfter)
-			if m.stats.hung.Swap(hung) != hung && hung {
+			if m.stats.hung.Swap(hung) != hung && hung && m.hangs.may(now) {
 				f.opts.Log.Error("a call into the driver hangs: the device's time is unobserved until it returns", "device", id)
 			}
 		}

@@ -18,9 +18,6 @@ const (
 	eventPace = 10 * time.Millisecond
 	// eventRetry is the time until a failed wait is tried again.
 	eventRetry = 5 * time.Second
-	// sayErrorEvery is how many times the same error of a GPU is counted for
-	// one that is logged.
-	sayErrorEvery = 100
 )
 
 // listening is the goroutine that listens to the GPUs.
@@ -126,7 +123,7 @@ func (s *Sampler) heard(e event) {
 	switch e.kind {
 	case eventXID:
 		application := ofApplication(e.xid)
-		if s.counts.xid(e.gpu, e.xid)%sayErrorEvery == 0 {
+		if s.counts.xid(e.gpu, e.xid, s.now()) {
 			level := slog.LevelError
 			if application {
 				level = slog.LevelWarn

@@ -34,7 +34,7 @@ func TestXIDsAreCountedAndLogged(t *testing.T) {
 		if len(st.Errors) != 2 || st.Errors[0] != want[0] || st.Errors[1] != want[1] {
 			t.Fatalf("errors: %+v", st.Errors)
 		}
-		r.wantLog("xid=31", 1)
+		r.wantLog("xid=31", 2)
 		r.wantLog("xid=79", 1)
 		r.end()
 	})
@@ -112,8 +112,8 @@ func TestLaw8CountedErrorsAreBounded(t *testing.T) {
 	s := newSampler(Options{}, nil, nil)
 	for gpu := range 2 * maxErrorDevices {
 		for xid := range uint64(2 * maxErrorXIDs) {
-			s.counts.xid(fmt.Sprintf("GPU-%03d", gpu), xid)
-			s.counts.xid(fmt.Sprintf("GPU-%03d", gpu), xid)
+			s.counts.xid(fmt.Sprintf("GPU-%03d", gpu), xid, 0)
+			s.counts.xid(fmt.Sprintf("GPU-%03d", gpu), xid, 0)
 		}
 	}
 	st := s.Stats()

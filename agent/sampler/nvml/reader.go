@@ -57,9 +57,11 @@ type reader struct {
 	procs        processes
 	failures     int
 	resumed      bool   // no reading was good since the reader runs
-	said         string // the last error that was logged
+	wrong        string // the error of the last reading, if it had one
+	told         bool   // something was logged of what is wrong
+	faults       pace
 	saidSource   source
-	saidSourceAt int64
+	sources      pace
 	saidNoShares bool
 	yielded      int64  // time of the last event
 	lastGood     int64  // time of the last reading without an error
@@ -199,16 +201,22 @@ func (r *reader) fail(err error) {
 // say logs an error when it appears, and that it is gone. Of one that concerns
 // more than the device's readings it tells the fleet.
 func (r *reader) say(err error) {
-	switch {
-	case err == nil && r.said != "":
-		r.log.Info("the device can be read again", "device", r.uuid, "failed_readings", r.failures)
-		r.said = ""
-	case err != nil && err.Error() != r.said:
-		r.log.Warn("the device can't be read: its time is unobserved until it can", "device", r.uuid, "error", err)
-		r.said = err.Error()
-		if errors.Is(err, errGone) || errors.Is(err, errLost) || errors.Is(err, ErrDriverReplaced) {
-			r.rescan()
+	if err == nil {
+		if r.told {
+			r.log.Info("the device can be read again", "device", r.uuid, "failed_readings", r.failures)
 		}
+		r.wrong, r.told = "", false
+		return
+	}
+	is := err.Error()
+	fresh := is != r.wrong
+	r.wrong = is
+	if (fresh || !r.told) && r.faults.may(r.now()) {
+		r.log.Warn("the device can't be read: its time is unobserved until it can", "device", r.uuid, "error", err)
+		r.told = true
+	}
+	if fresh && (errors.Is(err, errGone) || errors.Is(err, errLost) || errors.Is(err, ErrDriverReplaced)) {
+		r.rescan()
 	}
 }
 

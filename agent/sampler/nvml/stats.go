@@ -91,14 +91,19 @@ type counts struct {
 	devices                  atomic.Pointer[[]*deviceStats] // never changed once stored
 
 	mu     sync.Mutex // the rest
-	errors map[errorKey]uint64
+	errors map[errorKey]*errorCount
 	gpus   map[string]int // XIDs of each in errors
-	other  uint64
+	other  errorCount
 }
 
 type errorKey struct {
 	gpu string
 	xid uint64
+}
+
+type errorCount struct {
+	n    uint64
+	said pace
 }
 
 // XIDs that are put down to an application, as NVIDIA's device plugin has it:
@@ -112,24 +117,26 @@ func ofApplication(xid uint64) bool {
 	return false
 }
 
-// xid counts an error, and returns how often it was counted before.
-func (c *counts) xid(gpu string, xid uint64) (before uint64) {
+// xid counts an error, and reports whether it may be logged.
+func (c *counts) xid(gpu string, xid uint64, now int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key := errorKey{gpu, xid}
-	before, known := c.errors[key]
-	if !known {
-		if n, ok := c.gpus[gpu]; n >= maxErrorXIDs || (!ok && len(c.gpus) >= maxErrorDevices) {
-			c.other++
-			return c.other - 1
-		}
+	e := c.errors[key]
+	switch n, known := c.gpus[gpu]; {
+	case e != nil:
+	case n >= maxErrorXIDs || (!known && len(c.gpus) >= maxErrorDevices):
+		e = &c.other
+	default:
 		if c.errors == nil {
-			c.errors, c.gpus = make(map[errorKey]uint64), make(map[string]int)
+			c.errors, c.gpus = make(map[errorKey]*errorCount), make(map[string]int)
 		}
+		e = &errorCount{}
+		c.errors[key] = e
 		c.gpus[gpu]++
 	}
-	c.errors[key]++
-	return before
+	e.n++
+	return e.said.may(now)
 }
 
 // Stats is a snapshot, for any goroutine and at any time.
@@ -154,9 +161,9 @@ func (s *Sampler) Stats() Stats {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st.OtherErrors = c.other
+	st.OtherErrors = c.other.n
 	for _, k := range slices.SortedFunc(maps.Keys(c.errors), errorKey.compare) {
-		st.Errors = append(st.Errors, ErrorCount{k.gpu, k.xid, ofApplication(k.xid), c.errors[k]})
+		st.Errors = append(st.Errors, ErrorCount{k.gpu, k.xid, ofApplication(k.xid), c.errors[k].n})
 	}
 	return st
 }
