@@ -36,14 +36,9 @@ type Owner struct {
 	Process        string // command of a process owner, Other beyond the limit
 
 	// Labels are the values of the allowed pod labels, in the order of
-	// Snapshot.Labels. Read-only.
-	Labels []LabelValue
-}
-
-// LabelValue is a label's value, where the pod has the label.
-type LabelValue struct {
-	Value   string
-	Present bool
+	// Snapshot.Labels; "" where the pod does not have the label, or has it
+	// without a value: Prometheus knows no difference. Read-only.
+	Labels []string
 }
 
 // ownerKey is an owner's identity, comparable.
@@ -63,11 +58,9 @@ type owner struct {
 func (o *Owner) key() ownerKey {
 	k := ownerKey{o.Kind, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Process, ""}
 	var b []byte
-	for i, l := range o.Labels {
-		if l.Present {
-			b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(i)), uint64(len(l.Value)))
-			b = append(b, l.Value...)
-		}
+	for _, value := range o.Labels {
+		b = binary.AppendUvarint(b, uint64(len(value)))
+		b = append(b, value...)
 	}
 	k.labels = string(b)
 	return k
@@ -83,10 +76,10 @@ func (e *Exporter) describe(o *attribution.Owner) Owner {
 		x.Process = text(o.Command)
 	}
 	if len(e.o.Labels) > 0 {
-		x.Labels = make([]LabelValue, len(e.o.Labels))
+		x.Labels = make([]string, len(e.o.Labels))
 		for i, key := range e.o.Labels {
-			v, ok := o.Labels.Get(key)
-			x.Labels[i] = LabelValue{text(v), ok}
+			value, _ := o.Labels.Get(key)
+			x.Labels[i] = text(value)
 		}
 	}
 	return x

@@ -56,7 +56,7 @@ func (e *Exporter) owner(d Owner) *owner {
 	if d.Process != "" && d.Process != Other {
 		if e.processes >= e.o.MaxProcesses {
 			e.stats.OverflowedCommands++
-			return e.owner(Owner{Kind: d.Kind, Process: Other, Labels: make([]LabelValue, len(e.o.Labels))})
+			return e.owner(Owner{Kind: d.Kind, Process: Other, Labels: make([]string, len(e.o.Labels))})
 		}
 		e.processes++
 	}
@@ -74,7 +74,7 @@ func (e *Exporter) forget(o *owner) {
 
 // overflow is the owner of what comes beyond the limit.
 func (e *Exporter) overflow() *owner {
-	o := e.owner(Owner{Kind: OverflowKind, Pod: Overflow, Labels: make([]LabelValue, len(e.o.Labels))})
+	o := e.owner(Owner{Kind: OverflowKind, Pod: Overflow, Labels: make([]string, len(e.o.Labels))})
 	o.seen = e.second
 	return o
 }

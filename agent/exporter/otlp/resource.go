@@ -18,10 +18,6 @@ func (as attributes) text(key, value string) attributes {
 	if value == "" {
 		return as
 	}
-	return as.always(key, value)
-}
-
-func (as attributes) always(key, value string) attributes {
 	return append(as, &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: value}}})
 }
 
@@ -60,10 +56,8 @@ func (b *builder) ownerResource(o *exporter.Owner, labels []string) attributes {
 	} else {
 		as = as.text("gpuledger.controller.kind", o.ControllerKind).text("gpuledger.controller.name", o.Controller)
 	}
-	for i, l := range o.Labels {
-		if l.Present {
-			as = as.always("k8s.pod.label."+labels[i], l.Value)
-		}
+	for i, value := range o.Labels {
+		as = as.text("k8s.pod.label."+labels[i], value)
 	}
 	return as.text("service.instance.id", b.o.InstanceID+"/"+hash(as))
 }

@@ -122,10 +122,7 @@ func (v *sender) owner(o *exporter.Owner) []string {
 	values := v.values[:0]
 	values = append(values, v.node...)
 	values = append(values, o.Kind, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Process)
-	for _, l := range o.Labels {
-		values = append(values, l.Value)
-	}
-	return values
+	return append(values, o.Labels...)
 }
 
 func (v *sender) self(s *exporter.Stats) {

@@ -137,6 +137,23 @@ func TestLabelsNeverCollide(t *testing.T) {
 	}
 }
 
+// A pod that loses a label whose value was empty stays one owner: Prometheus
+// can't tell the two apart, and a registry refuses what is there twice.
+func TestAnEmptyLabelIsNone(t *testing.T) {
+	e := newExporter(t, exporter.Options{Labels: []string{"app"}}, "USD")
+	for i, labels := range []map[string]string{{"app": ""}, {}} {
+		o := exportertest.Pod("x")
+		o.Labels = attribution.MakeLabels(labels)
+		e.Add(exportertest.Chunk(exportertest.Start+attribution.Second(i), []exportertest.Window{{
+			Device: exportertest.GPU("GPU-a"), Cuts: []exportertest.Cut{{Owner: o, Basis: attribution.Reserved, Time: 1e9}},
+		}}, nil))
+	}
+	text := scrape(t, prom.New(e), plain)
+	if n := strings.Count(text, "gpuledger_gpu_seconds_total{"); n != 1 {
+		t.Errorf("%d series, want one:\n%s", n, text)
+	}
+}
+
 // Any texts whatever give a page that a registry accepts.
 func FuzzOwners(f *testing.F) {
 	f.Add("ns", "pod", "c", "cmd", "label")
