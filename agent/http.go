@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -25,15 +26,11 @@ import (
 //
 // and with Config.PProf the program's profiles.
 func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(&metrics{agent: a}, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", answer(a.Healthy))
 	mux.HandleFunc("GET /readyz", answer(a.Ready))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true,
-	}))
+	mux.Handle("GET /metrics", page(a.deps.Log, &metrics{agent: a}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
 	if a.cfg.PProf {
 		profiles(mux)
 	}
@@ -57,6 +54,17 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("http: %w", err)
 	}
 	return nil
+}
+
+// page serves metrics. What can't be served is left out, logged, and counted on
+// the page; the rest of it is there.
+func page(log *slog.Logger, of ...prometheus.Collector) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(of...)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError), Registry: registry,
+		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true,
+	})
 }
 
 func profiles(mux *http.ServeMux) {

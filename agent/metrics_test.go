@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -64,5 +66,32 @@ func TestProfilesAreServedWhereAskedFor(t *testing.T) {
 	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", http.NoBody))
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "agent.test") {
 		t.Fatalf("%d %q", w.Code, w.Body)
+	}
+}
+
+// twice collects a metric twice, beside a good one.
+type twice struct{}
+
+func (twice) Describe(chan<- *prometheus.Desc) {}
+
+func (twice) Collect(out chan<- prometheus.Metric) {
+	for _, name := range []string{"bad", "bad", "good"} {
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, "help", nil, nil), prometheus.GaugeValue, 1)
+	}
+}
+
+func TestABadMetricCostsNoOther(t *testing.T) {
+	var log bytes.Buffer
+	h := page(slog.New(slog.NewTextHandler(&log, nil)), twice{})
+	body := ""
+	for range 2 { // the error is counted on the next page
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+		if body = w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, "\ngood 1\n") {
+			t.Fatalf("%d %q", w.Code, body)
+		}
+	}
+	if !strings.Contains(body, `promhttp_metric_handler_errors_total{cause="gathering"} 1`) || !strings.Contains(log.String(), "bad") {
+		t.Errorf("%s\n%s", body, &log)
 	}
 }
