@@ -6,9 +6,9 @@
 // A [Node] is two unix sockets and a folder. The sockets are a kubelet's
 // (PodResources, Pods API; see kubelettest), and list the pods that were added,
 // with their devices. The folder is a proc file system (the agent's setting
-// nvml.proc_fs) of the processes that were added: of each, its stat is a link to
-// the real one, so that what is read ends with the process, and its cgroup is a
-// file that says which container it is in. So the agent's own code does all of
+// nvml.proc_fs) of the processes that were added: of each, its stat and comm are
+// links to the real ones, so that what is read ends with the process, and its
+// cgroup is a file that says which container it is in. So the agent's own code does all of
 // its work, and a machine without Kubernetes, and without root, will do.
 //
 // Beside package nvmlstub, which is the GPUs, it is a whole node.
@@ -157,6 +157,7 @@ func (n *Node) AddProcess(pid int, cgroup string) error {
 	err = errors.Join(
 		os.WriteFile(filepath.Join(made, "cgroup"), []byte("0::"+cgroup+"\n"), 0o644), //nolint:gosec // as in /proc
 		os.Symlink(filepath.Join("/proc", name, "stat"), filepath.Join(made, "stat")),
+		os.Symlink(filepath.Join("/proc", name, "comm"), filepath.Join(made, "comm")),
 		os.Rename(made, filepath.Join(n.ProcFS(), name)),
 	)
 	if err != nil {

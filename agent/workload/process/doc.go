@@ -4,9 +4,10 @@
 // # Which process
 //
 // A pid is used again, so a process is its pid and its start. A [Table] reads
-// both when it first meets a process, and keeps its /proc/PID/stat open: a read
+// both when it first meets a process, and keeps its /proc/PID/comm open: a read
 // of it fails once the process has ended, even if the pid has a new one, so
-// that each later check is one system call and exact. The command is the one
+// that each later check is one system call, of under a microsecond, and exact.
+// The command is the one
 // that the process had when it was met: a process that renames itself stays
 // one owner. Its cgroups are read once, then too, because they are gone when
 // it has ended; what a process that is ending shows of them is not believed

@@ -11,7 +11,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
-// fakeProc is a proc file system with the kernel's behaviour: an open stat
+// fakeProc is a proc file system with the kernel's behaviour: an open file
 // belongs to one process, and fails once that has ended.
 type fakeProc struct {
 	mu          sync.Mutex
@@ -20,6 +20,8 @@ type fakeProc struct {
 	reads       int
 	isOpen      int // now
 	afterCgroup func()
+	beforeStat  func() // a stat is opened
+	noNames     bool   // there is no comm
 }
 
 type fakeProcess struct {
@@ -68,16 +70,32 @@ func (f *fakeProc) counts() (opens, reads, open int) {
 	return f.opens, f.reads, f.isOpen
 }
 
-func (f *fakeProc) open(pid uint32) (statFile, error) {
+func (f *fakeProc) open(pid uint32) (procFile, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.beforeStat != nil {
+		f.beforeStat()
+	}
+	return f.openFile(pid, func(p *fakeProcess) string { return p.stat })
+}
+
+func (f *fakeProc) name(pid uint32) (procFile, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.noNames {
+		return nil, syscall.ENOENT
+	}
+	return f.openFile(pid, func(*fakeProcess) string { return "comm\n" })
+}
+
+func (f *fakeProc) openFile(pid uint32, text func(*fakeProcess) string) (procFile, error) {
 	p := f.procs[pid]
 	if p == nil {
 		return nil, syscall.ENOENT
 	}
 	f.opens++
 	f.isOpen++
-	return &fakeStat{f, p, false}, nil
+	return &fakeFile{f, p, text, false}, nil
 }
 
 func (f *fakeProc) cgroup(pid uint32, buf []byte) (int, error) {
@@ -97,13 +115,14 @@ func (f *fakeProc) cgroup(pid uint32, buf []byte) (int, error) {
 	return n, nil
 }
 
-type fakeStat struct {
+type fakeFile struct {
 	fs     *fakeProc
 	p      *fakeProcess
+	text   func(*fakeProcess) string
 	closed bool
 }
 
-func (s *fakeStat) read(buf []byte) (int, error) {
+func (s *fakeFile) read(buf []byte) (int, error) {
 	s.fs.mu.Lock()
 	defer s.fs.mu.Unlock()
 	s.fs.reads++
@@ -113,14 +132,14 @@ func (s *fakeStat) read(buf []byte) (int, error) {
 	case s.p.ended:
 		return 0, syscall.ESRCH
 	}
-	return copy(buf, s.p.stat), nil
+	return copy(buf, s.text(s.p)), nil
 }
 
-func (s *fakeStat) close() {
+func (s *fakeFile) close() {
 	s.fs.mu.Lock()
 	defer s.fs.mu.Unlock()
 	if s.closed {
-		panic("a stat is closed twice")
+		panic("a file is closed twice")
 	}
 	s.closed = true
 	s.fs.isOpen--

@@ -18,14 +18,14 @@ const (
 	// MaxProcesses bounds the processes that are known, the ended included.
 	// More are refused: they are told apart, but nobody answers for them.
 	MaxProcesses = 16_384
-	// DefaultFiles bounds the processes whose stat is kept open. The kernel
-	// keeps a page for each.
+	// DefaultFiles bounds the processes of which a file is kept open. The
+	// kernel keeps a page for each.
 	DefaultFiles = 2048
 
 	maxAnswers = 128 // devices of one process whose owner is remembered
 )
 
-// How long, in seconds, after it was last asked about a process's stat is kept
+// How long, in seconds, after it was last asked about a process's file is kept
 // open, and the process known.
 const (
 	closeAfter  = 30
@@ -90,7 +90,7 @@ type process struct {
 	asked atomic.Int64 // when, by Table.now
 
 	mu      sync.Mutex
-	file    statFile // its stat, nil if that is not kept open
+	file    procFile // its comm or stat, nil if none is kept open
 	ref     cgroup.Ref
 	read    bool // ref is
 	probe   [1]byte
@@ -184,10 +184,8 @@ func (t *Table) lives(p *process) bool {
 		t.closeFile(p)
 		return false
 	}
-	if !p.read {
-		b := t.buffs.Get().(*scratch)
-		defer t.buffs.Put(b)
-		t.readCgroups(p, p.file, b)
+	if !p.read && !t.opts.Untrusted {
+		t.retryCgroups(p)
 	}
 	return true
 }
@@ -214,14 +212,31 @@ func (t *Table) meet(pid uint32, now int64) (sampler.Identity, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.read {
-		t.readCgroups(p, f, b)
+		t.readCgroups(p, f, f, b)
 	}
 	if p.file != nil || !t.keep() {
 		f.close()
 	} else {
-		p.file = f
+		p.file = t.lasting(pid, f)
 	}
 	return p.id, true
+}
+
+// lasting is the file of a process that is kept open instead of its stat: its
+// comm, if that is the same process's, which it is if the stat can be read on
+// after it was opened.
+func (t *Table) lasting(pid uint32, stat procFile) procFile {
+	name, err := t.files.name(pid)
+	if err != nil {
+		return stat
+	}
+	var probe [1]byte
+	if n, err := stat.read(probe[:]); err != nil || n == 0 {
+		name.close()
+		return stat // which tells that the process has ended
+	}
+	stat.close()
+	return name
 }
 
 // enter finds a process, or takes it in; nil if there is no room.
@@ -245,10 +260,22 @@ func (t *Table) enter(pid uint32, id sampler.Identity, now int64) *process {
 	return p
 }
 
+// retryCgroups tries again to learn what a process's cgroups tell. p is locked.
+func (t *Table) retryCgroups(p *process) {
+	stat, err := t.files.open(p.pid) // another process's, unless p.file can be read on
+	if err != nil {
+		return
+	}
+	defer stat.close()
+	b := t.buffs.Get().(*scratch)
+	defer t.buffs.Put(b)
+	t.readCgroups(p, stat, p.file, b)
+}
+
 // readCgroups learns what a process's cgroups tell, if it can: that the
-// process still is when they were read, or else they are another's. p is
-// locked.
-func (t *Table) readCgroups(p *process, f statFile, b *scratch) {
+// process still is when they and its stat were read, which its own file tells,
+// or else they are another's. p is locked.
+func (t *Table) readCgroups(p *process, stat, own procFile, b *scratch) {
 	if t.opts.Untrusted {
 		return
 	}
@@ -257,10 +284,15 @@ func (t *Table) readCgroups(p *process, f statFile, b *scratch) {
 		return
 	}
 	ref, ok := cgroup.Parse(b.cgroup[:n])
-	m, err := f.read(b.stat[:])
+	m, err := stat.read(b.stat[:])
 	s, readable := parseStat(b.stat[:m])
 	if err != nil || !readable || (s.exiting && !ok) {
 		return
+	}
+	if own != stat {
+		if n, err := own.read(p.probe[:]); err != nil || n == 0 {
+			return
+		}
 	}
 	p.ref, p.read = ref, true
 	p.answers = nil
