@@ -46,17 +46,38 @@ func (r *reader) activity(share int64, by source, err error, now int64) error {
 // share is the device's share of SM time in use since the last reading, in
 // millionths.
 func (r *reader) share() (int64, source, error) {
+	var gpm error
 	if r.byGPM {
-		share, err := r.handle.smShare()
-		if !errors.Is(err, errNotSupported) {
-			return share, sourceGPM, err
+		var share int64
+		if share, gpm = r.handle.smShare(); gpm == nil {
+			r.gpmFailures = 0
+			return share, sourceGPM, nil
 		}
-		r.byGPM = false
+		if r.gpmFailures++; !r.byOthers(gpm) {
+			return 0, sourceGPM, gpm
+		}
+		r.byGPM = !errors.Is(gpm, errNotSupported)
 	}
 	if share, ok := r.foreign(); ok {
 		return share, sourceDCGM, nil
 	}
-	return r.utilization()
+	share, by, err := r.utilization()
+	if gpm != nil && errors.Is(err, errNotSupported) {
+		return 0, sourceGPM, gpm
+	}
+	return share, by, err
+}
+
+// byOthers reports whether something else may measure what GPM does not: where
+// it can't, or goes on failing while the GPU itself is there.
+func (r *reader) byOthers(gpm error) bool {
+	switch {
+	case errors.Is(gpm, errNotSupported):
+		return true
+	case errors.Is(gpm, errGone), errors.Is(gpm, errLost), errors.Is(gpm, ErrDriverReplaced):
+		return false
+	}
+	return r.gpmFailures >= gapAfter
 }
 
 // foreign is the share that Options.Activity knows, if it is recent.

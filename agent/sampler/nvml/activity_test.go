@@ -100,3 +100,32 @@ func TestGPMThatDoesNotWorkIsLeft(t *testing.T) {
 		r.end()
 	})
 }
+
+// GPM that fails and goes on failing is no reason to see nothing: the next best
+// takes over until it works.
+func TestGPMThatFailsIsReplacedWhileItDoes(t *testing.T) {
+	for name, err := range map[string]error{"odd": errOdd, "no data": errNoData, "denied": errDenied} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &fakeHandle{sm: 250_000, busy: 80}
+				r := newRigWith(t, nil, whole("A", a, true))
+				wait(2500 * time.Millisecond)
+				a.with(func(h *fakeHandle) { h.smErr = err })
+				wait(5 * time.Second)
+				if r.source("A") != "rate" || r.share("A") != 800_000 || r.last("A").Sample.Gap {
+					t.Errorf("%s, %d", r.source("A"), r.share("A"))
+				}
+				wait(2 * rescanEvery)
+				if n := r.s.Stats().Reloads; n != 0 {
+					t.Errorf("the driver was opened again %d times", n)
+				}
+				a.with(func(h *fakeHandle) { h.smErr = nil })
+				wait(2 * time.Second)
+				if want := map[bool]string{true: "rate", false: "gpm"}[name == "denied"]; r.source("A") != want {
+					t.Errorf("%s, want %s", r.source("A"), want)
+				}
+				r.end()
+			})
+		})
+	}
+}

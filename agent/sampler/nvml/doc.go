@@ -5,8 +5,8 @@
 // Each GPU, and each MIG instance of one, has a goroutine of its own (a
 // reader) with a producer of its own, so that a call that hangs in the driver
 // stalls that device alone. Readers tick once a second, on the second of the
-// agent's clock plus a stagger of at most 400 ms, and turn what the driver
-// says into cumulative counters:
+// agent's clock plus a stagger of up to 400 ms in steps of 100, and turn what
+// the driver says into cumulative counters:
 //
 //   - energy: the driver's own counter (mJ since it was loaded), as deltas, so
 //     that a reloaded driver never makes ours go back;

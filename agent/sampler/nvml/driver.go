@@ -2,6 +2,7 @@ package nvml
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -22,6 +23,7 @@ var ErrHung = errors.New("the driver hangs")
 // What a driver's answer means, whatever the driver.
 var (
 	errNotSupported = errors.New("not supported by this device")
+	errDenied       = fmt.Errorf("no permission: %w", errNotSupported) // to this process, nor will it be
 	errNoData       = errors.New("no data yet")
 	errLost         = errors.New("the GPU is lost, or has to be reset")
 	errGone         = errors.New("the driver is not loaded") // or was, since it was opened

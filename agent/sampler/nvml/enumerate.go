@@ -151,7 +151,7 @@ func (l *library) migMode(device nvml.Device) (bool, error) {
 	}
 	mode, _, ret := device.GetMigMode()
 	err := l.check("nvmlDeviceGetMigMode", ret)
-	if errors.Is(err, errNotSupported) {
+	if errors.Is(err, errNotSupported) && !errors.Is(err, errDenied) {
 		return false, nil
 	}
 	return mode == nvml.DEVICE_MIG_ENABLE, err

@@ -152,6 +152,7 @@ type fakeHandle struct {
 	mJ      uint64
 	noJ     bool
 	sm      int64 // millionths
+	smErr   error // of smShare alone
 	noSM    bool  // no GPM, no utilization: a MIG instance of an older GPU
 	samples func(after uint64) []busySample
 	busy    uint32
@@ -214,6 +215,9 @@ func (h *opened) smShare() (int64, error) {
 	err := h.call()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err == nil {
+		err = h.smErr
+	}
 	if h.noSM && err == nil {
 		err = errNotSupported
 	}

@@ -131,8 +131,12 @@ func (f *fleet) say(open bool, err error) {
 	}
 }
 
+// staggerStep is the time between two groups of readings.
+const staggerStep = int64(100 * time.Millisecond)
+
 // stagger spreads the readings of what was found over the first part of a
-// second.
+// second. They come in groups: an agent that sleeps most of a second pays more
+// for waking up than for a reading.
 func (f *fleet) stagger() {
 	n, i := 0, 0
 	for _, g := range f.found.gpus {
@@ -140,7 +144,8 @@ func (f *fleet) stagger() {
 	}
 	for _, g := range f.found.gpus {
 		for j := range g.units {
-			g.units[j].stagger = maxStagger * int64(i) / int64(n)
+			at := maxStagger * int64(i) / int64(n)
+			g.units[j].stagger = at - at%staggerStep
 			i++
 		}
 	}

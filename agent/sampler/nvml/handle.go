@@ -108,7 +108,7 @@ func (h *nvmlHandle) append(dst []running, call string, list func() ([]nvml.Proc
 	defer guard(call, &err)
 	infos, ret := list()
 	err = h.lib.check(call, ret)
-	if errors.Is(err, errNotSupported) || errors.Is(err, errNoData) {
+	if (errors.Is(err, errNotSupported) && !errors.Is(err, errDenied)) || errors.Is(err, errNoData) {
 		return dst, nil
 	}
 	if err != nil {

@@ -90,6 +90,8 @@ func (l *library) check(call string, ret nvml.Return) error {
 		return nil
 	case nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_FUNCTION_NOT_FOUND:
 		meaning = errNotSupported
+	case nvml.ERROR_NO_PERMISSION:
+		meaning = errDenied
 	case nvml.ERROR_NOT_FOUND, nvml.ERROR_NO_DATA, nvml.ERROR_NOT_READY:
 		meaning = errNoData
 	case nvml.ERROR_UNINITIALIZED, nvml.ERROR_DRIVER_NOT_LOADED:
@@ -107,10 +109,7 @@ func (l *library) check(call string, ret nvml.Return) error {
 // name describes a return code without asking the library, which may be what
 // is broken.
 func name(ret nvml.Return) string {
-	switch ret { //nolint:exhaustive // the number names the others
-	case nvml.ERROR_NO_PERMISSION:
-		return "no permission"
-	case nvml.ERROR_TIMEOUT:
+	if ret == nvml.ERROR_TIMEOUT {
 		return "timeout in the driver"
 	}
 	return fmt.Sprintf("NVML error %d", int32(ret))

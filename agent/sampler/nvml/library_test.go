@@ -73,6 +73,27 @@ func TestProcessListsAreTakenTogether(t *testing.T) {
 	}
 }
 
+// What this process may not ask is not measured, but neither is a GPU taken to
+// be whole, nor to be empty.
+func TestWhatIsNotPermittedIsNotGuessed(t *testing.T) {
+	l := fakeLibrary("nvmlDeviceGetProcessUtilization", "nvmlDeviceGetMigMode")
+	device := &mock.Device{
+		GetProcessUtilizationFunc:      func(uint64) ([]nvml.ProcessUtilizationSample, nvml.Return) { return nil, nvml.ERROR_NO_PERMISSION },
+		GetComputeRunningProcessesFunc: func() ([]nvml.ProcessInfo, nvml.Return) { return nil, nvml.ERROR_NO_PERMISSION },
+		GetMigModeFunc:                 func() (int, int, nvml.Return) { return 0, 0, nvml.ERROR_NO_PERMISSION },
+	}
+	h := &nvmlHandle{lib: l, gpuInstance: -1, computeInstance: -1, device: device}
+	if _, err := h.processShares(nil, 0); !errors.Is(err, errNotSupported) {
+		t.Errorf("process utilization: %v", err)
+	}
+	if _, err := h.computing(nil); err == nil {
+		t.Error("a list that is not permitted is empty")
+	}
+	if _, err := l.migMode(device); err == nil {
+		t.Error("a GPU whose MIG mode is not permitted is whole")
+	}
+}
+
 func TestSymbolsThatAreMissingAreNotCalled(t *testing.T) {
 	// The mock panics on every call that it was not given.
 	h := &nvmlHandle{lib: fakeLibrary(), device: &mock.Device{}}

@@ -24,6 +24,9 @@ const (
 	// maxElapsed is the longest time that one reading is taken to stand for:
 	// the driver keeps 12 seconds of samples at the least.
 	maxElapsed = 10 * period
+	// maxPower bounds what a GPU is believed to take, in W. The counter is
+	// coarse, so that it may be a second late.
+	maxPower = 10_000
 )
 
 // reader reads one device, in a goroutine of its own while it runs. Between
@@ -68,8 +71,9 @@ type reader struct {
 	lastShare    int64  // of the last one of the device's activity
 	lastProcs    int64  // and of the processes'
 	lastEnergy   uint64 // mJ
-	hasEnergy    bool   // there is a last one
+	lastEnergyAt int64  // when; 0: there was none
 	byGPM        bool
+	gpmFailures  int // in a row
 	byProcess    bool
 	busyCursor   uint64
 
@@ -268,13 +272,15 @@ func (r *reader) addedEnergy() (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the energy counter: %w", err)
 	}
-	// A smaller value is a reloaded driver's. A difference beyond 1 GJ in what
-	// is seconds, or hours at most, is nonsense.
+	// A smaller value is a reloaded driver's, or a glitch, after which the whole
+	// count would seem to have been added: hence the bound.
+	now := r.now()
+	most := uint64(now-r.lastEnergyAt+period) / 1000 * maxPower / 1000
 	var added int64
-	if d := mJ - r.lastEnergy; r.hasEnergy && mJ > r.lastEnergy && d < 1e12 {
+	if d := mJ - r.lastEnergy; r.lastEnergyAt != 0 && mJ > r.lastEnergy && d <= most {
 		added = int64(d) * 1000
 	}
-	r.lastEnergy, r.hasEnergy = mJ, true
+	r.lastEnergy, r.lastEnergyAt = mJ, now
 	r.stats.energy.Add(added)
 	return added, nil
 }
@@ -307,7 +313,7 @@ func (r *reader) readShares(wall uint64) (err error) {
 	r.shares, err = r.handle.processShares(r.shares, r.procs.after(wall))
 	if errors.Is(err, errNotSupported) {
 		if !r.saidNoShares {
-			r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid)
+			r.log.Info("no SM activity per process on this device: it is split by memory", "device", r.uuid, "error", err)
 		}
 		r.byProcess, r.saidNoShares = false, true
 		return nil

@@ -256,6 +256,25 @@ func TestDriverReloadNeverTakesBackEnergy(t *testing.T) {
 	})
 }
 
+// A counter that fails to read once, and is as before, has not counted since
+// the driver was loaded: no GPU takes more than 10 kW.
+func TestEnergyThatNoGPUTakesIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeHandle{mJ: 9_000_000_000}
+		r := newRig(t, whole("A", a, true))
+		wait(1500 * time.Millisecond)
+		for _, mJ := range []uint64{9_000_700_000, 0, 9_001_400_000, 9_002_100_000} {
+			a.with(func(h *fakeHandle) { h.mJ = mJ })
+			wait(time.Second)
+		}
+		s := r.seen("A", sampler.Sampled)
+		if got := s[len(s)-1].Sample.Energy; got != 2*700_000*1000 {
+			t.Fatalf("%d µJ, want two seconds of 700 W", got)
+		}
+		r.end()
+	})
+}
+
 // A device whose facts changed and changed back while a call hung is read on
 // once the call returns, as what it was.
 func TestChangeThatWasTakenBackIsNone(t *testing.T) {
