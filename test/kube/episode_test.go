@@ -142,11 +142,13 @@ func playEpisode(t *testing.T, podsAPI bool) {
 	wg.Go(func() { w.watchPods(watching, p) })
 	defer func() { stop(); wg.Wait() }()
 
+	e.readSealed(ctx, time.Now().Unix(), time.Now().Unix()+1) // it has begun
 	truth := e.play(ctx)
 	from, to := truth.began.Unix(), time.Now().Unix()-3
 	l := e.readSealed(ctx, from, to)
 	t.Logf("the ledger of the episode\n%s", l.table(e.notes))
 	e.check(l, truth)
+	e.checkFacts(ctx, l)
 	t.Logf("a pod of %s beside scrapers\n%s", truth.flash.lasted(), flashTable(l, truth.flash))
 }
 
@@ -242,9 +244,10 @@ func (e *episode) stopKubelet(s *story) {
 func (e *episode) readSealed(ctx context.Context, from, to int64) *ledger {
 	e.t.Helper()
 	var l *ledger
-	err := e.Await(ctx, "the ledger is complete", 30*time.Second, func(ctx context.Context) (err error) {
-		if l, err = readLedger(ctx, e.project, from, to); err == nil {
-			err = l.conserved()
+	err := e.Await(ctx, "the ledger is complete", 30*time.Second, func(ctx context.Context) error {
+		read, err := readLedger(ctx, e.project, from, to)
+		if err == nil {
+			l, err = read, read.conserved()
 		}
 		return err
 	})
@@ -340,6 +343,28 @@ func (e *episode) checkLife(l *ledger, life life, allocated time.Time) {
 	window := time.Second * time.Duration(share(life.pod)) / 100
 	if off := (l.sum(life.pod, "used") - used).Abs(); off > window+used/50 {
 		e.t.Errorf("%s used %v, the ledger has %v: more than a window apart", life.pod, used, l.sum(life.pod, "used"))
+	}
+}
+
+// checkFacts: what is used is under the pods' teams and controllers, too.
+func (e *episode) checkFacts(ctx context.Context, l *ledger) {
+	for key, facts := range map[string]map[string]string{
+		"team":       {"search": "web-", "batch": "blink-"},
+		"controller": {"Deployment/web": "web-", "Job/blink": "blink-"},
+	} {
+		used, err := usedBy(ctx, e.project, key, l.from, l.to)
+		e.must(err)
+		for fact, prefix := range facts {
+			var pods time.Duration
+			for _, pod := range l.pods() {
+				if strings.HasPrefix(pod, prefix) {
+					pods += l.sum(pod, "used")
+				}
+			}
+			if used[fact] != pods {
+				e.t.Errorf("%s %s used %v, and its pods %v", key, fact, used[fact], pods)
+			}
+		}
 	}
 }
 

@@ -72,6 +72,36 @@ func readLedger(ctx context.Context, p *project, from, to int64) (*ledger, error
 	return l, nil
 }
 
+// usedBy is the device time used in [from, to), by a fact on owners.
+func usedBy(ctx context.Context, p *project, key string, from, to int64) (map[string]time.Duration, error) {
+	var answer struct {
+		Rows []struct {
+			Keys    []string
+			ByBasis []struct {
+				Basis        string
+				DeviceTimeNs string `json:"device_time_ns"`
+			} `json:"by_basis"`
+		}
+	}
+	query := url.Values{"from": {strconv.FormatInt(from, 10)}, "to": {strconv.FormatInt(to, 10)}, "group_by": {key}}
+	if err := p.ask(ctx, "/v1/report", query, &answer); err != nil {
+		return nil, err
+	}
+	used := map[string]time.Duration{}
+	for _, row := range answer.Rows {
+		for _, sum := range row.ByBasis {
+			ns, err := strconv.ParseInt(sum.DeviceTimeNs, 10, 64)
+			if err != nil || len(row.Keys) != 1 {
+				return nil, fmt.Errorf("a row that makes no sense: %+v", row)
+			}
+			if sum.Basis == "used" {
+				used[row.Keys[0]] += time.Duration(ns)
+			}
+		}
+	}
+	return used, nil
+}
+
 // of is what a pod answers for in a second, on all devices.
 func (l *ledger) of(second int64, pod string) bases {
 	all := bases{}
