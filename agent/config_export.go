@@ -2,6 +2,8 @@ package agent
 
 import (
 	"time"
+
+	"github.com/gpuledger/gpuledger/agent/exporter/otlp"
 )
 
 // ExportConfig is what others may see of the ledger on this node, as it is
@@ -12,13 +14,13 @@ type ExportConfig struct {
 	PodLabels []string `yaml:"pod_labels"`
 
 	// MaxSeries bounds how many owners of a device on a basis are kept apart;
-	// what comes beyond it is added up in one series of owner __overflow__.
-	// Default: 5000.
+	// what comes beyond it is added up in one series of owner __overflow__. It
+	// is the agent's memory: about 3 kB each while they are scraped. Default:
+	// 5000.
 	MaxSeries int `yaml:"max_series"`
 
-	// Linger is how long an owner who gets no more time stays in the metrics.
-	// Default: 10m, which is longer than Prometheus takes to call a series
-	// stale.
+	// Linger is how long an owner who gets no more time stays in the metrics: it
+	// should be two scrapes and more. Default: 10m.
 	Linger Duration `yaml:"linger"`
 
 	OTLP OTLPConfig `yaml:"otlp"`
@@ -32,7 +34,8 @@ type OTLPConfig struct {
 	// Interval is the time between two pushes. Default: 15s.
 	Interval Duration `yaml:"interval"`
 
-	// Timeout bounds a push, retries included. Default: 10s.
+	// Timeout bounds a push. One that fails is not repeated: the next has
+	// everything. Default: 10s.
 	Timeout Duration `yaml:"timeout"`
 
 	// Insecure allows a connection without TLS to another machine. Default:
@@ -53,8 +56,8 @@ type OTLPConfig struct {
 }
 
 func (c *ExportConfig) check(bad func(key, format string, args ...any)) {
-	if c.MaxSeries < 100 || c.MaxSeries > 1_000_000 {
-		bad("export.max_series", "%d: want 100 to 1000000", c.MaxSeries)
+	if c.MaxSeries < 100 || c.MaxSeries > 100_000 {
+		bad("export.max_series", "%d: want 100 to 100000", c.MaxSeries)
 	}
 	if c.Linger.Duration < time.Minute {
 		bad("export.linger", "%v: want at least 1m, or a scraper may miss the last value", c.Linger)
@@ -67,20 +70,18 @@ func (c *ExportConfig) check(bad func(key, format string, args ...any)) {
 			bad("export.pod_labels", "%.40q is not the key of a label", key)
 		}
 	}
-	o := &c.OTLP
-	if o.Endpoint == "" {
+	if c.OTLP.Endpoint == "" {
 		return
 	}
-	if o.Interval.Duration < time.Second {
-		bad("export.otlp.interval", "%v: want at least 1s", o.Interval)
+	if err := c.OTLP.options().Validate(); err != nil {
+		bad("export.otlp", "%v", err)
 	}
-	if o.Timeout.Duration <= 0 {
-		bad("export.otlp.timeout", "%v: want more than 0", o.Timeout)
-	}
-	if (o.CertFile == "") != (o.KeyFile == "") {
-		bad("export.otlp.cert_file", "cert_file and key_file come together")
-	}
-	if o.Insecure && (o.CAFile != "" || o.CertFile != "") {
-		bad("export.otlp.insecure", "either insecure or certificates")
+}
+
+func (o *OTLPConfig) options() otlp.Options {
+	return otlp.Options{
+		Endpoint: o.Endpoint, Insecure: o.Insecure || (isLoopback(o.Endpoint) && o.CAFile == "" && o.CertFile == ""),
+		CAFile: o.CAFile, CertFile: o.CertFile, KeyFile: o.KeyFile,
+		Headers: o.Headers, Interval: o.Interval.Duration, Timeout: o.Timeout.Duration,
 	}
 }

@@ -150,8 +150,8 @@ type DCGMConfig struct {
 	Mode string `yaml:"mode"`
 
 	// Address is where a standalone host engine listens (host:port, or
-	// unix:///path), or an exporter's page (a URL). Default "": 127.0.0.1:5555,
-	// or http://127.0.0.1:9400/metrics.
+	// unix:///path), or an exporter's page (a URL). Default "": localhost:5555,
+	// or http://localhost:9400/metrics.
 	Address string `yaml:"address"`
 }
 
@@ -176,7 +176,7 @@ func (c *DCGMConfig) check(bad func(key, format string, args ...any)) {
 func checkURL(bad func(key, format string, args ...any), key, text string, schemes ...string) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || !slices.Contains(schemes, u.Scheme) {
-		bad(key, "%.80q is not a URL such as %s://host:port/path", text, schemes[0])
+		bad(key, "want a URL such as %s://host:port/path", schemes[0]) // what is there may hold a password
 	}
 }
 

@@ -69,29 +69,47 @@ func TestParseConfigErrorsShowTheLine(t *testing.T) {
 
 func TestValidateNamesTheKey(t *testing.T) {
 	for key, change := range map[string]func(*Config){
-		"cluster":             func(c *Config) { c.Cluster = "" },
-		"node":                func(c *Config) { c.Node = "a\nb" },
-		"capacity_type":       func(c *Config) { c.CapacityType = "\xff" },
-		"labels":              func(c *Config) { c.Labels = map[string]string{"zone": strings.Repeat("x", 5000)} },
-		"state_dir":           func(c *Config) { c.StateDir = "" },
-		"source":              func(c *Config) { c.Source = "magic" },
-		"replay.file":         func(c *Config) { c.Source = SourceReplay },
-		"replay.speed":        func(c *Config) { c.Source, c.Replay = SourceReplay, ReplayConfig{"x", -1} },
-		"simulated.duration":  func(c *Config) { c.Source, c.Simulated.Duration, c.Simulated.Speed = SourceSimulated, Duration{}, 0 },
-		"simulated.nodes":     func(c *Config) { c.Source, c.Simulated.Nodes = SourceSimulated, -1 },
-		"simulated.profile":   func(c *Config) { c.Source, c.Simulated.Profile = SourceSimulated, "x" },
-		"simulated.devices":   func(c *Config) { c.Source, c.Simulated.Devices = SourceSimulated, 65 },
-		"collector.address":   func(c *Config) { c.Collector.Address = "10.0.0.1:9440" },
-		"collector.cert_file": func(c *Config) { c.Collector.CertFile = "x" },
-		"spool.max_bytes":     func(c *Config) { c.Spool.MaxBytes = 1 },
-		"limits.max_gap":      func(c *Config) { c.Limits.MaxGap = Duration{-1} },
-		"http_listen":         func(c *Config) { c.HTTPListen = "9440" },
+		"cluster":                         func(c *Config) { c.Cluster = "" },
+		"node":                            func(c *Config) { c.Node = "a\nb" },
+		"capacity_type":                   func(c *Config) { c.CapacityType = "\xff" },
+		"labels":                          func(c *Config) { c.Labels = map[string]string{"zone": strings.Repeat("x", 5000)} },
+		"state_dir":                       func(c *Config) { c.StateDir = "" },
+		"source":                          func(c *Config) { c.Source = "magic" },
+		"replay.file":                     func(c *Config) { c.Source = SourceReplay },
+		"replay.speed":                    func(c *Config) { c.Source, c.Replay = SourceReplay, ReplayConfig{"x", -1} },
+		"simulated.duration":              func(c *Config) { c.Source, c.Simulated.Duration, c.Simulated.Speed = SourceSimulated, Duration{}, 0 },
+		"simulated.nodes":                 func(c *Config) { c.Source, c.Simulated.Nodes = SourceSimulated, -1 },
+		"simulated.profile":               func(c *Config) { c.Source, c.Simulated.Profile = SourceSimulated, "x" },
+		"simulated.devices":               func(c *Config) { c.Source, c.Simulated.Devices = SourceSimulated, 65 },
+		"collector.address":               func(c *Config) { c.Collector.Address = "10.0.0.1:9440" },
+		"collector.cert_file":             func(c *Config) { c.Collector.CertFile = "x" },
+		"spool.max_bytes":                 func(c *Config) { c.Spool.MaxBytes = 1 },
+		"limits.max_gap":                  func(c *Config) { c.Limits.MaxGap = Duration{-1} },
+		"http_listen":                     func(c *Config) { c.HTTPListen = "9440" },
+		"kubernetes.enabled":              func(c *Config) { c.Kubernetes.Enabled = "maybe" },
+		"kubernetes.pods: ":               func(c *Config) { c.Kubernetes.Pods = "etcd" },
+		"kubernetes.pod_resources_socket": func(c *Config) { c.Kubernetes.PodResourcesSocket = "kubelet.sock" },
+		"kubernetes.kubelet_url":          func(c *Config) { c.Kubernetes.KubeletURL = "http://me:hush@x:10250" },
+		"dcgm.mode":                       func(c *Config) { c.DCGM.Mode = "on" },
+		"dcgm.address":                    func(c *Config) { c.DCGM = DCGMConfig{"exporter", "me:hush@x:9400"} },
+		"slurm.job_dir":                   func(c *Config) { c.Slurm.JobDir = "jobs" },
+		"nvml.pids":                       func(c *Config) { c.NVML.PIDs = "any" },
+		"export.max_series":               func(c *Config) { c.Export.MaxSeries = 1 },
+		"export.linger":                   func(c *Config) { c.Export.Linger = Duration{} },
+		"export.pod_labels":               func(c *Config) { c.Export.PodLabels = []string{"a b"} },
+		"export.otlp: endpoint":           func(c *Config) { c.Export.OTLP.Endpoint = "https://me:hush@x:4317" },
+		"export.otlp: header": func(c *Config) {
+			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]string{"header x": "hush"}
+		},
+		"the value of header x": func(c *Config) {
+			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]string{"x": "hush\n"}
+		},
 		"log: unknown level":  func(c *Config) { c.Log.Level = "loud" },
 		"log: unknown format": func(c *Config) { c.Log.Format = "xml" },
 	} {
 		c := DefaultConfig()
 		change(&c)
-		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), key) {
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%s: %v", key, err)
 		}
 	}

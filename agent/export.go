@@ -27,17 +27,12 @@ func openExport(cfg *Config, id sampler.Node, version string, logger *slog.Logge
 		return nil, err
 	}
 	x := &export{totals: totals, pages: prom.New(totals)}
-	o := &c.OTLP
-	if o.Endpoint == "" {
+	if c.OTLP.Endpoint == "" {
 		return x, nil
 	}
-	x.push, err = otlp.New(totals, otlp.Options{
-		Endpoint: o.Endpoint, Insecure: o.Insecure || (isLoopback(o.Endpoint) && o.CAFile == "" && o.CertFile == ""),
-		CAFile: o.CAFile, CertFile: o.CertFile, KeyFile: o.KeyFile,
-		Headers: o.Headers, Interval: o.Interval.Duration, Timeout: o.Timeout.Duration,
-		Version: version, HostName: id.Name, Logger: logger,
-	})
-	if err != nil {
+	o := c.OTLP.options()
+	o.Version, o.HostName, o.Logger = version, id.Name, logger
+	if x.push, err = otlp.New(totals, o); err != nil {
 		return nil, err
 	}
 	return x, nil

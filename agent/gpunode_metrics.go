@@ -82,8 +82,8 @@ func (c *nodeCollector) kubelet(s kubelet.Stats) {
 	c.count("kubelet_living_errors_total", "Times that the pods with processes could not be told.", s.LivingErrors)
 	c.count("kubelet_expired_holdings_total", "Holdings ended because nobody could confirm them for long.", s.Expired)
 	c.gauge("kubelet_last_list_timestamp_seconds", "Unix time of the kubelet's last answer; 0 for none.", float64(s.LastList/int64(time.Second)))
-	const help = "Holdings, by state: held in all, of them waiting for their pod's facts, of them unconfirmed since a restart."
-	c.gauge("holdings", help, float64(s.Holdings), "state", "held")
+	const help = "Holdings, by state: confirmed, waiting for their pod to be known, or unconfirmed since a restart."
+	c.gauge("holdings", help, float64(s.Holdings-s.Waiting-s.Unconfirmed), "state", "confirmed")
 	c.gauge("holdings", help, float64(s.Waiting), "state", "waiting")
 	c.gauge("holdings", help, float64(s.Unconfirmed), "state", "unconfirmed")
 	c.gauge("holdings_unresolved", "Names of GPUs that fit no device of the driver's.", float64(s.Unresolved))
@@ -118,6 +118,7 @@ func (c *nodeCollector) dcgm(s dcgm.Stats) {
 	c.count("dcgm_failures_total", "Of them, those that failed.", s.Failures)
 	c.count("dcgm_sessions_total", "Connections to a host engine.", s.Sessions)
 	c.gauge("dcgm_hung", "1 while a call into DCGM hangs.", one(s.Hung))
+	c.count("dcgm_hangs_total", "Calls into DCGM that have hung.", s.Hangs)
 	for reason, v := range map[string]uint64{
 		"blank": s.Drops.Blank, "value": s.Drops.Value, "time": s.Drops.Time,
 		"malformed": s.Drops.Malformed, "limit": s.Drops.Excess, "contradicting": s.Drops.Contradicting,

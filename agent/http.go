@@ -58,11 +58,11 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 
 // page serves metrics. What can't be served is left out, logged, and counted on
 // the page; the rest of it is there.
-func page(log *slog.Logger, of ...prometheus.Collector) http.Handler {
+func page(logger *slog.Logger, of ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(of...)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError), Registry: registry,
+		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelError), Registry: registry,
 		MaxRequestsInFlight: 4, Timeout: 10 * time.Second, EnableOpenMetrics: true,
 	})
 }

@@ -1,6 +1,7 @@
 package otlp
 
 import (
+	"math"
 	"slices"
 
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
@@ -25,16 +26,18 @@ func deviceMetrics(s *exporter.Snapshot) []*metricspb.Metric {
 		if !d.Current(s) {
 			continue
 		}
-		if now.Observed > 0 {
-			// What the agent did not look at is unknown, not idle.
+		// What the agent did not look at is unknown, not idle: these are means of
+		// what it saw.
+		seen := float64(now.Observed) / 1e9
+		if seen > 0 {
 			m.double(m.gauge("hw.gpu.utilization", "1", "Fraction of time spent in a specific task."),
-				float64(now.SMActive)/float64(now.Observed), 0, append(slices.Clip(as), attributes{}.text("hw.gpu.task", "general")...))
+				float64(now.SMActive)/1e9/seen, 0, append(slices.Clip(as), attributes{}.text("hw.gpu.task", "general")...))
 		}
-		if now.Observed > 0 && f.Memory {
-			m.whole(m.level("hw.gpu.memory.usage", "By", "GPU memory used."), now.Memory, d.Since, as)
+		if seen > 0 && f.Memory {
+			m.whole(m.level("hw.gpu.memory.usage", "By", "GPU memory used."), int64(math.Round(float64(now.Memory)/seen)), d.Since, as)
 		}
-		if now.Observed > 0 && f.Energy {
-			m.double(m.gauge("hw.power", "W", "Instantaneous power consumed by the component."), float64(now.Energy)/1e6, 0, as)
+		if seen > 0 && f.Energy {
+			m.double(m.gauge("hw.power", "W", "Instantaneous power consumed by the component."), float64(now.Energy)/1e6/seen, 0, as)
 		}
 		if now.Priced {
 			m.double(m.gauge("gpuledger.gpu.price", "{"+s.Currency+"}/h", "Price of the device at present."), float64(now.PerHour)/1e9, 0,

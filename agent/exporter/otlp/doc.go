@@ -23,11 +23,11 @@
 // Of the node's resource, with hw.id, hw.type gpu, hw.name, hw.model, hw.vendor
 // and, for MIG instances, hw.parent on every point:
 //
-//	hw.gpu.utilization    gauge 1           SM activity of the last second, of what was observed
+//	hw.gpu.utilization    gauge 1           SM activity in the last second
 //	hw.gpu.memory.usage   updowncounter By  memory of processes in the last second
 //	hw.gpu.memory.limit   updowncounter By
 //	hw.energy             counter J
-//	hw.power              gauge W           mean of the last second
+//	hw.power              gauge W           power in the last second
 //	gpuledger.gpu.price   gauge {USD}/h     with gpuledger.capacity_type
 //
 // Of an owner's resource, with hw.id and gpuledger.basis:
@@ -47,8 +47,8 @@
 //
 // All sums are cumulative and begin when their series did. What is absent in
 // the snapshot (no sensor, no price) is absent here. A gauge is sent while its
-// device has a window in the snapshot's second; means over longer are rates of
-// the counters.
+// device has a window in the snapshot's second, and is the mean of what was
+// observed of it; means over longer are rates of the counters.
 //
 // # Failure
 //

@@ -53,7 +53,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-func (o *Options) check() error {
+func (o *Options) setDefaults() {
 	if o.Interval == 0 {
 		o.Interval = 15 * time.Second
 	}
@@ -66,24 +66,32 @@ func (o *Options) check() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+}
+
+// Validate checks all that can be checked without a look at files.
+func (o Options) Validate() error {
+	o.setDefaults()
 	if strings.Contains(o.Endpoint, "://") {
-		return fmt.Errorf("otlp: endpoint %q is a URL: want host:port, and insecure for plain text", o.Endpoint)
+		return errors.New("endpoint is a URL: want host:port, and insecure for plain text") // it may hold a password
 	}
 	if _, _, err := net.SplitHostPort(o.Endpoint); err != nil {
-		return fmt.Errorf("otlp: endpoint: want host:port, such as collector.observability:4317: %w", err)
+		return fmt.Errorf("endpoint: want host:port, such as collector.observability:4317: %w", err)
 	}
 	switch {
 	case (o.CertFile == "") != (o.KeyFile == ""):
-		return errors.New("otlp: the client's certificate and its key come together")
+		return errors.New("the client's certificate and its key come together")
 	case o.Insecure && (o.CAFile != "" || o.CertFile != ""):
-		return errors.New("otlp: insecure is without TLS: want no CA and no certificate then")
+		return errors.New("insecure is without TLS: want no CA and no certificate then")
 	case o.Interval < time.Second || o.Timeout <= 0 || o.MaxRequestBytes < 0:
-		return fmt.Errorf("otlp: interval %v, timeout %v, requests of %d bytes: want an interval of at least 1s, and the rest positive",
+		return fmt.Errorf("interval %v, timeout %v, requests of %d bytes: want an interval of at least 1s, and the rest positive",
 			o.Interval, o.Timeout, o.MaxRequestBytes)
 	}
-	for k := range o.Headers {
+	for k, v := range o.Headers {
 		if !isHeader(k) {
-			return fmt.Errorf("otlp: header %q: want lower-case letters, digits, -, _ and ., and not the prefix grpc-", k)
+			return fmt.Errorf("header %.80q: want lower-case letters, digits, -, _ and ., and not the prefix grpc-", k)
+		}
+		if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return fmt.Errorf("the value of header %s: want printable ASCII; is there a line break at its end?", k)
 		}
 	}
 	return nil

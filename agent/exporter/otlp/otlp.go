@@ -48,9 +48,10 @@ type Stats struct {
 // New makes a pusher of an exporter's snapshots. Series wait for it from now
 // on. Nothing is sent before Run, which must follow: it closes the connection.
 func New(e *exporter.Exporter, o Options) (*Pusher, error) {
-	if err := o.check(); err != nil {
-		return nil, err
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("otlp: %w", err)
 	}
+	o.setDefaults()
 	creds, err := o.credentials()
 	if err != nil {
 		return nil, err

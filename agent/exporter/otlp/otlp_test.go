@@ -77,10 +77,10 @@ func TestEachOwnerIsAResourceOfItsOwn(t *testing.T) {
 
 	gpu := []string{"hw.id=GPU-a", "hw.type=gpu", "hw.model=NVIDIA H100 80GB HBM3", "hw.vendor=NVIDIA", "service.instance.id=prod/gpu-1"}
 	want("hw.gpu.utilization", "1", 0.433333334/0.8, 0, false, append(gpu, "hw.gpu.task=general")...)
-	want("hw.gpu.memory.usage", "By", 32*(1<<30), start, false, gpu...)
+	want("hw.gpu.memory.usage", "By", 32*(1<<30)/0.8, start, false, gpu...)
 	want("hw.gpu.memory.limit", "By", 80*(1<<30), start, false, gpu...)
 	want("hw.energy", "J", 5*350.123457, start, true, gpu...)
-	want("hw.power", "W", 350.123457, 0, false, gpu...)
+	want("hw.power", "W", 350.123457/0.8, 0, false, gpu...)
 	want("gpuledger.gpu.price", "{USD}/h", 2.500000001, 0, false, append(gpu, "gpuledger.capacity_type=spot")...)
 	want("hw.gpu.memory.limit", "By", 5*(1<<30), start, false, "hw.id=MIG-b1", "hw.parent=GPU-b")
 	for _, x := range all {
@@ -262,11 +262,13 @@ func TestOptionsAreJudged(t *testing.T) {
 		"negative timeout":  {Endpoint: "x:1", Timeout: -1},
 		"reserved header":   {Endpoint: "x:1", Headers: map[string]string{"grpc-timeout": "1"}},
 		"upper-case header": {Endpoint: "x:1", Headers: map[string]string{"Authorization": "1"}},
+		"a line break":      {Endpoint: "x:1", Headers: map[string]string{"authorization": "Bearer hush\n"}},
+		"a password":        {Endpoint: "https://me:hush@x:1"},
 		"no such CA":        {Endpoint: "x:1", CAFile: "testdata/none"},
 		"CA without any":    {Endpoint: "x:1", CAFile: "otlp_test.go"},
 		"no such key":       {Endpoint: "x:1", CertFile: "testdata/none", KeyFile: "testdata/none"},
 	} {
-		if _, err := otlp.New(e, o); err == nil || !strings.HasPrefix(err.Error(), "otlp: ") {
+		if _, err := otlp.New(e, o); err == nil || !strings.HasPrefix(err.Error(), "otlp: ") || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
