@@ -142,13 +142,14 @@ func (n *gpuNode) openDCGM(cfg *Config) (err error) {
 // openHolders opens what knows who holds the devices. What they held in the
 // last run is taken over by the one that knows such owners.
 func (n *gpuNode) openHolders(cfg *Config, name string, inKubernetes bool, from Beginning) (err error) {
-	if cfg.Slurm.JobDir != "" {
-		n.slurm = slurm.New(slurm.Options{
-			Dir: cfg.Slurm.JobDir, Cluster: cfg.Cluster, Node: name, Units: n.driver.Units, Now: from.Now, Initial: from.Held, Log: n.log,
-		})
+	jobs := slurm.Options{
+		Dir: cfg.Slurm.JobDir, Cluster: cfg.Cluster, Node: name, Units: n.driver.Units, Now: from.Now, Initial: from.Held, Log: n.log,
+	}
+	if jobs.Dir != "" {
+		n.slurm = slurm.New(jobs)
 	}
 	n.orphans = slices.DeleteFunc(slices.Clone(from.Held), func(h sampler.Holding) bool {
-		return (inKubernetes && h.Owner.Kind == attribution.Container) || (n.slurm != nil && sampler.IsJob(h.Owner))
+		return (inKubernetes && h.Owner.Kind == attribution.Container) || (n.slurm != nil && jobs.Owns(h.Owner))
 	})
 	n.now = from.Now
 	if !inKubernetes {

@@ -28,9 +28,15 @@ type Options struct {
 	// Now is the agent's clock, in Unix ns. Default: the wall clock.
 	Now func() int64
 	// Initial is what the ledger says is held from an earlier run. What of it
-	// is no job's is not looked at.
+	// is no job's on this node is not looked at.
 	Initial []sampler.Holding
 	Log     *slog.Logger
+}
+
+// Owns reports whether an owner is a job on this node, under this cluster's
+// name: one whose holdings a watcher states and ends.
+func (o *Options) Owns(owner *attribution.Owner) bool {
+	return sampler.IsJob(owner) && owner.Cluster == o.Cluster && owner.Node == o.Node
 }
 
 // Watcher is a [sampler.Live] that yields which jobs hold which devices.
@@ -52,7 +58,7 @@ type holding struct{ device, job string }
 type state struct {
 	added    uint64 // of the device that it was said of
 	fresh    bool   // it was not said yet
-	restored bool   // it was said by an earlier run
+	restored bool   // it was said by an earlier run, and not by this one
 	seen     bool   // in the reading at hand
 }
 
@@ -85,7 +91,7 @@ func New(opts Options) *Watcher {
 		empty: make(map[gpuName]bool), jobs: make(map[string]*attribution.Owner),
 	}
 	for _, h := range opts.Initial {
-		if h.Owner != nil && sampler.IsJob(h.Owner) && len(w.stated) < MaxHoldings {
+		if h.Owner != nil && opts.Owns(h.Owner) && len(w.stated) < MaxHoldings {
 			w.stated[holding{h.DeviceID, h.Owner.Controller}] = &state{restored: true}
 		}
 	}
@@ -125,9 +131,9 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 
 // read reads the directory, and yields what has changed, all as of one instant.
 func (w *Watcher) read(p sampler.Producer) {
-	now := w.opts.Now()
 	files, err := readDir(w.opts.Dir)
 	units := w.opts.Units()
+	now := w.opts.Now() // not before a device among units was added
 	for _, s := range w.stated {
 		s.seen = err != nil
 	}
@@ -217,13 +223,11 @@ func (w *Watcher) settle(p sampler.Producer, units []sampler.Unit, now int64) (c
 		if !there {
 			continue
 		}
-		if s.restored { // the ledger has it, of the device as it is now
-			s.restored, s.added = false, number
-		}
-		switch ended := s.added != number; { // with the device
-		case s.seen && (s.fresh || ended):
+		ended := s.added != number && !s.restored // with the device
+		switch {
+		case s.seen && (s.fresh || s.restored || ended):
 			w.yield(p, sampler.Held, h, now)
-			s.fresh, s.added = false, number
+			s.fresh, s.restored, s.added = false, false, number
 			changed = true
 		case s.seen:
 		default:
