@@ -59,7 +59,7 @@ type Splitter struct {
 //   - A single holder answers for all activity that no other process claims.
 //   - Among several, each answers for its own processes, scaled down where
 //     they exceed the device's activity; activity that no process accounts
-//     for is unattributed.
+//     for is unattributed, but for a few ns of rounding.
 //   - Where activity per process can't be measured, several holders share it
 //     by the memory of their processes, else by replicas.
 //   - What is left idle is reserved by the holders, by replicas; without
@@ -133,6 +133,7 @@ func (s *Splitter) measure(g *Segment) means {
 		}
 		return meansDevice
 	case g.ProcessSM:
+		s.round(rest)
 		return g.byProcess()
 	case rest == 0:
 		return meansNone
@@ -163,6 +164,29 @@ func (s *Splitter) measure(g *Segment) means {
 		s.sm[i] += p
 	}
 	return means
+}
+
+// rounding bounds what integer division leaves over for each counter of a
+// segment, in ns: less than one at either end of each of the few intervals that
+// meet in a window.
+const rounding = 4
+
+// round gives what is left of a device's activity for rounding's sake to the
+// most active use. It is no stranger's: as unattributed it would make every
+// window of a shared device one slice longer, and hide what is.
+func (s *Splitter) round(rest int64) {
+	if rest == 0 || rest > rounding*int64(len(s.sm)+1) {
+		return
+	}
+	most := -1
+	for i, x := range s.sm {
+		if x > 0 && (most < 0 || x > s.sm[most]) {
+			most = i
+		}
+	}
+	if most >= 0 {
+		s.sm[most] += rest
+	}
 }
 
 // byProcess says whose counters a segment's process counters are.

@@ -310,6 +310,29 @@ func TestLaw1TimeAndCostOfAWindowAreConserved(t *testing.T) {
 	})
 }
 
+// What integer division leaves over is no stranger's, what is more is.
+func TestRoundingIsNotUnattributed(t *testing.T) {
+	for over, want := range map[int64]string{0: "1/used 300", 12: "1/used 312", 13: "0/unattributed 13"} {
+		var s attribution.Splitter
+		s.Policy = attribution.PolicySM
+		got, method := s.Split([]attribution.Segment{{
+			Length: attribution.WindowNanos, Observed: true, SMActive: 400 + over, ProcessSM: true,
+			Holdings: []attribution.Holding{{Owner: 1, Replicas: 1}, {Owner: 2, Replicas: 1}},
+			Uses:     []attribution.Use{{Owner: 1, Kind: attribution.Container, SMActive: 300}, {Owner: 2, Kind: attribution.Container, SMActive: 100}},
+		}}, nil)
+		found := false
+		for _, x := range got {
+			found = found || fmt.Sprintf("%d/%s %d", x.Owner, x.Basis, x.Time) == want
+			if over < 13 && x.Basis == attribution.Unattributed {
+				t.Errorf("%d ns over: %d ns are unattributed", over, x.Time)
+			}
+		}
+		if !found || method != "sm/process" {
+			t.Errorf("%d ns over: %s (%s), want %s in it", over, show(got), method, want)
+		}
+	}
+}
+
 // The numbers that owners go by, and what the splitter did before, change
 // nothing.
 func TestLaw2SplitDependsOnItsArgumentsAlone(t *testing.T) {
