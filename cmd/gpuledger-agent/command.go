@@ -215,7 +215,7 @@ func (p *program) run(ctx context.Context, cfg *agent.Config) error {
 	if err != nil {
 		return err
 	}
-	tune(source.Script != nil && source.Speed == 0)
+	tune(&source)
 	conn, err := agent.Dial(&cfg.Collector)
 	if err != nil {
 		return err
@@ -247,15 +247,22 @@ func group(ctx context.Context, a *agent.Agent, listen string) error {
 	return g.Run()
 }
 
-// tune sets the collector of garbage for what the agent does. As fast as
-// possible it lives on throughput: a heap of some ten MB may well double
-// before it is collected again and again. In real time it is idle, and small
-// memory counts more than the few collections a minute that it costs.
-func tune(fast bool) {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
-		return // somebody knows better
+// tune sets the runtime for what the agent does. Where the environment says
+// something, somebody knows better.
+//
+// As fast as possible it lives on throughput: a heap of some ten MB may well
+// double before it is collected again and again. In real time it is idle, and
+// small memory counts more than the few collections a minute that it costs.
+//
+// On a node it works for some milliseconds of each second. One thread at a time
+// is enough for that; calls into the driver do not count. With more, each of
+// its small awakenings wakes further threads to look for work, and each
+// collection starts as many workers as a quarter of the node's processors.
+func tune(s *agent.Source) {
+	if s.Live != nil && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
 	}
-	if fast {
+	if s.Script != nil && s.Speed == 0 && os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(400)
 		debug.SetMemoryLimit(512 << 20)
 	}
