@@ -98,7 +98,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	var wg sync.WaitGroup
 	for _, n := range a.nodes {
 		wg.Go(func() {
-			if err := n.run(below); err != nil {
+			if err := n.run(below, a.deps.Abort); err != nil {
 				n.log.Error("the node's spool or uplink ended", "error", err)
 			}
 		})

@@ -224,14 +224,14 @@ func (n *node) openChunker(live bool) error {
 }
 
 // run keeps the spool synced, the uplink up and what is exported pushed until
-// ctx ends.
-func (n *node) run(ctx context.Context) error {
+// ctx ends; abort cuts the last push short.
+func (n *node) run(ctx, abort context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, 3)
 	wg.Go(func() { errs[0] = n.spool.Run(ctx) })
 	wg.Go(func() { errs[1] = n.uplink.Run(ctx) })
 	if n.export != nil && n.export.push != nil {
-		wg.Go(func() { errs[2] = n.export.push.Run(ctx) })
+		wg.Go(func() { errs[2] = n.export.push.Run(ctx, abort) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

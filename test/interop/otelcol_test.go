@@ -44,7 +44,7 @@ service:
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
+	go func() { ended <- p.Run(ctx, context.Background()) }()
 	defer func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -81,9 +81,9 @@ func New(e *exporter.Exporter, o Options) (*Pusher, error) {
 	}, nil
 }
 
-// Run pushes at every interval until ctx ends, then once more, and closes the
-// connection.
-func (p *Pusher) Run(ctx context.Context) error {
+// Run pushes at every interval until ctx ends, then once more, unless abort has
+// ended too, and closes the connection.
+func (p *Pusher) Run(ctx, abort context.Context) error {
 	ticker := time.NewTicker(p.o.Interval)
 	defer ticker.Stop()
 	for {
@@ -91,7 +91,7 @@ func (p *Pusher) Run(ctx context.Context) error {
 		case <-ticker.C:
 			p.push(ctx)
 		case <-ctx.Done():
-			p.push(context.WithoutCancel(ctx))
+			p.push(abort)
 			if err := p.conn.Close(); err != nil {
 				return fmt.Errorf("otlp: %w", err)
 			}

@@ -225,11 +225,38 @@ func TestRunPushesALastTimeAndEnds(t *testing.T) {
 	e.Add(exportertest.Episode(0))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Run(ctx); err != nil {
+	if err := p.Run(ctx, t.Context()); err != nil {
 		t.Error(err)
 	}
 	if len(r.take()) != 1 {
 		t.Error("nothing was pushed at the end")
+	}
+}
+
+// A receiver that takes connections and never answers does not hold up an end
+// that is cut short.
+func TestTheLastPushCanBeCutShort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	e := newExporter(t, exporter.Options{})
+	p := newPusher(t, e, otlp.Options{Endpoint: l.Addr().String(), Insecure: true, Timeout: time.Hour})
+	e.Add(exportertest.Episode(0))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	abort, cut := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- p.Run(ctx, abort) }()
+	c, err := l.Accept() // it has begun
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cut()
+	if err := <-ended; err != nil || p.Stats().Failures != 1 {
+		t.Errorf("%v, %+v", err, p.Stats())
 	}
 }
 
