@@ -34,6 +34,9 @@ func Living(procFS string) (map[string]bool, error) {
 	living := make(map[string]bool)
 	buf := make([]byte, cgroup.MaxBytes)
 	var missed error
+	if err := checkVisible(procFS); err != nil {
+		missed = fmt.Errorf("%w: %w", ErrIncomplete, err)
+	}
 	for seen := 0; ; {
 		names, err := d.Readdirnames(1024)
 		if errors.Is(err, io.EOF) {

@@ -15,6 +15,23 @@ import (
 // namespace the driver mixes pids of both.
 var ErrPIDNamespace = errors.New("not in the host's pid namespace")
 
+// ErrHidden says that processes of others can't be seen.
+var ErrHidden = errors.New("the proc file system hides processes")
+
+// checkVisible fails, with an error wrapping ErrHidden, where the proc file
+// system has only some processes: this one, but not the first, which always is.
+// With hidepid that is so for who has neither the mount's group nor
+// CAP_SYS_PTRACE; before Linux 5.8 for all mounts of a pid namespace.
+func checkVisible(procFS string) error {
+	if _, err := os.Stat(filepath.Join(procFS, "1")); !errors.Is(err, os.ErrNotExist) {
+		return nil // it is there, or what is wrong shows when it is read
+	}
+	if _, err := os.Stat(filepath.Join(procFS, "self", "stat")); err != nil {
+		return nil // no proc file system of the kernel's
+	}
+	return fmt.Errorf("%w: %s is mounted with hidepid: give the agent CAP_SYS_PTRACE, or the group that the mount names", ErrHidden, procFS)
+}
+
 // initPIDNamespace is the inode of the first pid namespace
 // (PROC_PID_INIT_INO in the kernel's proc_ns.h).
 const initPIDNamespace = "pid:[4026531836]"
@@ -22,7 +39,8 @@ const initPIDNamespace = "pid:[4026531836]"
 // CheckPIDNamespace fails, with an error wrapping ErrPIDNamespace, outside the
 // host's pid namespace. There the driver translates the pids that are visible
 // and returns others as they are, so that a stranger's pid may look like one
-// of ours.
+// of ours. In the host's it fails, with an error wrapping ErrHidden, where the
+// processes of others can't be seen.
 //
 // A nested node, such as kind's, is a container with a pid namespace of its
 // own, and nested allows that: the namespace is accepted if its pid 1 is a
@@ -41,7 +59,7 @@ func CheckPIDNamespace(procFS string, nested bool) error {
 	case err != nil:
 		return fmt.Errorf("read the pid namespace: %w", err)
 	case ns == initPIDNamespace:
-		return nil
+		return checkVisible(procFS)
 	case !nested:
 		return fmt.Errorf("%w (%s): run the agent with hostPID: true, or with --pid=host; where the node is a container itself, as kind's are, say that it is nested", ErrPIDNamespace, ns)
 	}

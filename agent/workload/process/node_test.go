@@ -122,6 +122,30 @@ func TestLiving(t *testing.T) {
 	}
 }
 
+// A proc file system with hidepid shows a process its own, and says nothing of
+// the others: they are not known, rather than gone.
+func TestHiddenProcesses(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	files := map[string]string{
+		"self": "-> " + self, self + "/ns/pid": "-> " + initPIDNamespace, self + "/stat": "x", self + "/cgroup": inPod(uidA, ctrID("a")),
+	}
+	dir := tree(t, files)
+	if got, err := Living(dir); !errors.Is(err, ErrIncomplete) || !errors.Is(err, ErrHidden) || !got[uidA] {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := CheckPIDNamespace(dir, false); !errors.Is(err, ErrHidden) || !strings.Contains(err.Error(), "hidepid") {
+		t.Errorf("%v", err)
+	}
+	files["1/cgroup"] = "0::/init.scope\n"
+	dir = tree(t, files)
+	if got, err := Living(dir); err != nil || !got[uidA] {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := CheckPIDNamespace(dir, false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLivingReal(t *testing.T) {
 	if _, err := os.Stat("/proc/self/cgroup"); err != nil {
 		t.Skip("no /proc here")
