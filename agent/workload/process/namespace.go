@@ -23,11 +23,10 @@ var ErrHidden = errors.New("the proc file system hides processes")
 // With hidepid that is so for who has neither the mount's group nor
 // CAP_SYS_PTRACE; before Linux 5.8 for all mounts of a pid namespace.
 func checkVisible(procFS string) error {
-	if _, err := os.Stat(filepath.Join(procFS, "1")); !errors.Is(err, os.ErrNotExist) {
-		return nil // it is there, or what is wrong shows when it is read
-	}
-	if _, err := os.Stat(filepath.Join(procFS, "self", "stat")); err != nil {
-		return nil // no proc file system of the kernel's
+	_, first := os.Stat(filepath.Join(procFS, "1"))
+	_, self := os.Stat(filepath.Join(procFS, "self", "stat"))
+	if self != nil || !errors.Is(first, os.ErrNotExist) {
+		return nil
 	}
 	return fmt.Errorf("%w: %s is mounted with hidepid: give the agent CAP_SYS_PTRACE, or the group that the mount names", ErrHidden, procFS)
 }
