@@ -23,9 +23,11 @@ var ErrHidden = errors.New("the proc file system hides processes")
 // With hidepid that is so for who has neither the mount's group nor
 // CAP_SYS_PTRACE; before Linux 5.8 for all mounts of a pid namespace.
 func checkVisible(procFS string) error {
-	_, first := os.Stat(filepath.Join(procFS, "1"))
-	_, self := os.Stat(filepath.Join(procFS, "self", "stat"))
-	if self != nil || !errors.Is(first, os.ErrNotExist) {
+	there := func(name string) bool {
+		_, err := os.Stat(filepath.Join(procFS, name))
+		return err == nil
+	}
+	if there("1") || !there("self/stat") {
 		return nil
 	}
 	return fmt.Errorf("%w: %s is mounted with hidepid: give the agent CAP_SYS_PTRACE, or the group that the mount names", ErrHidden, procFS)
