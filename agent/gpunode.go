@@ -247,19 +247,40 @@ func (n *gpuNode) releaseOrphans(producer func() sampler.Producer) {
 func (n *gpuNode) poke(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var before uint64
+	var asked asking
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			unknown := n.processes.Stats().UnknownPod
-			if unknown != before || n.kubelet.Stats().Waiting > 0 {
+			unknown := asked.again(n.processes.Stats().UnknownPod)
+			if unknown || n.kubelet.Stats().Waiting > 0 {
 				n.watcher.Poke()
 			}
-			before = unknown
 		}
 	}
+}
+
+// asking is for how long somebody has asked for a pod that is unknown.
+type asking struct {
+	answers uint64
+	seconds int
+}
+
+// again reports, once a second, whether the pods are to be read again, given
+// how often the answer was that a pod is unknown: in the first second in which
+// it was, the second, the fourth and the eighth. A pod that stays unknown, such
+// as another cluster's on the same machine, is no reason to read all pods every
+// second for ever.
+func (a *asking) again(answers uint64) bool {
+	more := answers != a.answers
+	a.answers = answers
+	if !more {
+		a.seconds = 0
+		return false
+	}
+	a.seconds++
+	return a.seconds <= 8 && a.seconds&(a.seconds-1) == 0
 }
 
 // ready fails while holdings can't be told.

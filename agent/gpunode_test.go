@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"slices"
 	"testing"
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
@@ -46,6 +47,27 @@ func TestLaw2RestoredHoldingsAreTakenOverOrEnded(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Pods are read again at once for one that is unknown, and not for ever.
+func TestUnknownPodsAreAskedForLessAndLess(t *testing.T) {
+	var a asking
+	asked := func(answers ...uint64) (at []int) {
+		for i, n := range answers {
+			if a.again(n) {
+				at = append(at, i)
+			}
+		}
+		return at
+	}
+	if at := asked(0, 0, 3, 3, 3, 4); !slices.Equal(at, []int{2, 5}) {
+		t.Errorf("asked at %v", at)
+	}
+	for i := range uint64(100) {
+		if again := a.again(5 + i); again != slices.Contains([]uint64{2, 4, 8}, i+2) {
+			t.Errorf("second %d: %v", i+2, again)
+		}
 	}
 }
 
