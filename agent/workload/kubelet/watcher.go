@@ -240,8 +240,12 @@ func (w *Watcher) failed(ctx context.Context, err error) {
 	}
 }
 
-// look compares what is said to be held with what is.
+// look compares what is said to be held with what is. While the driver has no
+// devices, as before it has found them, nothing can be told.
 func (w *Watcher) look(at int64) {
+	if len(w.units) == 0 {
+		return
+	}
 	view := w.opt.Pods.View()
 	w.tracker.view = view
 	w.wanter.begin(w.resolver, view, w.grants, at)

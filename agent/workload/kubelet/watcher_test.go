@@ -280,7 +280,7 @@ func TestLastRunsHoldings(t *testing.T) {
 		r.set(func() { r.units = gpus(gpu0, gpu1) })
 		r.pass(4 * time.Second)
 		log := r.take()
-		for _, want := range []string{"1.00 +GPU-1 ns/stays/main(ustays) x1", "1.00 +GPU-2 ns/ended/main(uended) x1", "2.00 -GPU-2 ns/ended/main(uended)"} {
+		for _, want := range []string{"1.00 +GPU-1 ns/stays/main(ustays) x1", "1.00 +GPU-2 ns/ended/main(uended) x1", "3.00 -GPU-2 ns/ended/main(uended)"} {
 			if !slices.Contains(log, want) {
 				t.Errorf("want %q in %q", want, log)
 			}
@@ -401,5 +401,30 @@ func TestUnreadableCheckpointIsSaidOnce(t *testing.T) {
 		if n := strings.Count(log.String(), "checkpoint can't be read"); n != 1 || r.w.Stats().CheckpointErrors < 5 {
 			t.Errorf("%d lines, %+v:\n%s", n, r.w.Stats(), &log)
 		}
+	})
+}
+
+// The driver takes a moment to find its devices when the agent starts; until
+// then no name can be resolved, and that is nothing to warn of.
+func TestDevicesAreWaitedFor(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var log bytes.Buffer
+		r.opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+		r.dir.Put(pod("ns", "a", "ua", "main"))
+		r.kubelet.list(has("ns", "a", gpu0))
+		r.held["x"] = sampler.Holding{DeviceID: gpu1, Owner: r.dir.View().ByUID("ua").Owner("main"), Replicas: 1}
+		units := r.units
+		r.units = nil
+		r.run().pass(5 * time.Second)
+		r.expect()
+		if s := r.w.Stats(); log.Len() > 0 || s.Unresolved != 0 || s.Unconfirmed != 0 {
+			t.Errorf("%+v\n%s", s, &log)
+		}
+		r.set(func() { r.units = units })
+		r.pass(500 * time.Millisecond)
+		if got := r.take(); len(got) == 0 || !strings.HasSuffix(got[0], "+GPU-1 ns/a/main(ua) x1") {
+			t.Errorf("%q", got)
+		}
+		r.broken = nil // what the rig holds under another name
 	})
 }
