@@ -118,7 +118,7 @@ func usesKubernetes(cfg *KubernetesConfig, logger *slog.Logger) bool {
 	}
 	_, err := os.Stat(cfg.PodResourcesSocket)
 	if err != nil {
-		logger.Info("no kubelet here: GPUs are held by nobody, processes answer for themselves", "socket", cfg.PodResourcesSocket)
+		logger.Info("no kubelet here: GPUs are held by nobody, processes answer for themselves", "error", err)
 	}
 	return err == nil
 }

@@ -44,9 +44,9 @@ func nodeLabels(cfg *Config, node string, logger *slog.Logger) map[string]string
 		logger.Warn("the node's labels can't be asked for: those of the last start count; prices that select on node labels need them",
 			"labels", len(found), "error", err)
 	}
-	for k, v := range found {
+	for _, k := range slices.Sorted(maps.Keys(found)) { // the same ones at every start
 		if _, set := labels[k]; !set && len(labels) < maxLabels {
-			labels[k] = v
+			labels[k] = found[k]
 		}
 	}
 	return labels
