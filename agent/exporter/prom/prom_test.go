@@ -157,6 +157,7 @@ func TestAnEmptyLabelIsNone(t *testing.T) {
 // Any texts whatever give a page that a registry accepts.
 func FuzzOwners(f *testing.F) {
 	f.Add("ns", "pod", "c", "cmd", "label")
+	f.Add("ns", "pod", "c", "cmd", "")
 	f.Add("\xff\x00", strings.Repeat("é", 200), "\"\n\\", "", "a\x00b")
 	f.Fuzz(func(t *testing.T, namespace, pod, container, command, label string) {
 		e := newExporter(t, exporter.Options{Labels: []string{"app"}}, "USD")
@@ -164,11 +165,13 @@ func FuzzOwners(f *testing.F) {
 			Kind: attribution.Container, Cluster: exportertest.Cluster, Node: exportertest.Node, Namespace: namespace, Pod: pod,
 			Container: container, Labels: attribution.Labels{{Key: "app", Value: label}},
 		}
-		twin := o
+		twin, bare := o, o
 		twin.Pod += "\xff"
+		bare.Labels = nil
 		e.Add(exportertest.Chunk(exportertest.Start, []exportertest.Window{{
 			Device: exportertest.GPU("GPU-" + pod), Price: exportertest.Price(1), Cuts: []exportertest.Cut{
-				{Owner: o, Basis: attribution.Used, Time: 5e8},
+				{Owner: o, Basis: attribution.Used, Time: 4e8},
+				{Owner: bare, Basis: attribution.Used, Time: 1e8},
 				{Owner: twin, Basis: attribution.Used, Time: 1e8},
 				{Owner: exportertest.Process(attribution.HostProcess, 1, command), Basis: attribution.Used, Time: 4e8},
 			},

@@ -25,7 +25,7 @@ type wanter struct {
 	unresolved map[Device]bool     // at the last look; logged
 	now        map[Device]bool     // at this one
 	since      map[container]int64 // since when HAMi's containers wait for their pod
-	hamiErrors map[*pods.Pod]bool  // annotations that are not HAMi's; logged
+	hamiErrors map[string]bool     // by UID, pods whose annotation is not HAMi's; logged
 	listed     map[container]bool  // containers listed with devices
 	turns      map[given]turn
 	out        []want
@@ -106,7 +106,7 @@ func (w *wanter) list(s *Snapshot) []want {
 }
 
 // container makes the wants of one container.
-func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting map[container]int64, logged map[*pods.Pod]bool) {
+func (w *wanter) container(c container, x *Container, known *pods.Pod, waiting map[container]int64, logged map[string]bool) {
 	isHAMi := hami(w.resolver, x.Devices)
 	if isHAMi && known == nil && w.keepAll(c, x.Devices) {
 		return
@@ -191,7 +191,7 @@ func hami(r *deviceid.Resolver, ds []Device) bool {
 
 // hami makes the wants of a container by the annotation of its pod. False:
 // there is nothing usable in it, and the ids have to do.
-func (w *wanter) hami(c container, x *Container, p *pods.Pod, since int64, logged map[*pods.Pod]bool) bool {
+func (w *wanter) hami(c container, x *Container, p *pods.Pod, since int64, logged map[string]bool) bool {
 	if p.HAMi == "" {
 		return false
 	}
@@ -209,10 +209,10 @@ func (w *wanter) hami(c container, x *Container, p *pods.Pod, since int64, logge
 	}
 	if len(uuids) == 0 {
 		if w.hamiErrors == nil {
-			w.hamiErrors = make(map[*pods.Pod]bool)
+			w.hamiErrors = make(map[string]bool)
 		}
-		w.hamiErrors[p] = true
-		if !logged[p] {
+		w.hamiErrors[p.UID] = true
+		if !logged[p.UID] {
 			w.log.Warn("a pod's HAMi annotation does not say what its container has: its device ids are taken, which may be other GPUs'",
 				"namespace", c.namespace, "pod", c.pod, "container", c.name, "error", err)
 		}
