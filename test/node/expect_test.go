@@ -158,41 +158,48 @@ func (l *ledger) exact(device string) time.Duration {
 }
 
 func (l *ledger) tolerances(device string) (exact, sampled time.Duration) {
-	seconds := time.Duration(l.to - l.from)
-	processes, changes := time.Duration(0), time.Duration(0)
 	from, to := time.Unix(l.from, 0), time.Unix(l.to, 0)
-	near := func(t time.Time) bool {
-		return t.After(from.Add(-1500*time.Millisecond)) && t.Before(to.Add(1500*time.Millisecond))
-	}
+	seconds, processes := float64(l.to-l.from), 0.0
+	var moved, activity float64 // s
 	for _, x := range l.n.truth {
 		p := &l.n.gpus.Processes[x.line]
 		if x.device != device || x.begun.After(to) || (!x.living() && x.ended.Before(from)) {
 			continue
 		}
+		share, on, off := float64(p.SM)/100, p.On.Seconds(), p.Off.Seconds()
 		processes++
-		share := time.Second * time.Duration(p.SM) / 100
-		switch {
-		case near(x.begun), !x.living() && near(x.ended):
-			changes += share
-		case p.Off != 0:
-			changes += 2 * share * time.Duration(min(p.Off, time.Second)) / time.Duration(p.On+p.Off)
+		activity += sm(from, to, x).Seconds() / seconds
+		moved += share * unsure(x.begun, from, to)
+		if !x.living() {
+			moved += share * unsure(x.ended, from, to)
+		}
+		if off > 0 { // how far what it did is from a straight line, at each end
+			moved += 2 * share * on * off / (on + off)
 		}
 	}
-	exact = (processes+1)*seconds*5*time.Millisecond + changes
+	nanos := func(seconds float64) time.Duration { return time.Duration(seconds * 1e9) }
+	exact = nanos((processes+1)*seconds*0.005 + moved)
 	if l.n.gpus.Sampling == nvmlstub.Exact {
 		return exact, exact
 	}
-	// A ring of samples: an owner may have any part, so the widest is allowed.
-	period := cmp.Or(l.n.gpus.Period, time.Second/6)
-	n := float64(seconds*time.Second) / float64(period)
-	var activity float64
-	for _, x := range l.n.truth {
-		if x.device == device {
-			activity += sm(from, to, x).Seconds() / float64(seconds)
-		}
+	// An owner may have any part of the activity, so the widest is allowed.
+	period := cmp.Or(l.n.gpus.Period, time.Second/6).Seconds()
+	deviation := activity * period * math.Sqrt(seconds/period/4)
+	return exact, exact + nanos(4.5*deviation+2*period)
+}
+
+// unsure is for how long it may be unsure what a process did that began or
+// ended at a time: between two readings, where that is about an end of what is
+// compared, and else as long as the stub takes to find it.
+func unsure(at, from, to time.Time) float64 {
+	const reading = 1500 * time.Millisecond
+	switch {
+	case at.Sub(from).Abs() < reading, at.Sub(to).Abs() < reading:
+		return 1
+	case at.After(from) && at.Before(to):
+		return 0.1
 	}
-	sigma := activity * period.Seconds() * math.Sqrt(n/4)
-	return exact, exact + time.Duration(4.5*sigma*1e9) + 2*period
+	return 0
 }
 
 // each has f look at every second by itself.

@@ -129,15 +129,6 @@ func (l *ledger) methods(device string) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// devices are those that occur.
-func (l *ledger) devices() []string {
-	seen := map[string]bool{}
-	for _, r := range l.rows {
-		seen[r.device] = true
-	}
-	return slices.Sorted(maps.Keys(seen))
-}
-
 // conserved checks law 1 and law 3: from a device's first second to its last
 // none is missing or there twice, each is shared out whole, and costs its
 // price; and unless the test has said otherwise, each device is in all

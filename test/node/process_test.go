@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ const mpsServer = "nvidia-cuda-mps-server"
 // load is a process that uses a GPU.
 type load struct {
 	n            *node
+	name         string
 	line         int // of the scenario's processes
 	device       string
 	cmd          *exec.Cmd
@@ -28,39 +30,51 @@ type load struct {
 }
 
 // run starts a process in a container (nil: in none, on the host) that uses a
-// device as p says: its Device, SM, duty, Memory and Kind. It is on the device
-// from its first instant on.
+// device as p says: its Device, SM, duty, Memory and Kind.
 func (n *node) run(c *container, p nvmlstub.Process) *load {
 	n.t.Helper()
-	home := filepath.Join(n.dir, "host")
-	text := "0::/system.slice/ssh.service\n"
-	if c != nil {
-		home, text = filepath.Join(n.dir, c.id), c.cgroup
-	}
-	return n.runIn(home, text, "gpuload", p)
+	l := n.plan(p)
+	l.start(c)
+	return l
 }
 
-// runIn starts a process whose cgroup file has a text, and whose command is
-// one of the test's programs.
-func (n *node) runIn(home, cgroup, command string, p nvmlstub.Process) *load {
+// plan tells the stub of a process that is yet to be started. It looks at what
+// it is told a few times a second only; of what is planned before that, each
+// instant counts.
+func (n *node) plan(p nvmlstub.Process) *load {
 	n.t.Helper()
 	n.loads++
-	name := n.name + "-" + strconv.Itoa(n.loads)
-	p.Match = "--name " + name + " "
-	if p.Memory == 0 {
-		p.Memory = 2 * nvmlstub.GiB
-	}
-	l := &load{n: n, line: len(n.gpus.Processes), device: p.Device, done: make(chan struct{})}
+	l := &load{n: n, name: n.name + "-" + strconv.Itoa(n.loads), line: len(n.gpus.Processes), device: p.Device, done: make(chan struct{})}
+	p.Match = "--name " + l.name + " "
+	p.Memory = cmp.Or(p.Memory, 2*nvmlstub.GiB)
 	n.change(func(s *nvmlstub.Scenario) { s.Processes = append(s.Processes, p) })
-	n.truth = append(n.truth, l)
+	return l
+}
 
+// start starts a process that was planned.
+func (l *load) start(c *container) {
+	l.n.t.Helper()
+	if c == nil {
+		l.startAs("gpuload", "host", "0::/system.slice/ssh.service\n")
+	} else {
+		l.startAs("gpuload", c.id, c.cgroup)
+	}
+}
+
+// startAs starts one of the test's programs, in a folder that has a cgroup file
+// with this text.
+func (l *load) startAs(program, folder, cgroup string) {
+	n := l.n
+	n.t.Helper()
+	home := filepath.Join(n.dir, folder)
 	n.must(os.MkdirAll(home, 0o700))
 	n.must(os.WriteFile(filepath.Join(home, "cgroup"), []byte(cgroup), 0o600))
-	l.cmd = exec.Command(filepath.Join(shared.bin, command), "--name", name)
+	l.cmd = exec.Command(filepath.Join(shared.bin, program), "--name", l.name)
 	l.cmd.Dir = home // see show
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	l.begun = time.Now()
 	n.must(l.cmd.Start())
+	n.truth = append(n.truth, l)
 	n.t.Cleanup(l.stop)
 	go func() {
 		_ = l.cmd.Wait() // killed
@@ -68,7 +82,6 @@ func (n *node) runIn(home, cgroup, command string, p nvmlstub.Process) *load {
 		close(l.done)
 	}()
 	n.show(l.cmd.Process.Pid)
-	return l
 }
 
 // pid is a process that is none: a pid that the driver names, and its place in

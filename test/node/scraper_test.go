@@ -23,11 +23,12 @@ func TestPodOfOneAndAHalfSeconds(t *testing.T) {
 	n.pause(2 * time.Second)
 	var bills []time.Duration
 	for i, phase := range []time.Duration{0, 300 * time.Millisecond, 700 * time.Millisecond} {
+		process := n.plan(nvmlstub.Process{Device: gpuA, SM: e.used})
 		at := time.Now().Truncate(time.Second).Add(2*time.Second + phase)
 		n.until(at.Sub(n.gpus.Start))
 		from := time.Now()
 		brief := n.pod(fmt.Sprintf("ci/brief-%d", i), has("main", gpuA+"::1"))
-		process := n.run(brief.c("main"), nvmlstub.Process{Device: gpuA, SM: e.used})
+		process.start(brief.c("main"))
 		n.until(at.Add(e.lives).Sub(n.gpus.Start))
 		process.stop()
 		brief.delete()
@@ -60,9 +61,9 @@ func (e *episode) bill(l *ledger, owner string, process *load, held time.Duratio
 	// finds it a few milliseconds late, or a few more on a busy machine.
 	near(l.t, "used", used, l.true(process), 3*5*time.Millisecond+100*time.Millisecond*time.Duration(e.used)/100)
 	// While it lives, half of the idle time is the pod's.
-	half := time.Duration(100-e.used-e.others) / 2
+	half := held * time.Duration(100-e.used-e.others) / 200
 	window := time.Second * time.Duration(100-e.others) / 200 // in which it holds and does nothing
-	near(l.t, "reserved", reserved, held*half/100, window)
+	near(l.t, "reserved", reserved, half, window)
 	// Its whole bill says how long it was there.
 	near(l.t, "billed as if it had lived", (used+reserved)*100/time.Duration(e.share()), held, time.Second)
 	if costs := l.cost(gpuA, owner); costs <= 0 {

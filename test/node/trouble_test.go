@@ -16,12 +16,13 @@ func TestNonsenseSamples(t *testing.T) {
 	a := n.run(x.c("main"), nvmlstub.Process{Device: gpuA, SM: 34})
 	b := n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 27})
 	mine := a.cmd.Process.Pid
+	idle := n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 0}).cmd.Process.Pid
 	n.gpus.Samples = []nvmlstub.Sample{
 		{Device: gpuA, PID: mine, SM: 90, Ago: time.Minute},     // stale
 		{Device: gpuA, PID: 4_000_000, SM: 70, Ago: time.Hour},  // of a process long dead
 		{Device: gpuA, PID: 4_000_001, SM: 70},                  // of a process that is not there
-		{Device: gpuA, PID: mine, SM: 37_100},                   // more than there is
-		{Device: gpuA, PID: mine, SM: 80, Ahead: 9 * time.Hour}, // of the future
+		{Device: gpuA, PID: idle, SM: 37_100},                   // more than there is
+		{Device: gpuA, PID: idle, SM: 80, Ahead: 9 * time.Hour}, // of the future
 	}
 	n.gpus.Counts = []nvmlstub.Count{{Device: gpuA, Count: 100}} // however many there are
 	n.start()
