@@ -5,27 +5,42 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
+const (
+	// maxGPUs and maxInstances bound what a driver is believed to have.
+	maxGPUs      = 256
+	maxInstances = 64 // slots of a GPU
+	// answerWithin is how long a look waits for the GPUs. To wake all of a node
+	// that nobody uses takes a driver seconds.
+	answerWithin = 15 * time.Second
+)
+
+// answer is what one GPU says that it is.
+type answer struct {
+	index int
+	gpu   gpu
+	err   error
+}
+
 // list lists whole GPUs; GPUs in MIG mode as what is left of them, followed by
-// their instances. What fails hides nothing else.
+// their instances. What fails, or hangs, hides nothing else.
 func (l *library) list() (found listing) {
 	n, ret := l.api.DeviceGetCount()
 	if err := l.check("nvmlDeviceGetCount", ret); err != nil {
 		return listing{err: err}
 	}
+	if n > maxGPUs {
+		found.err, n = fmt.Errorf("nvmlDeviceGetCount: %d GPUs: the first %d are listed", n, maxGPUs), maxGPUs
+	}
 	seen := make(map[string]bool)
-	for i := range n {
-		device, ret := l.api.DeviceGetHandleByIndex(i)
-		if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
-			found.err = worse(found.err, fmt.Errorf("GPU %d: %w", i, err))
-			continue
-		}
-		g, err := l.gpu(i, device)
+	for i, a := range l.ask(n) {
+		g, err := a.gpu, a.err
 		for _, u := range g.units {
 			if seen[u.uuid] {
 				g, err = gpu{}, fmt.Errorf("the id %s is there twice", u.uuid)
@@ -41,6 +56,50 @@ func (l *library) list() (found listing) {
 		}
 	}
 	return found
+}
+
+// ask asks all GPUs at once what they are. One that does not answer in time is
+// an error, and is asked again once it has answered.
+func (l *library) ask(n int) []answer {
+	all, answers, waiting := make([]answer, n), make(chan answer, n), 0
+	for i := range all {
+		all[i].err = errors.New("it does not answer")
+		if done := l.asked[i]; done != nil {
+			select {
+			case <-done:
+			default:
+				continue
+			}
+		}
+		done := make(chan struct{})
+		l.asked[i] = done
+		waiting++
+		l.asking.Go(func() {
+			defer close(done)
+			g, err := l.at(i)
+			answers <- answer{i, g, err}
+		})
+	}
+	timeout := time.NewTimer(answerWithin)
+	defer timeout.Stop()
+	for ; waiting > 0; waiting-- {
+		select {
+		case a := <-answers:
+			all[a.index] = a
+		case <-timeout.C:
+			return all
+		}
+	}
+	return all
+}
+
+// at is the GPU of an index.
+func (l *library) at(index int) (gpu, error) {
+	device, ret := l.api.DeviceGetHandleByIndex(index)
+	if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
+		return gpu{}, err
+	}
+	return l.gpu(index, device)
 }
 
 // worse keeps of two errors the one that says more about the driver as a whole.
@@ -98,7 +157,7 @@ func (l *library) instances(g *gpu, device nvml.Device, whole *facts) error {
 	}
 	var failed error
 	of := uint32(0)
-	for i := range slots {
+	for i := range min(slots, maxInstances) {
 		instance, ret := device.GetMigDeviceHandleByIndex(i)
 		err := l.check("nvmlDeviceGetMigDeviceHandleByIndex", ret)
 		if errors.Is(err, errNoData) || ret == nvml.ERROR_INVALID_ARGUMENT {

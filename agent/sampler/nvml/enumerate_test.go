@@ -2,8 +2,12 @@ package nvml
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -97,6 +101,71 @@ func TestOneBadInstanceHidesNoOther(t *testing.T) {
 	l, _ = migLibrary(mockInstance("MIG-1", 1), mockInstance("MIG-1", 2))
 	if found = l.list(); found.err == nil || len(found.gpus) != 0 {
 		t.Fatalf("an id that is there twice: %+v", found)
+	}
+}
+
+// A GPU that hangs when it is asked what it is hides no other, is asked again
+// only once it has answered, and is answered before the driver is shut down.
+func TestOneHangingGPUHidesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		var asked, shut atomic.Int32
+		hung := mockGPU("GPU-1")
+		hung.GetMemoryInfoFunc = func() (nvml.Memory, nvml.Return) {
+			asked.Add(1)
+			<-hang
+			return nvml.Memory{Total: 1 << 30}, nvml.SUCCESS
+		}
+		gpus := []*mock.Device{mockGPU("GPU-0"), hung, mockGPU("GPU-2")}
+		l := fakeLibrary()
+		l.api = &mock.Interface{
+			DeviceGetCountFunc:         func() (int, nvml.Return) { return len(gpus), nvml.SUCCESS },
+			DeviceGetHandleByIndexFunc: func(i int) (nvml.Device, nvml.Return) { return gpus[i], nvml.SUCCESS },
+			ShutdownFunc:               func() nvml.Return { shut.Add(1); return nvml.SUCCESS },
+		}
+		for look := range 3 {
+			began := time.Now()
+			found := l.list()
+			if len(found.gpus) != 2 || found.gpus[1].units[0].uuid != "GPU-2" || found.err == nil || !strings.Contains(found.err.Error(), "GPU 1") {
+				t.Fatalf("%+v", found)
+			}
+			if took := time.Since(began); asked.Load() != 1 || took != map[bool]time.Duration{true: answerWithin}[look == 0] {
+				t.Fatalf("look %d: asked %d times, in %v", look, asked.Load(), took)
+			}
+		}
+		hang <- struct{}{}
+		synctest.Wait()
+		go func() { hang <- struct{}{} }()
+		if found := l.list(); len(found.gpus) != 3 || found.err != nil || asked.Load() != 2 {
+			t.Fatalf("it has answered: %+v", found)
+		}
+		l.list()
+		closed := make(chan error)
+		go func() { closed <- l.close() }()
+		synctest.Wait()
+		if shut.Load() != 0 {
+			t.Error("shut down under a call")
+		}
+		hang <- struct{}{}
+		if err := <-closed; err != nil || shut.Load() != 1 {
+			t.Error(err)
+		}
+	})
+}
+
+// A count that no machine has is not believed.
+func TestLaw8CountsOfGPUsAreBounded(t *testing.T) {
+	l := fakeLibrary()
+	var asked atomic.Int32
+	l.api = &mock.Interface{
+		DeviceGetCountFunc: func() (int, nvml.Return) { return math.MaxUint32, nvml.SUCCESS },
+		DeviceGetHandleByIndexFunc: func(i int) (nvml.Device, nvml.Return) {
+			asked.Add(1)
+			return mockGPU(fmt.Sprint("GPU-", i)), nvml.SUCCESS
+		},
+	}
+	if found := l.list(); found.err == nil || len(found.gpus) != maxGPUs || asked.Load() != maxGPUs {
+		t.Errorf("%d GPUs, asked %d times, %v", len(found.gpus), asked.Load(), found.err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -13,6 +14,9 @@ import (
 type library struct {
 	api nvml.Interface
 	has map[string]bool // symbols that not every supported driver has
+
+	asked  map[int]chan struct{} // GPUs that were asked what they are; closed when one has answered
+	asking sync.WaitGroup
 }
 
 // optional are the symbols to look up before use: calling one that the loaded
@@ -40,7 +44,7 @@ func opener(path string) func() (driver, error) {
 }
 
 func openLibrary(api nvml.Interface) (driver, error) {
-	l := &library{api: api}
+	l := &library{api: api, asked: make(map[int]chan struct{})}
 	ret := api.Init()
 	err := l.check("nvmlInit", ret)
 	switch {
@@ -61,7 +65,12 @@ func openLibrary(api nvml.Interface) (driver, error) {
 	return l, nil
 }
 
-func (l *library) close() error { return l.check("nvmlShutdown", l.api.Shutdown()) }
+// close waits for calls that hang: shutting down under them would take the
+// process along.
+func (l *library) close() error {
+	l.asking.Wait()
+	return l.check("nvmlShutdown", l.api.Shutdown())
+}
 
 func (l *library) any(symbols ...string) bool {
 	for _, s := range symbols {

@@ -19,7 +19,7 @@ func TestOpenWithoutDriver(t *testing.T) {
 }
 
 func fakeLibrary(symbols ...string) *library {
-	l := &library{has: map[string]bool{}}
+	l := &library{has: map[string]bool{}, asked: map[int]chan struct{}{}}
 	for _, s := range symbols {
 		l.has[s] = true
 	}
