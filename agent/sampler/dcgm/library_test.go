@@ -215,7 +215,7 @@ func TestStubValues(t *testing.T) {
 			"nan":         {"nan", Drops{Value: 1}},
 			"infinite":    {"inf", Drops{Value: 1}},
 			"negative":    {"-0.1", Drops{Value: 1}},
-			"over 1":      {"1.000001", Drops{Value: 1}},
+			"over 1":      {"1.300001", Drops{Value: 1}},
 			"old":         {"0.5 age 4000", Drops{Time: 1}},
 			"future":      {"0.5 age -60000", Drops{Time: 1}},
 		} {

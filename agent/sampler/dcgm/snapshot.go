@@ -90,10 +90,14 @@ func (s *snapshot) isGood(r Reading, now int64) bool {
 	return now-r.At <= s.good && r.At-now <= future
 }
 
+// mostShare is how large a share may be and still mean "all of it": DCGM is
+// known to give busy MIG instances a little more than 1.
+const mostShare = 1.25
+
 // millionths is a share as an integer; false if it is none.
 func millionths(share float64) (int64, bool) {
-	if !(share >= 0 && share <= 1) { // nor NaN
+	if !(share >= 0 && share <= mostShare) { // nor NaN
 		return 0, false
 	}
-	return int64(math.Round(share * 1e6)), true
+	return int64(math.Round(min(share, 1) * 1e6)), true
 }

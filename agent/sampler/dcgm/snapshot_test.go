@@ -49,12 +49,12 @@ func TestSnapshotAnswersAsAMapDoes(t *testing.T) {
 }
 
 func TestMillionths(t *testing.T) {
-	for in, want := range map[float64]int64{0: 0, 1: 1_000_000, 0.0000004: 0, 0.0000005: 1, 0.123456: 123_456, math.Copysign(0, -1): 0} {
+	for in, want := range map[float64]int64{0: 0, 1: 1_000_000, 0.0000004: 0, 0.0000005: 1, 0.123456: 123_456, math.Copysign(0, -1): 0, math.Nextafter(1, 2): 1_000_000, 8.0 / 7: 1_000_000} {
 		if got, ok := millionths(in); !ok || got != want {
 			t.Errorf("%v: %d, %v; want %d", in, got, ok, want)
 		}
 	}
-	for _, in := range []float64{-1e-9, math.Nextafter(1, 2), math.NaN(), math.Inf(1), math.Inf(-1), blankAbove} {
+	for _, in := range []float64{-1e-9, 1.26, math.NaN(), math.Inf(1), math.Inf(-1), blankAbove} {
 		if got, ok := millionths(in); ok {
 			t.Errorf("%v: %d", in, got)
 		}

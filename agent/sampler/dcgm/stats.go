@@ -27,7 +27,7 @@ type Stats struct {
 // Drops counts what was read and not believed, by reason.
 type Drops struct {
 	Blank         uint64 // DCGM has no value, or a status instead
-	Value         uint64 // not within 0 and 1
+	Value         uint64 // less than 0, or far more than 1
 	Time          uint64 // older than a reading may be, or of the future
 	Malformed     uint64 // a line that can't be read, or names no GPU
 	Excess        uint64 // series, GPUs or instances beyond what is kept
