@@ -108,8 +108,8 @@ type CollectorConfig struct {
 	// Default: false.
 	SystemCA bool `yaml:"system_ca"`
 
-	// CertFile and KeyFile are this agent's own certificate, in PEM. Default
-	// "": none.
+	// CertFile and KeyFile are this agent's own certificate, in PEM, read again
+	// for each connection. Default "": none.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 }

@@ -46,8 +46,8 @@ type OTLPConfig struct {
 	// in PEM. Default "": the system's, but none on loopback.
 	CAFile string `yaml:"ca_file"`
 
-	// CertFile and KeyFile are this agent's own certificate, in PEM. Default
-	// "": none.
+	// CertFile and KeyFile are this agent's own certificate, in PEM, read again
+	// for each connection. Default "": none.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 

@@ -45,11 +45,14 @@ func (c *CollectorConfig) tlsConfig() (*tls.Config, error) {
 		}
 	}
 	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
+		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+			return &cert, err
+		}
+		if _, err := load(nil); err != nil {
 			return nil, fmt.Errorf("collector.cert_file: %w", err)
 		}
-		conf.Certificates = []tls.Certificate{cert}
+		conf.GetClientCertificate = load // for each connection, since it is renewed
 	}
 	return conf, nil
 }

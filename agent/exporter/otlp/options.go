@@ -23,7 +23,8 @@ type Options struct {
 	Insecure bool
 	// CAFile has the authorities to trust instead, PEM.
 	CAFile string
-	// CertFile and KeyFile are the client's certificate, PEM.
+	// CertFile and KeyFile are the client's certificate, PEM, read again for
+	// each connection.
 	CertFile, KeyFile string
 	// Headers are sent with every push, such as authorization. They are never
 	// logged.
@@ -119,11 +120,14 @@ func (o *Options) credentials() (credentials.TransportCredentials, error) {
 		}
 	}
 	if o.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-		if err != nil {
+		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+			return &cert, err
+		}
+		if _, err := load(nil); err != nil {
 			return nil, fmt.Errorf("otlp: the client's certificate: %w", err)
 		}
-		conf.Certificates = []tls.Certificate{cert}
+		conf.GetClientCertificate = load // for each connection, since it is renewed
 	}
 	return credentials.NewTLS(conf), nil
 }

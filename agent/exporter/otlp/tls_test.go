@@ -94,3 +94,30 @@ func TestTLSBothWays(t *testing.T) {
 		}
 	}
 }
+
+// Certificates are renewed under a running agent.
+func TestTheClientsCertificateIsReadForEachConnection(t *testing.T) {
+	cert, certFile, keyFile := authority(t)
+	_, oldCert, oldKey := authority(t)
+	trusted := x509.NewCertPool()
+	pem, err := os.ReadFile(certFile)
+	if err != nil || !trusted.AppendCertsFromPEM(pem) {
+		t.Fatal(err)
+	}
+	r := receive(t, grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientCAs: trusted, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+	})))
+	e := newExporter(t, exporter.Options{})
+	p := newPusher(t, e, otlp.Options{Endpoint: r.addr, CAFile: certFile, CertFile: oldCert, KeyFile: oldKey})
+	defer p.Close()
+	for renewed, old := range map[string]string{certFile: oldCert, keyFile: oldKey} {
+		if err := os.Rename(renewed, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Add(exportertest.Episode(0))
+	p.Push(t.Context())
+	if s := p.Stats(); s.Pushes != 1 {
+		t.Errorf("%+v", s)
+	}
+}
