@@ -167,6 +167,40 @@ func TestKubeletRestarted(t *testing.T) {
 	whole.expect(gpuA, claims...)
 }
 
+// The agent is killed, and the kubelet is restarted before it is back. The agent
+// knows from its last run who held what; the kubelet does not say so yet.
+func TestBothRestarted(t *testing.T) {
+	n := newNode(t, h100(gpuA, 0))
+	x := n.pod("team-x/job", has("main", gpuA+"::0", gpuA+"::1"))
+	y := n.pod("team-y/idle", has("main", gpuA+"::2"))
+	a := n.run(x.c("main"), nvmlstub.Process{Device: gpuA, SM: 43})
+	n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 0})
+	n.start()
+	claims := []claim{by(x.c("main")).used(a).holding(2), by(y.c("main")).holding(1)}
+	before := n.observe(2)
+	before.expect(gpuA, claims...)
+	killed := time.Now()
+	n.crash()
+	n.listOnly(func(*pod) bool { return false })
+	n.kubelet.Restart()
+	n.podsAPI.Restart()
+	again := time.Now()
+	n.start()
+	n.observe(2).expect(gpuA, claims...)
+	n.list()
+	after := n.observe(3)
+	after.expect(gpuA, claims...)
+	whole := n.ledger(before.from, after.to)
+	if away := whole.sum(gpuA, "*", "unobserved"); away > again.Sub(killed)+3*time.Second {
+		t.Errorf("%v are unobserved, of %v that the agent was away", away, again.Sub(killed))
+	}
+	whole.each(func(s *ledger) {
+		if s.sum(gpuA, "", "unallocated")+s.sum(gpuA, "", "unobserved") > 0 {
+			t.Errorf("holders were released\n%s", s)
+		}
+	})
+}
+
 // The kubelet is gone for a while; a pod ends meanwhile, and that is learnt
 // when it is back.
 func TestKubeletDown(t *testing.T) {
