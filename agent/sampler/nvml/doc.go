@@ -45,7 +45,8 @@
 // # Devices that come and go
 //
 // Devices are looked for every 30 seconds, and at once (but at most once a
-// second) when an event, or a reading, says that something is wrong.
+// second) when an event, or a reading, says that something is wrong. Each GPU is
+// asked by itself: one that hangs hides no other.
 //
 //   - A GPU or instance that is new begins. An instance that is gone ends, and
 //     the GPU's rest is described anew; both within one second, while an

@@ -227,5 +227,9 @@ func (f *fleet) publish() {
 	})
 	slices.SortFunc(stats, func(a, b *deviceStats) int { return cmp.Compare(a.id, b.id) })
 	f.units.Store(&units)
+	select {
+	case f.changed <- struct{}{}:
+	default: // its reader is to look already
+	}
 	f.counts.devices.Store(&stats)
 }

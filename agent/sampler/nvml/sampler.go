@@ -43,13 +43,14 @@ type Options struct {
 
 // Sampler is a sampler.Live over the node's GPUs.
 type Sampler struct {
-	opts   Options
-	open   func() (driver, error)
-	driver driver        // as opened before Run
-	now    func() int64  // Unix ns, the timeline that events are on
-	wall   func() uint64 // µs, the machine's wall clock
-	counts counts
-	units  atomic.Pointer[[]sampler.Unit] // never changed once stored
+	opts    Options
+	open    func() (driver, error)
+	driver  driver        // as opened before Run
+	now     func() int64  // Unix ns, the timeline that events are on
+	wall    func() uint64 // µs, the machine's wall clock
+	counts  counts
+	units   atomic.Pointer[[]sampler.Unit] // never changed once stored
+	changed chan struct{}                  // units were stored
 
 	wake   chan struct{} // something is to be done before the next second
 	rescan atomic.Bool   // devices are to be looked for, soon
@@ -59,9 +60,14 @@ var _ sampler.Live = (*Sampler)(nil)
 
 // Open loads the driver's library. It returns an error wrapping ErrNoDriver
 // where there is no driver, and one wrapping ErrDriverReplaced where library
-// and kernel module don't belong together.
-func Open(opts Options) (*Sampler, error) {
-	open := opener(opts.LibraryPath)
+// and kernel module don't belong together. It may hang with the driver.
+func Open(opts Options) (*Sampler, error) { return openWith(opts, opener(opts.LibraryPath)) }
+
+func openWith(opts Options, open func() (driver, error)) (*Sampler, error) {
+	late := time.AfterFunc(hungAfter, func() {
+		opts.Log.Error("opening the driver hangs, as nvidia-smi would: nothing is seen until it returns")
+	})
+	defer late.Stop()
 	d, err := open()
 	if err != nil {
 		return nil, err
@@ -71,7 +77,7 @@ func Open(opts Options) (*Sampler, error) {
 
 func newSampler(opts Options, d driver, open func() (driver, error)) *Sampler {
 	return &Sampler{
-		opts: opts, open: open, driver: d, wake: make(chan struct{}, 1),
+		opts: opts, open: open, driver: d, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		now:  func() int64 { return time.Now().UnixNano() },
 		wall: func() uint64 { return uint64(time.Now().UnixMicro()) },
 	}
@@ -95,6 +101,10 @@ func (s *Sampler) Units() []sampler.Unit {
 	}
 	return nil
 }
+
+// UnitsChanged receives a value after what Units says has changed; changes that
+// come before it is received are one. It has one reader.
+func (s *Sampler) UnitsChanged() <-chan struct{} { return s.changed }
 
 // rescanSoon asks for a look at the devices.
 func (s *Sampler) rescanSoon() {

@@ -206,6 +206,26 @@ func TestHungDeviceStallsNoOther(t *testing.T) {
 	})
 }
 
+// A wedged driver hangs whoever opens it: that is said.
+func TestOpeningThatHangsIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &safeLog{}
+		for _, takes := range []time.Duration{hungAfter / 2, 4 * hungAfter} {
+			s, err := openWith(Options{Log: slog.New(slog.NewTextHandler(log, nil))}, func() (driver, error) {
+				<-time.After(takes)
+				return (&fakeNode{}).openDriver()
+			})
+			if err != nil || s.Close() != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if n := strings.Count(log.String(), "hangs"); n != map[bool]int{true: 1}[takes > hungAfter] {
+				t.Fatalf("in %v: logged %d times", takes, n)
+			}
+		}
+	})
+}
+
 func TestFailuresBecomeGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &fakeHandle{sm: 500_000}
