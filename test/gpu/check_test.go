@@ -39,7 +39,7 @@ func TestRecordings(t *testing.T) {
 func byHand() *recording {
 	const from = 1_700_000_000
 	p := phase{
-		Name: "by hand", From: from, To: from + 20, Pmon: &pmonTable{},
+		Name: "70 % and 20 %", From: from, To: from + 20, Pmon: &pmonTable{},
 		Loads: []loadFacts{{Name: "heavy", PID: 7, Duty: 0.7}, {Name: "light", PID: 8, Duty: 0.2}},
 	}
 	for s := int64(from); s < p.To; s++ {
@@ -67,11 +67,20 @@ func TestLaw1RecordingsAreChecked(t *testing.T) {
 	if wrong := byHand().check(); len(wrong) > 0 {
 		t.Fatalf("nothing is wrong with it, but %q", wrong)
 	}
+	// The driver's samples may credit a process with nothing in a second. It has
+	// a row all the same, for its memory, of no time and hence of no cost.
+	idle := byHand()
+	p := &idle.Phases[0]
+	p.Ledger = append(p.Ledger, ledgerRow{Unix: p.From, PID: 9, Basis: "used"})
+	if wrong := idle.check(); len(wrong) > 0 {
+		t.Errorf("with a row of no time: %q", wrong)
+	}
 	for want, spoil := range map[string]func(*phase, *recording){
-		"second 1700000003 is missing":       func(p *phase, _ *recording) { p.Ledger = append(p.Ledger[:9:9], p.Ledger[12:]...) },
-		"has 1000000001 ns":                  func(p *phase, _ *recording) { p.Ledger[4].DeviceNs++ },
-		"has 2000000000 ns":                  func(p *phase, _ *recording) { p.Ledger = append(p.Ledger, p.Ledger[:3]...) },
-		"costs 0.000624996, and not":         func(p *phase, _ *recording) { p.Ledger[2].Cost = "0" },
+		"second 1700000003 is missing": func(p *phase, _ *recording) { p.Ledger = append(p.Ledger[:9:9], p.Ledger[12:]...) },
+		"has 1000000001 ns":            func(p *phase, _ *recording) { p.Ledger[4].DeviceNs++ },
+		"has 2000000000 ns":            func(p *phase, _ *recording) { p.Ledger = append(p.Ledger, p.Ledger[:3]...) },
+		"costs 0.000624996, and not":   func(p *phase, _ *recording) { p.Ledger[2].Cost = "0" },
+		"70 % and 20 %: {Unix:1700000000 PID:7 Basis:used Method: DeviceNs:700000000 SMNs:700000000 EnergyUJ:0 Cost:} is no row of it": func(p *phase, _ *recording) { p.Ledger[0].Cost = "" },
 		"is no row of it":                    func(p *phase, _ *recording) { p.Ledger[0].Unix-- },
 		"heavy: the ledger has 20.0 %":       func(p *phase, _ *recording) { p.swap() },
 		"light (pid 9) is not in the ledger": func(p *phase, _ *recording) { p.Loads[1].PID = 9 },

@@ -180,8 +180,9 @@ func (r *recording) check() (wrong []string) {
 	}
 	for i := range r.Phases {
 		p := &r.Phases[i]
-		p.conserved(r.PerHour, func(format string, args ...any) { bad(p.Name+": "+format, args...) })
-		p.shares(r.Machine.PeriodNs, func(format string, args ...any) { bad(p.Name+": "+format, args...) })
+		of := func(format string, args ...any) { bad("%s: %s", p.Name, fmt.Sprintf(format, args...)) }
+		p.conserved(r.PerHour, of)
+		p.shares(r.Machine.PeriodNs, of)
 	}
 	for while, calls := range r.Latencies {
 		answered := 0
@@ -208,7 +209,11 @@ func (p *phase) conserved(perHour int64, bad func(string, ...any)) {
 	}
 	windows := map[int64]window{}
 	for _, r := range p.Ledger {
-		cost, err := money.Parse(r.Cost)
+		var cost money.Amount
+		var err error
+		if r.Cost != "" || r.DeviceNs != 0 { // of no time nothing is priced
+			cost, err = money.Parse(r.Cost)
+		}
 		if err != nil || r.DeviceNs < 0 || r.Unix < p.From || r.Unix >= p.To {
 			bad("%+v is no row of it: %v", r, err)
 			continue
