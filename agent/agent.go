@@ -58,10 +58,11 @@ type Agent struct {
 	source Source
 	deps   Deps
 
-	mu    sync.Mutex // for what is read while Run runs
-	nodes []*node
-	live  *liveNode
-	began time.Time
+	mu     sync.Mutex // for what is read while Run runs
+	nodes  []*node
+	live   *liveNode
+	began  time.Time
+	sealed attribution.Second // what was to be sealed next when Healthy was asked last
 }
 
 // New makes an agent of a valid configuration; Run runs it.

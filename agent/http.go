@@ -18,7 +18,8 @@ import (
 // ServeHTTP serves /healthz, /readyz and /metrics on a listener until ctx
 // ends.
 //
-//	/healthz   200 while the sealer advances: within 15 s of the timeline
+//	/healthz   200 while the sealer is within 15 s of the timeline, or has
+//	           got further since it was asked last
 //	/readyz    200 once there is a rate card, the collector is connected, and
 //	           the kubelet, where there is one, has said who holds what
 //	/metrics   the totals of what a live node has sealed, and what the agent
@@ -87,19 +88,24 @@ func answer(check func() error) http.HandlerFunc {
 	}
 }
 
-// stalledAfter is how far a live node's sealer may lag before it counts as
-// stuck.
+// stalledAfter is how far a live node's sealer may lag before it has to get on
+// to be healthy.
 const stalledAfter = 15 * time.Second
 
-// Healthy fails where a live node seals no more.
+// Healthy fails where a live node seals no more: it is late, and got no further
+// since this was called last. One that seals a week that the agent was away
+// for must not be killed for it.
 func (a *Agent) Healthy() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.live == nil {
+	if a.live == nil || a.live.metered.Load() == nil {
 		return nil
 	}
-	if lag := a.live.lag(); lag > stalledAfter {
-		return fmt.Errorf("windows are sealed %v late", lag.Round(time.Second))
+	next, lag := a.live.metered.Load().Next(), a.live.lag()
+	advances := next > a.sealed
+	a.sealed = next
+	if lag > stalledAfter && !advances {
+		return fmt.Errorf("windows are sealed %v late, and it gets no better", lag.Round(time.Second))
 	}
 	return nil
 }

@@ -12,12 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/gpuledger/gpuledger/agent/meter"
 	"github.com/gpuledger/gpuledger/agent/sampler/dcgm"
 	"github.com/gpuledger/gpuledger/agent/sampler/nvml"
 	"github.com/gpuledger/gpuledger/agent/workload/kubelet"
 	"github.com/gpuledger/gpuledger/agent/workload/podwatch"
 	"github.com/gpuledger/gpuledger/agent/workload/process"
 	"github.com/gpuledger/gpuledger/agent/workload/slurm"
+	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // The page of a live node is what Prometheus' linter and its own parser want,
@@ -94,4 +96,36 @@ func TestABadMetricCostsNoOther(t *testing.T) {
 	if !strings.Contains(body, `promhttp_metric_handler_errors_total{cause="gathering"} 1`) || !strings.Contains(log.String(), "bad") {
 		t.Errorf("%s\n%s", body, &log)
 	}
+}
+
+// A node that seals what it missed is late, and healthy for as long as it gets
+// on.
+func TestHealthyIsWhoGetsOn(t *testing.T) {
+	const now = 1_700_000_000
+	wall := func() int64 { return now * attribution.WindowNanos }
+	l := &liveNode{node: &node{}, clock: NewClock(wall, wall, 0)}
+	a := &Agent{live: l}
+	check := func(what string, healthy bool) {
+		t.Helper()
+		if err := a.Healthy(); (err == nil) != healthy {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	check("waiting for its first rate card", true)
+	m := meter.New(meter.Options{From: now - 10_000})
+	l.metered.Store(m)
+	check("late, asked for the first time", true)
+	check("late, and no further", false)
+	for range 3 {
+		if err := m.Seal(m.Next()+599, func(*meter.Sealed) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		check("late, and further", true)
+	}
+	check("late, and no further again", false)
+	if err := m.Seal(now-2, func(*meter.Sealed) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	check("on time", true)
+	check("on time, and the second is not over", true)
 }
