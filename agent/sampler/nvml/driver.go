@@ -2,7 +2,6 @@ package nvml
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -23,11 +22,19 @@ var ErrHung = errors.New("the driver hangs")
 // What a driver's answer means, whatever the driver.
 var (
 	errNotSupported = errors.New("not supported by this device")
-	errDenied       = fmt.Errorf("no permission: %w", errNotSupported) // to this process, nor will it be
 	errNoData       = errors.New("no data yet")
 	errLost         = errors.New("the GPU is lost, or has to be reset")
 	errGone         = errors.New("the driver is not loaded") // or was, since it was opened
 )
+
+// errDenied is errNotSupported for want of a permission, which this process
+// will not get.
+var errDenied error = denied{}
+
+type denied struct{}
+
+func (denied) Error() string        { return "no permission" }
+func (denied) Is(target error) bool { return target == errNotSupported }
 
 // driver is what the sampler asks of NVML. Calls may hang. Once closed, neither
 // it nor anything that it has returned is used again.

@@ -55,6 +55,8 @@ func openLibrary(api nvml.Interface) (driver, error) {
 		return nil, fmt.Errorf("%w: the library is there, the kernel module is not loaded", ErrNoDriver)
 	case errors.Is(err, ErrDriverReplaced):
 		return nil, err
+	case errors.Is(err, errDenied):
+		return nil, fmt.Errorf("%w: %w to open the GPUs' device files (in a container: run it with the NVIDIA runtime, NVIDIA_VISIBLE_DEVICES=all)", ErrNoDriver, err)
 	default:
 		return nil, fmt.Errorf("%w: %w", ErrNoDriver, err)
 	}

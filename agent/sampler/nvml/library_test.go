@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -15,6 +16,13 @@ import (
 func TestOpenWithoutDriver(t *testing.T) {
 	if _, err := Open(Options{LibraryPath: filepath.Join(t.TempDir(), "libnvidia-ml.so.1")}); !errors.Is(err, ErrNoDriver) {
 		t.Fatalf("Open: %v, want ErrNoDriver", err)
+	}
+}
+
+func TestOpenWithoutPermission(t *testing.T) {
+	_, err := openLibrary(&mock.Interface{InitFunc: func() nvml.Return { return nvml.ERROR_NO_PERMISSION }})
+	if !errors.Is(err, ErrNoDriver) || !strings.Contains(err.Error(), "permission") || strings.Contains(err.Error(), "supported") {
+		t.Fatal(err)
 	}
 }
 
