@@ -11,7 +11,7 @@ CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test test-kube interop clean tools
+.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test test-kube test-gpu test-gpu-bundle interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ race: ## Run the concurrent packages under the race detector
 
 kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULEDGER_TRACES)
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
+
+test-gpu: build ## Hold the ledger against this machine's NVIDIA GPU (GPULEDGER_GPU_STUB=1: against the stub)
+	GPULEDGER_GPU=1 GPULEDGER_BIN=$(CURDIR)/bin go test ./test/gpu -count 1 -v -timeout 20m -run '^(TestGPU|TestLatencies)$$'
+
+test-gpu-bundle: build ## Pack what a GPU machine without Go needs: bin/gpu-capture.tar.gz
+	test/gpu/bundle.sh bin bin/gpu-capture.tar.gz
 
 interop: .tools/otelcol ## Show the metrics to a real Prometheus (apt-get install prometheus) and OpenTelemetry Collector
 	GPULEDGER_INTEROP=1 go test ./test/interop -count 1 -v
