@@ -58,7 +58,7 @@
 //     Then it is removed, with its instances.
 //   - A driver that is gone, or under which no device can be read, is shut down
 //     and opened again at each look until that works. Before, every reader lets
-//     go of it; one that hangs in a call is waited for, since shutting down
+//     go of it; while one hangs in a call that has to wait, since shutting down
 //     under it would take the process along. Counters go on afterwards, behind
 //     a gap.
 //   - A kernel module of another version than the library that is loaded ends

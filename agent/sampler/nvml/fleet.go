@@ -107,7 +107,7 @@ func (f *fleet) take(l look) error {
 		}
 	}
 	f.found = &l.listing
-	if errors.Is(err, errGone) || (!reopened && f.stuck()) {
+	if (errors.Is(err, errGone) || (!reopened && f.stuck())) && !f.hangs() {
 		f.drain()
 		return nil
 	}
@@ -168,6 +168,19 @@ func (f *fleet) stuck() bool {
 		}
 	}
 	return failing > 0
+}
+
+// hangs reports whether a reader hangs in a call: then the driver can't be shut
+// down, and letting go of it would keep the others waiting.
+func (f *fleet) hangs() bool {
+	for _, fam := range f.families {
+		for _, m := range fam.members {
+			if m.running() && m.stats.hung.Load() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // drain has everything let go of the driver, so that it can be shut down.

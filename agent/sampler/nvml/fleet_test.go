@@ -333,11 +333,14 @@ func TestDriverIsNotShutDownUnderAHungCall(t *testing.T) {
 		if r.node.open == nil || r.node.open.closed || r.node.opened != 1 {
 			t.Fatal("the driver was shut down")
 		}
-		a.with(func(h *fakeHandle) { h.hang = nil })
-		b.with(func(h *fakeHandle) { h.err = nil })
+		a.with(func(h *fakeHandle) { h.hang, h.err = nil, errLost })
 		close(hang)
 		wait(rescanEvery + 5*time.Second)
-		if r.node.opened != 2 || r.last("A").Sample.Gap || r.last("B").Sample.Gap {
+		for _, h := range []*fakeHandle{a, b} {
+			h.with(func(h *fakeHandle) { h.err = nil })
+		}
+		wait(rescanEvery + 5*time.Second)
+		if r.node.opened < 2 || r.last("A").Sample.Gap || r.last("B").Sample.Gap {
 			t.Fatalf("%d openings; A %+v, B %+v", r.node.opened, r.last("A").Sample, r.last("B").Sample)
 		}
 		r.end()
@@ -450,4 +453,34 @@ func TestLaw9EnergyUnderMIGIsNotMeasured(t *testing.T) {
 		}
 		r.end()
 	})
+}
+
+// While a call hangs the driver can't be shut down: nobody lets go of it then,
+// and who can be read again is.
+func TestLaw2HangingGPUKeepsNoOtherWaiting(t *testing.T) {
+	for name, list := range map[string]error{"stuck": nil, "gone": errGone} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hang := make(chan struct{})
+				a, b := &fakeHandle{}, &fakeHandle{}
+				r := newRig(t, whole("A", a, true), whole("B", b, true))
+				wait(1500 * time.Millisecond)
+				a.with(func(h *fakeHandle) { h.hang = hang })
+				wait(10 * time.Second)
+				b.with(func(h *fakeHandle) { h.err = errOdd })
+				r.node.set(list, whole("A", a, true), whole("B", b, true))
+				wait(2 * rescanEvery)
+				b.with(func(h *fakeHandle) { h.err = nil })
+				r.node.set(nil, whole("A", a, true), whole("B", b, true))
+				wait(rescanEvery + 5*time.Second)
+				if s := r.last("B"); s.Sample.Gap || time.Now().UnixNano()-s.Time > 2*second {
+					t.Errorf("B is not read: %+v, %v ago", s.Sample, time.Duration(time.Now().UnixNano()-s.Time))
+				}
+				a.with(func(h *fakeHandle) { h.hang = nil })
+				close(hang)
+				wait(5 * time.Second)
+				r.end()
+			})
+		})
+	}
 }
