@@ -174,7 +174,7 @@ func (n *gpuNode) openHolders(cfg *Config, name string, inKubernetes bool, from 
 	}
 	n.kubelet, err = kubelet.New(kubelet.Options{
 		Cluster: cfg.Cluster, Node: name, Socket: k.PodResourcesSocket, Checkpoint: k.Checkpoint,
-		Pods: n.pods, Units: n.driver.Units, Slices: n.slices.Lookup, SlicesChanged: n.slices.Changed(), Resources: k.Resources,
+		Pods: n.pods, Units: n.driver.Units, UnitsChanged: n.driver.UnitsChanged(), Slices: n.slices.Lookup, SlicesChanged: n.slices.Changed(), Resources: k.Resources,
 		Living:  func() (map[string]bool, error) { return process.Living(cfg.NVML.ProcFS) },
 		Initial: from.Held, Now: from.Now, Log: n.log,
 	})

@@ -86,6 +86,22 @@ func TestUnitsAreWhatWasAdded(t *testing.T) {
 		if !slices.Equal(us, want) {
 			t.Fatalf("units\n%+v, want\n%+v", us, want)
 		}
+		told := func(what string, want bool) {
+			t.Helper()
+			select {
+			case <-r.s.UnitsChanged():
+				if !want {
+					t.Fatalf("%s: a change is told", what)
+				}
+			default:
+				if want {
+					t.Fatalf("%s: no change is told", what)
+				}
+			}
+		}
+		told("at the start", true)
+		wait(rescanEvery)
+		told("nothing has changed", false)
 		// An index that changes is not another device.
 		b.index = 0
 		r.node.set(nil, b, rest("GPU-a", &fakeHandle{}), slice("MIG-2", "GPU-a", 2, &fakeHandle{}))
@@ -93,6 +109,7 @@ func TestUnitsAreWhatWasAdded(t *testing.T) {
 		if got := r.s.Units(); len(got) != 3 || got[1].ID != "GPU-b" || got[1].Index != 0 || got[1].Added != us[3].Added {
 			t.Fatalf("after a change of index: %+v", got)
 		}
+		told("a change of index", true)
 		if n := len(r.seen("GPU-b", sampler.DeviceAdded)); n != 1 {
 			t.Fatalf("GPU-b was added %d times", n)
 		}

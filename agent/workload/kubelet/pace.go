@@ -3,7 +3,8 @@ package kubelet
 import "time"
 
 const (
-	// tick is how often it is looked whether something has changed.
+	// tick is how often it is looked whether something has changed that is not
+	// told.
 	tick = 250 * time.Millisecond
 	// hurried is the shortest time between two lists.
 	hurried = 250 * time.Millisecond

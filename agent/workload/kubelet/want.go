@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/gpuledger/gpuledger/agent/workload/deviceid"
 	"github.com/gpuledger/gpuledger/agent/workload/pods"
@@ -11,6 +12,12 @@ import (
 
 // maxUnresolved bounds the names that are remembered as logged.
 const maxUnresolved = 1024
+
+// endedWait is how long a pod that had ended and is gone stays so while its name
+// is still listed: the kubelet's list drops it a second or two after its API
+// does. What is listed under the name after that is another pod, of which
+// nothing is known.
+const endedWait = 10 * time.Second
 
 // wanter makes wants of what the kubelet says, in its names, by what the driver
 // has and what is known of pods.
@@ -27,6 +34,7 @@ type wanter struct {
 	since      map[container]int64 // since when HAMi's containers wait for their pod
 	hamiErrors map[string]bool     // by UID, pods whose annotation is not HAMi's; logged
 	listed     map[container]bool  // containers listed with devices
+	ended      map[[2]string]int64 // when pods, by namespace and name, were last known as ended
 	turns      map[given]turn
 	out        []want
 }
@@ -87,14 +95,16 @@ func (w *wanter) list(s *Snapshot) []want {
 	w.out = nil
 	waiting, errors := w.since, w.hamiErrors
 	w.since, w.hamiErrors = nil, nil
+	ended := w.ended
+	w.ended = make(map[[2]string]int64)
 	for i := range s.Pods {
 		p := &s.Pods[i]
 		known := w.view.ByName(p.Namespace, p.Name)
+		if w.hasEnded(p, known, ended) {
+			continue
+		}
 		if known != nil && known.Gone() {
 			known = nil
-		}
-		if known != nil && known.Terminal {
-			continue // kubelets before 1.34 list pods that have ended
 		}
 		for j := range p.Containers {
 			c := container{p.Namespace, p.Name, p.Containers[j].Name}
@@ -103,6 +113,23 @@ func (w *wanter) list(s *Snapshot) []want {
 		}
 	}
 	return merge(w.out)
+}
+
+// hasEnded reports whether a pod that is listed holds nothing any more, since it
+// has succeeded or failed: kubelets before 1.34 list it for as long as it is
+// there, all do for a moment after it is gone. before has those of the last
+// look.
+func (w *wanter) hasEnded(p *Pod, known *pods.Pod, before map[[2]string]int64) bool {
+	if known == nil || !known.Terminal {
+		return false
+	}
+	name := [2]string{p.Namespace, p.Name}
+	since, was := before[name]
+	if !known.Gone() || !was {
+		since = w.at
+	}
+	w.ended[name] = since
+	return !known.Gone() || w.at-since < int64(endedWait)
 }
 
 // container makes the wants of one container.

@@ -32,6 +32,9 @@ type Options struct {
 	Pods *pods.Directory
 	// Units are the driver's devices now. The result is not changed later.
 	Units func() []sampler.Unit
+	// UnitsChanged receives a value after what Units says has changed; nil: that
+	// is looked at four times a second. The watcher is its one reader.
+	UnitsChanged <-chan struct{}
 	// Slices finds what ResourceSlices say of a device; nil: nothing.
 	Slices func(driver, pool, device string) (deviceid.Attributes, bool)
 	// SlicesChanged receives a value after what Slices says has changed; nil:
@@ -134,8 +137,9 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 	defer wg.Wait()
 	defer cancel()
 	answers := make(chan answer, 1)
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	began := time.Now()
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
 	pace := pace{interval: w.opt.Interval}
 	asking, changed := false, true // what is known already counts at once
 	for {
@@ -155,6 +159,12 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 				answers <- answer{s, err}
 			})
 		}
+		now := time.Now()
+		if until := pace.next.Sub(now); until > 0 && !asking && w.settled(&pace) {
+			timer.Reset(until)
+		} else {
+			timer.Reset(tick - now.Sub(began)%tick)
+		}
 		select {
 		case <-ctx.Done():
 			w.stop(p)
@@ -173,12 +183,21 @@ func (w *Watcher) Run(ctx context.Context, producer func() sampler.Producer) err
 			changed, pace.hurry = true, true
 		case <-w.opt.SlicesChanged:
 			changed = true
-		case <-ticker.C:
+		case <-w.opt.UnitsChanged: // is looked at above
+		case <-timer.C:
 			if pace.failures > 0 && w.client.Moved() {
 				pace.moved()
 			}
 		}
 	}
+}
+
+// settled reports whether nothing is to be seen before the next list that is
+// not told: an agent that sleeps most of a second pays more for waking up than
+// for looking.
+func (w *Watcher) settled(p *pace) bool {
+	return w.opt.UnitsChanged != nil && w.snapshot != nil && w.wanter.since == nil &&
+		p.failures == 0 && !p.hurry && w.counters.waiting.Load() == 0 && w.counters.unconfirmed.Load() == 0
 }
 
 // renewUnits takes the driver's devices over if they are others than before.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -98,6 +99,39 @@ func TestPodIsWaitedFor(t *testing.T) {
 		r.dir.Put(pod("x", "x", "x")) // asks soon
 		r.pass(500 * time.Millisecond)
 		r.expect("4.00 +GPU-1 ns/blink/main x1", "4.25 -GPU-1 ns/blink/main")
+	})
+}
+
+// A pod that has ended leaves the directory before the kubelet's list. It is not
+// held again by its name; its successor is.
+func TestEndedPodThatIsStillListed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.dir.Put(pod("ns", "web-0", "u1", "main"))
+		r.kubelet.list(has("ns", "web-0", gpu0))
+		r.run()
+		r.expect("0.00 +GPU-1 ns/web-0/main(u1) x1")
+		ended := pod("ns", "web-0", "u1", "main")
+		ended.Terminal = true
+		r.dir.Put(ended)
+		r.pass(200 * time.Millisecond)
+		r.expect("0.00 -GPU-1 ns/web-0/main(u1)")
+		r.dir.Delete("u1")
+		r.pass(3 * time.Second)
+		r.expect()
+		r.dir.Put(pod("ns", "web-0", "u2", "main"))
+		r.pass(time.Second)
+		r.expect("3.20 +GPU-1 ns/web-0/main(u2) x1")
+		// If nothing is known of a successor, the list counts after a while.
+		ended = pod("ns", "web-0", "u2", "main")
+		ended.Terminal = true
+		r.dir.Put(ended)
+		r.dir.Delete("u2")
+		r.pass(time.Second)
+		r.expect("4.20 -GPU-1 ns/web-0/main(u2)")
+		r.pass(endedWait + 2*time.Second)
+		if got := r.now(); len(got) != 1 || !strings.Contains(got[0], "ns/web-0/main") {
+			t.Errorf("held: %q", got)
+		}
 	})
 }
 
@@ -426,5 +460,36 @@ func TestDevicesAreWaitedFor(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 		r.broken = nil // what the rig holds under another name
+	})
+}
+
+// Where changes of devices are told, a watcher that knows all that is held
+// wakes up for its lists alone, and sees a change at once.
+func TestSettled(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		changed := make(chan struct{}, 1)
+		var looks atomic.Int64
+		units := r.opt.Units
+		r.opt.UnitsChanged, r.opt.Units = changed, func() []sampler.Unit {
+			looks.Add(1)
+			return units()
+		}
+		r.dir.Put(pod("ns", "a", "ua", "main"))
+		r.kubelet.list(has("ns", "a", gpu0), has("ns", "later", gpu1))
+		r.run().pass(2 * time.Second) // the pod that is not known was waited for
+		before, lists := looks.Load(), int64(r.kubelet.count())
+		r.pass(10 * time.Second)
+		if n, m := int64(r.kubelet.count())-lists, looks.Load()-before; n != 10 || m != 2*n {
+			t.Errorf("%d lists, and %d looks, in 10 s", n, m)
+		}
+		r.take()
+		r.pass(300 * time.Millisecond)
+		r.set(func() { r.units = gpus(gpu0) })
+		changed <- struct{}{}
+		r.pass(100 * time.Millisecond)
+		r.set(func() { r.units = gpus(gpu0, gpu1); r.units[1].Added++ })
+		changed <- struct{}{}
+		synctest.Wait()
+		r.expect("12.40 +GPU-2 ns/later/main x1")
 	})
 }
