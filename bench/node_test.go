@@ -162,6 +162,13 @@ var mapperBinary = sync.OnceValues(func() (string, error) {
 	if _, err := binaries(); err != nil {
 		return "", err
 	}
+	if built == "" { // the programs are somebody's
+		dir, err := os.MkdirTemp("", "gpuledger-bench-")
+		if err != nil {
+			return "", err
+		}
+		built = dir
+	}
 	dir, err := os.MkdirTemp(built, "podmapper-")
 	if err != nil {
 		return "", err

@@ -133,7 +133,7 @@ func listPods(ctx context.Context, socket string) (*podresources.ListPodResource
 	if err != nil {
 		return nil, fmt.Errorf("dial the kubelet: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	list, err := podresources.NewPodResourcesListerClient(conn).List(ctx, &podresources.ListPodResourcesRequest{})
@@ -173,7 +173,7 @@ func processes(procFS string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the processes: %w", err)
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list the processes: %w", err)
