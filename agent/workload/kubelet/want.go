@@ -34,7 +34,7 @@ type wanter struct {
 	since      map[container]int64 // since when HAMi's containers wait for their pod
 	hamiErrors map[string]bool     // by UID, pods whose annotation is not HAMi's; logged
 	listed     map[container]bool  // containers listed with devices
-	ended      map[[2]string]int64 // when pods, by namespace and name, were last known as ended
+	there      map[[2]string]int64 // when pods that are listed, by namespace and name, were last known to be there
 	turns      map[given]turn
 	out        []want
 }
@@ -95,12 +95,12 @@ func (w *wanter) list(s *Snapshot) []want {
 	w.out = nil
 	waiting, errors := w.since, w.hamiErrors
 	w.since, w.hamiErrors = nil, nil
-	ended := w.ended
-	w.ended = make(map[[2]string]int64)
+	there := w.there
+	w.there = make(map[[2]string]int64)
 	for i := range s.Pods {
 		p := &s.Pods[i]
 		known := w.view.ByName(p.Namespace, p.Name)
-		if w.hasEnded(p, known, ended) {
+		if w.hasEnded(p, known, there) {
 			continue
 		}
 		if known != nil && known.Gone() {
@@ -117,19 +117,22 @@ func (w *wanter) list(s *Snapshot) []want {
 
 // hasEnded reports whether a pod that is listed holds nothing any more, since it
 // has succeeded or failed: kubelets before 1.34 list it for as long as it is
-// there, all do for a moment after it is gone. before has those of the last
+// there, all do for a moment after it is gone. before is w.there of the last
 // look.
 func (w *wanter) hasEnded(p *Pod, known *pods.Pod, before map[[2]string]int64) bool {
-	if known == nil || !known.Terminal {
+	if known == nil {
 		return false
 	}
 	name := [2]string{p.Namespace, p.Name}
-	since, was := before[name]
-	if !known.Gone() || !was {
-		since = w.at
+	if !known.Gone() {
+		w.there[name] = w.at
+		return known.Terminal
 	}
-	w.ended[name] = since
-	return !known.Gone() || w.at-since < int64(endedWait)
+	last, was := before[name]
+	if was {
+		w.there[name] = last
+	}
+	return known.Terminal && was && w.at-last < int64(endedWait)
 }
 
 // container makes the wants of one container.
