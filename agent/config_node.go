@@ -65,8 +65,8 @@ type KubernetesConfig struct {
 	Checkpoint string `yaml:"checkpoint"`
 
 	// Pods is where pods' UIDs, labels and controllers come from: pods-api (the
-	// kubelet's, 1.37 and newer), apiserver, kubelet (its /pods), or auto: the
-	// first of these that answers. Default: auto.
+	// kubelet's; before 1.37 behind its feature gate PodsAPI), apiserver, kubelet
+	// (its /pods), or auto: the first of these that answers. Default: auto.
 	Pods string `yaml:"pods"`
 
 	// PodsAPISockets are where the kubelet's Pods API may be. Default:
