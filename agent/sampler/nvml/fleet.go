@@ -217,6 +217,10 @@ func (f *fleet) drained() bool {
 func (f *fleet) step(ctx context.Context) {
 	if f.draining {
 		if !f.drained() {
+			if f.hangs() { // now that it is to be shut down
+				f.draining = false
+				f.look()
+			}
 			return
 		}
 		for _, fam := range f.families {

@@ -475,23 +475,36 @@ func TestLaw9EnergyUnderMIGIsNotMeasured(t *testing.T) {
 // While a call hangs the driver can't be shut down: nobody lets go of it then,
 // and who can be read again is.
 func TestLaw2HangingGPUKeepsNoOtherWaiting(t *testing.T) {
-	for name, list := range map[string]error{"stuck": nil, "gone": errGone} {
+	for name, test := range map[string]struct {
+		list   error
+		before time.Duration // the look that finds it
+	}{
+		"stuck": {nil, 20 * time.Second}, "gone": {errGone, 20 * time.Second},
+		"stuck, just now": {nil, time.Second}, "gone, just now": {errGone, time.Second},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hang := make(chan struct{})
 				a, b := &fakeHandle{}, &fakeHandle{}
-				r := newRig(t, whole("A", a, true), whole("B", b, true))
+				r := newRigWith(t, withEvents, whole("A", a, true), whole("B", b, true))
 				wait(1500 * time.Millisecond)
+				for _, h := range []*fakeHandle{a, b} {
+					h.with(func(h *fakeHandle) { h.err = errOdd })
+				}
+				r.node.set(test.list, whole("A", a, true), whole("B", b, true))
+				wait(rescanEvery - test.before - 1500*time.Millisecond)
 				a.with(func(h *fakeHandle) { h.hang = hang })
-				wait(10 * time.Second)
-				b.with(func(h *fakeHandle) { h.err = errOdd })
-				r.node.set(list, whole("A", a, true), whole("B", b, true))
-				wait(2 * rescanEvery)
+				wait(test.before + rescanEvery)
 				b.with(func(h *fakeHandle) { h.err = nil })
 				r.node.set(nil, whole("A", a, true), whole("B", b, true))
 				wait(rescanEvery + 5*time.Second)
 				if s := r.last("B"); s.Sample.Gap || time.Now().UnixNano()-s.Time > 2*second {
 					t.Errorf("B is not read: %+v, %v ago", s.Sample, time.Duration(time.Now().UnixNano()-s.Time))
+				}
+				r.node.events <- event{kind: eventXID, gpu: "B", xid: 13}
+				wait(time.Second)
+				if n := len(r.s.Stats().Errors); n != 1 {
+					t.Errorf("nobody listens: %d XIDs", n)
 				}
 				a.with(func(h *fakeHandle) { h.hang = nil })
 				close(hang)

@@ -22,13 +22,14 @@ const (
 
 // listening is the goroutine that listens to the GPUs.
 type listening struct {
-	gpus string // that it listens to
+	gpus string // that it listens to; "" once it is to end
 	stop context.CancelFunc
 	done chan struct{}
 }
 
 func (l *listening) halt() {
 	if l != nil {
+		l.gpus = ""
 		l.stop()
 	}
 }
