@@ -11,7 +11,7 @@ CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race bench lint fmt generate check-generated check-tidy kill-test test-kube test-gpu test-gpu-bundle interop clean tools
+.PHONY: help build demo demo-node test race bench lint fmt generate check-generated check-tidy kill-test test-kube test-gpu test-gpu-bundle interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ build: ## Build the three programs into bin/
 
 demo: build ## Build, start, play a fleet and show what inferences cost (RECORDING=file to play a recording)
 	@bin/gpuledger demo $(if $(RECORDING),--recording '$(RECORDING)') $(DEMOFLAGS)
+
+demo-node: build ## Show a GPU node on a machine without a GPU: the driver is a stub, built with gcc (DEMOFLAGS='-for 5m')
+	CGO_ENABLED=0 go build -o bin/gpuload ./test/nvmlstub/cmd/gpuload
+	CGO_ENABLED=0 go build -o bin/demonode ./test/demonode
+	@bin/demonode -bin bin -load bin/gpuload $(DEMOFLAGS)
 
 test: ## Run all tests (set GPULEDGER_TRACES to include the real traces)
 	go test -timeout 20m ./...
