@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+
+	"github.com/gpuledger/gpuledger/agent/sampler/dcgm"
 )
 
 // Where pids come from.
@@ -153,6 +155,12 @@ type DCGMConfig struct {
 	// unix:///path), or an exporter's page (a URL). Default "": localhost:5555,
 	// or http://localhost:9400/metrics.
 	Address string `yaml:"address"`
+
+	// Fields are read beside SM activity, to be seen on /metrics:
+	// gr_engine_active, sm_occupancy, pipe_tensor_active, dram_active. The
+	// hardware may have to take turns to count more, which makes each coarser.
+	// Default: none.
+	Fields []string `yaml:"fields"`
 }
 
 func (c *SlurmConfig) check(bad func(key, format string, args ...any)) {
@@ -162,6 +170,11 @@ func (c *SlurmConfig) check(bad func(key, format string, args ...any)) {
 }
 
 func (c *DCGMConfig) check(bad func(key, format string, args ...any)) {
+	for _, name := range c.Fields {
+		if _, err := dcgm.ParseField(name); err != nil {
+			bad("dcgm.fields", "%v", err)
+		}
+	}
 	switch c.Mode {
 	case "off", "embedded", "standalone":
 	case "exporter":

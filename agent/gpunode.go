@@ -135,7 +135,15 @@ func (n *gpuNode) openDCGM(cfg *Config) (err error) {
 	if cfg.DCGM.Mode == string(dcgm.Off) {
 		return nil
 	}
-	n.dcgm, err = dcgm.Open(dcgm.Options{Mode: dcgm.Mode(cfg.DCGM.Mode), Address: cfg.DCGM.Address, Log: n.log})
+	o := dcgm.Options{Mode: dcgm.Mode(cfg.DCGM.Mode), Address: cfg.DCGM.Address, Log: n.log}
+	for _, name := range cfg.DCGM.Fields {
+		f, err := dcgm.ParseField(name)
+		if err != nil {
+			return err
+		}
+		o.Extra = append(o.Extra, f)
+	}
+	n.dcgm, err = dcgm.Open(o)
 	return err
 }
 

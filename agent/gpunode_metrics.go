@@ -29,7 +29,7 @@ func (n *gpuNode) collect(c *nodeCollector) {
 		c.slurm(n.slurm.Stats())
 	}
 	if n.dcgm != nil {
-		c.dcgm(n.dcgm.Stats())
+		c.dcgm(n.dcgm.Stats(), n.dcgm.Readings(nil))
 	}
 }
 
@@ -111,8 +111,12 @@ func (c *nodeCollector) slurm(s slurm.Stats) {
 	c.count("slurm_refused_total", "Holdings beyond the limit, at each reading.", s.Refused)
 }
 
-func (c *nodeCollector) dcgm(s dcgm.Stats) {
+func (c *nodeCollector) dcgm(s dcgm.Stats, readings []dcgm.Reading) {
 	c.gauge("dcgm_up", "1 while DCGM can be read.", one(s.Up), "mode", string(s.Mode))
+	for _, r := range readings {
+		c.gauge("dcgm_ratio", "What DCGM has measured last, by field; gpu_instance and compute_instance are empty for the whole.", float64(r.Share)/1e6,
+			"gpu", r.GPU, "gpu_instance", instance(r.GPUInstance), "compute_instance", instance(r.ComputeInstance), "field", r.Field.String())
+	}
 	c.gauge("dcgm_known", "GPUs and GPU instances whose SM activity is known.", float64(s.Known))
 	c.count("dcgm_reads_total", "Readings of DCGM.", s.Reads)
 	c.count("dcgm_failures_total", "Of them, those that failed.", s.Failures)
@@ -132,6 +136,14 @@ func one(is bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// instance is the number of a MIG instance, "" for none.
+func instance(n int) string {
+	if n < 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
 }
 
 func xidText(xid uint64) string { return strconv.FormatUint(xid, 10) }

@@ -58,7 +58,7 @@ func (everything) collect(c *nodeCollector) {
 	c.kubelet(kubelet.Stats{Errors: map[string]uint64{"timeout": 1}})
 	c.pods(podwatch.Stats{Source: "apiserver"}, podwatch.SlicesStats{})
 	c.slurm(slurm.Stats{})
-	c.dcgm(dcgm.Stats{Mode: dcgm.Exporter})
+	c.dcgm(dcgm.Stats{Mode: dcgm.Exporter}, []dcgm.Reading{{GPU: "GPU-A", GPUInstance: -1, ComputeInstance: -1, Field: dcgm.DRAMActive, Share: 1}})
 }
 
 func TestProfilesAreServedWhereAskedFor(t *testing.T) {

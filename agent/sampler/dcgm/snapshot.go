@@ -2,8 +2,10 @@ package dcgm
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
+	"strconv"
 )
 
 // Field is one of DCGM's profiling fields, by its number.
@@ -17,6 +19,33 @@ const (
 	PipeTensorActive Field = 1004 // the tensor pipe was in use
 	DRAMActive       Field = 1005 // device memory was read or written
 )
+
+// String is the field's name in settings and metrics.
+func (f Field) String() string {
+	switch f {
+	case GREngineActive:
+		return "gr_engine_active"
+	case SMActive:
+		return "sm_active"
+	case SMOccupancy:
+		return "sm_occupancy"
+	case PipeTensorActive:
+		return "pipe_tensor_active"
+	case DRAMActive:
+		return "dram_active"
+	}
+	return strconv.Itoa(int(f))
+}
+
+// ParseField is the inverse of [Field.String].
+func ParseField(name string) (Field, error) {
+	for f := GREngineActive; f <= DRAMActive; f++ {
+		if f.String() == name {
+			return f, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown field %q: want gr_engine_active, sm_active, sm_occupancy, pipe_tensor_active or dram_active", name)
+}
 
 // names of a field on an exporter's page: DCGM's before and since 4.6.
 func (f Field) names() []string {

@@ -60,3 +60,14 @@ func TestMillionths(t *testing.T) {
 		}
 	}
 }
+
+func TestFieldsHaveNames(t *testing.T) {
+	for f := GREngineActive; f <= DRAMActive; f++ {
+		if got, err := ParseField(f.String()); got != f || err != nil {
+			t.Errorf("%s is %d: %v", f, got, err)
+		}
+	}
+	if _, err := ParseField("1002"); err == nil {
+		t.Error("a number passes for a name")
+	}
+}
