@@ -1,6 +1,6 @@
 // Command podmapper does what today's exporters do to find the pods of a node's
 // GPUs and processes, and nothing else, for the benchmark of the agent beside
-// it. It is written after the source of dcgm-exporter (4.5, its
+// it. It is written after the source of dcgm-exporter (as of 2025, its
 // internal/pkg/transformation), whose each collection
 //
 //   - dials the kubelet's PodResources socket anew, lists, and hangs up;
