@@ -27,18 +27,7 @@ import (
 //
 // and with Config.PProf the program's profiles.
 func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", answer(a.Healthy))
-	mux.HandleFunc("GET /readyz", answer(a.Ready))
-	mux.Handle("GET /metrics", page(a.deps.Log, &metrics{agent: a}, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
-	if a.cfg.PProf {
-		profiles(mux)
-	}
-	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
+	server := a.server()
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -55,6 +44,22 @@ func (a *Agent) ServeHTTP(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("http: %w", err)
 	}
 	return nil
+}
+
+// server is what ServeHTTP serves, bounded in time.
+func (a *Agent) server() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", answer(a.Healthy))
+	mux.HandleFunc("GET /readyz", answer(a.Ready))
+	mux.Handle("GET /metrics", page(a.deps.Log, &metrics{agent: a}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
+	if a.cfg.PProf {
+		profiles(mux)
+	}
+	return &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
 }
 
 // page serves metrics. What can't be served is left out, logged, and counted on

@@ -62,12 +62,15 @@ func (everything) collect(c *nodeCollector) {
 }
 
 func TestProfilesAreServedWhereAskedFor(t *testing.T) {
-	mux := http.NewServeMux()
-	profiles(mux)
-	w := httptest.NewRecorder()
-	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", http.NoBody))
-	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "agent.test") {
-		t.Fatalf("%d %q", w.Code, w.Body)
+	for asked, want := range map[bool]int{true: http.StatusOK, false: http.StatusNotFound} {
+		cfg := DefaultConfig()
+		cfg.PProf = asked
+		w := httptest.NewRecorder()
+		(&Agent{cfg: cfg, deps: Deps{Log: slog.New(slog.DiscardHandler)}}).server().Handler.
+			ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", http.NoBody))
+		if w.Code != want {
+			t.Errorf("asked %v: %d %q", asked, w.Code, w.Body)
+		}
 	}
 }
 

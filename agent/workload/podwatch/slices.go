@@ -148,7 +148,7 @@ func (s *Slices) follow(ctx context.Context, works func()) error {
 		s.version = ""
 	}
 	if refused(err, http.StatusForbidden) {
-		err = fmt.Errorf("%w (the agent's service account needs get, list and watch of resourceslices.resource.k8s.io)", err)
+		err = fmt.Errorf("%w (the agent's service account needs list and watch of resourceslices.resource.k8s.io)", err)
 	}
 	return err
 }

@@ -68,7 +68,7 @@ func (a *apiServer) follow(ctx context.Context, to sink) error {
 		a.version = ""
 	}
 	if refused(err, http.StatusForbidden) {
-		err = fmt.Errorf("%w (the agent's service account needs get, list and watch of pods)", err)
+		err = fmt.Errorf("%w (the agent's service account needs list and watch of pods)", err)
 	}
 	return err
 }

@@ -156,7 +156,7 @@ func TestAPIServerRefuses(t *testing.T) {
 	a := newAPI(t, "/api/v1/pods", "PodList")
 	config := a.kubeconfig()
 	for code, hint := range map[int]string{
-		http.StatusForbidden: "get, list and watch of pods", http.StatusInternalServerError: "refused by the test",
+		http.StatusForbidden: "needs list and watch of pods", http.StatusInternalServerError: "refused by the test",
 		http.StatusFound: "302", http.StatusTooManyRequests: "429",
 	} {
 		a.set(func() { a.refuse = code })
