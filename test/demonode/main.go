@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/gpuledger/gpuledger/internal/loopback"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/test/nodestub"
 	"github.com/gpuledger/gpuledger/test/nvmlstub"
@@ -223,12 +223,11 @@ func (d *demo) await(ctx context.Context) error {
 
 // freePort is an address on loopback that is free now.
 func freePort() string {
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	addr, err := loopback.Address()
 	if err != nil {
 		panic(failure{err})
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addr
 }
 
 // play plays the scene, and shows it, until ctx ends.

@@ -10,7 +10,6 @@ package interop_test
 import (
 	"bytes"
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/exporter"
 	"github.com/gpuledger/gpuledger/agent/exporter/exportertest"
+	"github.com/gpuledger/gpuledger/internal/loopback"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -85,12 +85,11 @@ func start(t *testing.T, path string, args ...string) (stop func()) {
 // address is a loopback address that nobody listens on.
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // await asks until the answer is yes.

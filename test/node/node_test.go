@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/gpuledger/gpuledger/agent/workload/kubelet/kubelettest"
+	"github.com/gpuledger/gpuledger/internal/loopback"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/test/nvmlstub"
 )
@@ -318,12 +318,11 @@ func (p *pod) delete() {
 // freePort is an address that nobody listens on.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // set changes settings of the agent below a key.
