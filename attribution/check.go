@@ -139,8 +139,11 @@ func (c *Chunk) checkWindow(w *DeviceWindow) error {
 
 // suits reports whether an owner of a kind can have time on a basis: somebody
 // uses and reserves, nobody is unallocated, and what is unattributed maps to
-// no owner.
+// no owner. A gateway owns no time at all.
 func suits(b Basis, k OwnerKind) bool {
+	if k == Gateway {
+		return false
+	}
 	switch b {
 	case Used, Reserved:
 		return k != Nobody

@@ -174,9 +174,14 @@ const (
 	// UnknownProcess is a process that maps to no owner: its time is
 	// unattributed, its pid and command are kept.
 	UnknownProcess
+	// Gateway is a backend behind a gateway that knows its customers: Node is
+	// "gateway/" + the gateway's name, ControllerKind "Backend", Controller
+	// the backend's address as the gateway tells it, "" where it does not. It
+	// owns no device time; its tallies say whom others' time served.
+	Gateway
 )
 
-var ownerKindNames = [...]string{"nobody", "container", "host-process", "unknown-process"}
+var ownerKindNames = [...]string{"nobody", "container", "host-process", "unknown-process", "gateway"}
 
 // Valid reports whether k is one of the kinds.
 func (k OwnerKind) Valid() bool { return int(k) < len(ownerKindNames) }
@@ -230,23 +235,39 @@ func (c Count) Whole() int64 { return int64(c) / int64(One) }
 // and over owners, so rollups are plain sums.
 //
 //	success              Count    inferences that succeeded
-//	failure/<reason>     Count    inferences that failed, by reason
-//	tokens/input         tokens   prompt tokens processed
-//	tokens/cached        tokens   prompt tokens served from a cache
+//	failure/<reason>     Count    inferences that did not, by reason: abort where the client left
+//	tokens/input         tokens   prompt tokens processed, those from a cache included
+//	tokens/cached        tokens   of them, prompt tokens served from a cache
 //	tokens/output        tokens   tokens generated
+//	tokens/aborted       tokens   of the input tokens, those of requests that did not succeed
 //	latency/<i>          Count    successes that took at most 2^(i/4) ms and more than 2^((i-1)/4) ms
+//	first-token/<i>      Count    the same of the time to the first token
 //	queue                Count    requests waiting, times seconds waited
+//	running              Count    requests being served, times seconds
+//	kv-cache             Count    share of the KV cache in use, times seconds
+//	observed             Count    seconds for which queue, running and kv-cache were read, per server
+//	checkpoint           Count    checkpoints that a training process has finished
+//
+// Gauges are counted times seconds, so that they add up like everything else:
+// the mean queue is queue ÷ observed.
 type Measure string
 
-// The fixed measures; failures and latencies extend a prefix.
+// The fixed measures; failures and the two histograms extend a prefix.
 const (
-	Success       Measure = "success"
-	FailurePrefix Measure = "failure/"
-	TokensInput   Measure = "tokens/input"
-	TokensCached  Measure = "tokens/cached"
-	TokensOutput  Measure = "tokens/output"
-	LatencyPrefix Measure = "latency/"
-	Queue         Measure = "queue"
+	Success          Measure = "success"
+	FailurePrefix    Measure = "failure/"
+	Aborted          Measure = FailurePrefix + "abort"
+	TokensInput      Measure = "tokens/input"
+	TokensCached     Measure = "tokens/cached"
+	TokensOutput     Measure = "tokens/output"
+	TokensAborted    Measure = "tokens/aborted"
+	LatencyPrefix    Measure = "latency/"
+	FirstTokenPrefix Measure = "first-token/"
+	Queue            Measure = "queue"
+	Running          Measure = "running"
+	KVCache          Measure = "kv-cache"
+	Observed         Measure = "observed"
+	Checkpoint       Measure = "checkpoint"
 )
 
 // Tally is what was served in one window. No tally means "not measured"; a

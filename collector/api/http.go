@@ -103,6 +103,7 @@ func checkRequest(next http.Handler) http.Handler {
 	for path, method := range map[string]protoreflect.Name{
 		"/v1/report": "Report", "/v1/unit-costs": "UnitCosts", "/v1/devices": "Devices", "/v1/verify": "Verify",
 		"/v1/status": "Status", "/v1/rate-card": "GetRateCard", "/v1/rules": "GetRules",
+		"/v1/runs": "Runs", "/v1/slo": "SLO", "/v1/reratings": "Reratings", "/v1/export": "Export",
 	} {
 		fields := methods.ByName(method).Input().Fields()
 		known[path] = []string{}
@@ -114,8 +115,11 @@ func checkRequest(next http.Handler) http.Handler {
 		names, ok := known[r.URL.Path]
 		if ok {
 			verbs := []string{http.MethodGet, http.MethodHead}
-			if r.URL.Path == "/v1/rate-card" || r.URL.Path == "/v1/rules" {
+			switch r.URL.Path {
+			case "/v1/rate-card", "/v1/rules":
 				verbs = append(verbs, http.MethodPut)
+			case "/v1/reratings":
+				verbs = append(verbs, http.MethodPost)
 			}
 			if !slices.Contains(verbs, r.Method) {
 				w.Header().Set("Allow", strings.Join(verbs, ", "))

@@ -22,8 +22,8 @@ func owner(ns, kind, controller string, labels ...string) *attribution.Owner {
 }
 
 func answer(rs *mapping.Rules, o *attribution.Owner) string {
-	team, model, class, tier := rs.Compile()(o)
-	return fmt.Sprintf("%s|%s|%s|%s", team, model, class, tier)
+	m := rs.Compile()(o)
+	return fmt.Sprintf("%s|%s|%s|%s", m.Team, m.Model, m.Class, m.Tier)
 }
 
 func TestDefault(t *testing.T) {

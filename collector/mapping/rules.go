@@ -114,11 +114,11 @@ func (rs *Rules) Compile() store.Mapping {
 		t := slices.Index(targets[:], rs.Rules[i].Target)
 		by[t] = append(by[t], compile(&rs.Rules[i]))
 	}
-	return func(o *attribution.Owner) (team, model, class, tier string) {
+	return func(o *attribution.Owner) store.Mapped {
 		if o.Kind == attribution.Nobody || o.Kind == attribution.UnknownProcess {
-			return "", "", "", ""
+			return store.Mapped{}
 		}
-		return first(by[0], o), first(by[1], o), first(by[2], o), first(by[3], o)
+		return store.Mapped{Team: first(by[0], o), Model: first(by[1], o), Class: first(by[2], o), Tier: first(by[3], o)}
 	}
 }
 

@@ -113,12 +113,18 @@ const (
 	Controller  Dimension = "controller" // kind/name
 	Pod         Dimension = "pod"
 	Container   Dimension = "container"
-	Team        Dimension = "team"  // by rules
-	Model       Dimension = "model" // by rules, else the one model that the owner served
-	Class       Dimension = "class" // by rules
-	Tier        Dimension = "tier"  // by rules
+	Team        Dimension = "team"         // by rules, as the next six
+	BudgetOwner Dimension = "budget-owner" // who pays, where it is not the team
+	Environment Dimension = "environment"  // prod, staging, …
+	Model       Dimension = "model"        // else the one model that the owner served
+	Class       Dimension = "class"        // workload class
+	Tier        Dimension = "tier"         // of customers
+	Run         Dimension = "run"          // training run
+	Tenant      Dimension = "tenant"       // the customer that a tally names; slices have none
+	Kind        Dimension = "kind"         // of the owner: container, gateway, …
 	Basis       Dimension = "basis"
 	Method      Dimension = "method"
+	Revision    Dimension = "revision" // of the rate card, 0: unpriced; tallies have none
 	Counted     Dimension = "counted" // "true" where the owner has ever had tallies, else "false"
 	LabelPrefix           = "label:"
 )
@@ -219,9 +225,11 @@ func (s Served) With(model string) Served {
 	return s
 }
 
-// Mapping yields what the mapping rules say of an owner: team, model, class
-// and tier, each "" where no rule does.
-type Mapping func(*attribution.Owner) (team, model, class, tier string)
+// Mapped is what the mapping rules say of an owner, "" where no rule does.
+type Mapped struct{ Team, BudgetOwner, Environment, Model, Class, Tier, Run string }
+
+// Mapping yields what the mapping rules say of an owner.
+type Mapping func(*attribution.Owner) Mapped
 
 // DocumentKind names a series of revisioned documents.
 type DocumentKind string
@@ -233,6 +241,8 @@ const (
 	// What the configured files said when they were last applied.
 	RateCardFiles DocumentKind = "rate-card-file"
 	RuleFiles     DocumentKind = "rules-file"
+	// The journal of reratings: one document each.
+	Reratings DocumentKind = "rerating"
 )
 
 // Document is one revision of a rate card or a set of rules.

@@ -175,10 +175,10 @@ func BenchmarkShowback(b *testing.B) {
 	f := newFleet(125)
 	s := openBench(b, b.TempDir())
 	defer s.Close() //nolint:errcheck // a benchmark
-	if err := s.SetMapping(ctx, func(o *attribution.Owner) (team, model, class, tier string) {
-		team, _ = o.Labels.Get("team")
-		model, _ = o.Labels.Get("model")
-		return team, model, "serving", "gold"
+	if err := s.SetMapping(ctx, func(o *attribution.Owner) store.Mapped {
+		team, _ := o.Labels.Get("team")
+		model, _ := o.Labels.Get("model")
+		return store.Mapped{Team: team, Model: model, Class: "serving", Tier: "gold"}
 	}); err != nil {
 		b.Fatal(err)
 	}

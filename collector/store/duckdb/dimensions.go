@@ -176,8 +176,8 @@ func (c *commit) owners(ctx context.Context, n int, at func(int) rollup.Fingerpr
 		}
 		return c.append("", "owner_map", func(row appendRow) error {
 			for i, f := range fresh {
-				team, model, class, tier := c.mapping(c.batch.Owners[f])
-				if err := row(first+int32(i), team, model, class, tier); err != nil {
+				m := c.mapping(c.batch.Owners[f])
+				if err := row(first+int32(i), m.Team, m.Model, m.Class, m.Tier); err != nil {
 					return err
 				}
 			}

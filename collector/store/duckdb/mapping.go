@@ -82,8 +82,8 @@ func (s *Store) mapOwners(ctx context.Context, m store.Mapping) error {
 		}
 		err := appendTo(s.db, "", "owner_map", func(row appendRow) error {
 			for id, o := range owners {
-				team, model, class, tier := m(o)
-				if err := row(id, team, model, class, tier); err != nil {
+				x := m(o)
+				if err := row(id, x.Team, x.Model, x.Class, x.Tier); err != nil {
 					return err
 				}
 			}

@@ -34,15 +34,15 @@ func DeviceKey(d store.Dimension, dev *attribution.Device) store.Key {
 
 // ownerAnswers is an owner with all that depends on rules and tallies.
 type ownerAnswers struct {
-	owner                    *attribution.Owner
-	team, model, class, tier string
-	served                   store.Served
+	owner  *attribution.Owner
+	mapped store.Mapped
+	served store.Served
 }
 
 func (k *keyer) answers(o *attribution.Owner) *ownerAnswers {
 	a := &ownerAnswers{owner: o}
 	if k.env.Map != nil {
-		a.team, a.model, a.class, a.tier = k.env.Map(o)
+		a.mapped = k.env.Map(o)
 	}
 	if k.env.Served != nil && k.asksModel {
 		a.served = k.env.Served(o.Fingerprint())
@@ -66,13 +66,13 @@ func (a *ownerAnswers) key(d store.Dimension) store.Key {
 	case store.Container:
 		return fact(o.Container)
 	case store.Team:
-		return fact(a.team)
+		return fact(a.mapped.Team)
 	case store.Model:
-		return firstOf(a.model, a.served.Model)
+		return firstOf(a.mapped.Model, a.served.Model)
 	case store.Class:
-		return fact(a.class)
+		return fact(a.mapped.Class)
 	case store.Tier:
-		return fact(a.tier)
+		return fact(a.mapped.Tier)
 	case store.Counted:
 		if a.served.Counted {
 			return store.Key{Value: "true"}
@@ -96,9 +96,9 @@ func (a *ownerAnswers) tallyKey(d store.Dimension, s *attribution.Subject) store
 	case store.Node:
 		return fact(a.owner.Node)
 	case store.Model:
-		return firstOf(a.model, s.Model, a.served.Model)
+		return firstOf(a.mapped.Model, s.Model, a.served.Model)
 	case store.Tier:
-		return firstOf(s.Tier, a.tier)
+		return firstOf(s.Tier, a.mapped.Tier)
 	case store.Counted:
 		return store.Key{Value: "true"}
 	default:

@@ -97,11 +97,11 @@ func world() *attribution.Chunk {
 
 func TestDimensions(t *testing.T) {
 	env := scan.Env{
-		Map: func(o *attribution.Owner) (team, model, class, tier string) {
+		Map: func(o *attribution.Owner) store.Mapped {
 			if o.Pod == "" {
-				return "", "", "", ""
+				return store.Mapped{}
 			}
-			return "blue", "", "batch", "silver"
+			return store.Mapped{Team: "blue", Class: "batch", Tier: "silver"}
 		},
 	}
 	known := scan.Served{}

@@ -21,12 +21,13 @@ var dimensions = []store.Dimension{
 
 // rules are as good as any: they answer from labels and names.
 func rules(salt string) store.Mapping {
-	return func(o *attribution.Owner) (team, model, class, tier string) {
-		team, _ = o.Labels.Get("team")
+	return func(o *attribution.Owner) (m store.Mapped) {
+		team, _ := o.Labels.Get("team")
 		if o.Pod == "pod-1" {
-			model = "m" + salt
+			m.Model = "m" + salt
 		}
-		return team + salt, model, o.Container, o.Namespace
+		m.Team, m.Class, m.Tier = team+salt, o.Container, o.Namespace
+		return m
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 	OwnerKind_OWNER_KIND_CONTAINER       OwnerKind = 1
 	OwnerKind_OWNER_KIND_HOST_PROCESS    OwnerKind = 2
 	OwnerKind_OWNER_KIND_UNKNOWN_PROCESS OwnerKind = 3
+	OwnerKind_OWNER_KIND_GATEWAY         OwnerKind = 4
 )
 
 // Enum value maps for OwnerKind.
@@ -40,12 +41,14 @@ var (
 		1: "OWNER_KIND_CONTAINER",
 		2: "OWNER_KIND_HOST_PROCESS",
 		3: "OWNER_KIND_UNKNOWN_PROCESS",
+		4: "OWNER_KIND_GATEWAY",
 	}
 	OwnerKind_value = map[string]int32{
 		"OWNER_KIND_NOBODY":          0,
 		"OWNER_KIND_CONTAINER":       1,
 		"OWNER_KIND_HOST_PROCESS":    2,
 		"OWNER_KIND_UNKNOWN_PROCESS": 3,
+		"OWNER_KIND_GATEWAY":         4,
 	}
 )
 
@@ -992,12 +995,13 @@ const file_gpuledger_v1_ledger_proto_rawDesc = "" +
 	"\x19memory_byte_seconds_delta\x18\x13 \x03(\x12R\x16memoryByteSecondsDelta\x12$\n" +
 	"\x0etally_key_step\x18  \x03(\x04R\ftallyKeyStep\x12\x1f\n" +
 	"\vtally_value\x18! \x03(\x03R\n" +
-	"tallyValue*y\n" +
+	"tallyValue*\x91\x01\n" +
 	"\tOwnerKind\x12\x15\n" +
 	"\x11OWNER_KIND_NOBODY\x10\x00\x12\x18\n" +
 	"\x14OWNER_KIND_CONTAINER\x10\x01\x12\x1b\n" +
 	"\x17OWNER_KIND_HOST_PROCESS\x10\x02\x12\x1e\n" +
-	"\x1aOWNER_KIND_UNKNOWN_PROCESS\x10\x03B?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
+	"\x1aOWNER_KIND_UNKNOWN_PROCESS\x10\x03\x12\x16\n" +
+	"\x12OWNER_KIND_GATEWAY\x10\x04B?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
 
 var (
 	file_gpuledger_v1_ledger_proto_rawDescOnce sync.Once

@@ -12,6 +12,7 @@ package gpuledgerv1
 
 import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -35,14 +36,17 @@ type ReportRequest struct {
 	// whole multiples of the step on the UTC clock.
 	Step int64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
 	// cluster, node, device, device-model, namespace, controller, pod,
-	// container, team, model, class, tier, basis, method, label:KEY.
+	// container, team, budget-owner, environment, model, family, class, tier,
+	// run, basis, method, revision, label:KEY.
 	GroupBy []string `protobuf:"bytes,4,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
 	// KEY=VALUE or KEY!=VALUE with a key as in group_by; VALUE may hold * as a
 	// wildcard. Filters of one key are alternatives, keys must all match.
 	Filter []string `protobuf:"bytes,5,rep,name=filter,proto3" json:"filter,omitempty"`
 	// Groups at most, by cost over the whole range; the rest is summed into one
 	// row (of each step) with other set. 0: no limit within the server's own.
-	Limit         int32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Tell each row's cost by line of the rate card.
+	Lines         bool `protobuf:"varint,7,opt,name=lines,proto3" json:"lines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,6 +121,13 @@ func (x *ReportRequest) GetLimit() int32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ReportRequest) GetLines() bool {
+	if x != nil {
+		return x.Lines
+	}
+	return false
 }
 
 type ReportResponse struct {
@@ -221,6 +232,7 @@ type ReportRow struct {
 	Other         bool        `protobuf:"varint,4,opt,name=other,proto3" json:"other,omitempty"`
 	ByBasis       []*BasisSum `protobuf:"bytes,5,rep,name=by_basis,json=byBasis,proto3" json:"by_basis,omitempty"` // those that occur, in the bases' order
 	Sum           *BasisSum   `protobuf:"bytes,6,opt,name=sum,proto3" json:"sum,omitempty"`
+	Lines         []*CostLine `protobuf:"bytes,7,rep,name=lines,proto3" json:"lines,omitempty"` // if asked for; they sum to sum.cost exactly
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -297,6 +309,67 @@ func (x *ReportRow) GetSum() *BasisSum {
 	return nil
 }
 
+func (x *ReportRow) GetLines() []*CostLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// CostLine is the part of a cost that one line of the rate card makes: "gpu",
+// or an overhead by its name.
+type CostLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Cost          string                 `protobuf:"bytes,2,opt,name=cost,proto3" json:"cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CostLine) Reset() {
+	*x = CostLine{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CostLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CostLine) ProtoMessage() {}
+
+func (x *CostLine) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CostLine.ProtoReflect.Descriptor instead.
+func (*CostLine) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CostLine) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CostLine) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
 // BasisSum sums slices. cost is decimal text in the ledger's currency and
 // counts priced time only; unpriced_time_ns is the device time whose cost is
 // unknown. Cost is empty where nothing was priced.
@@ -315,7 +388,7 @@ type BasisSum struct {
 
 func (x *BasisSum) Reset() {
 	*x = BasisSum{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[3]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +400,7 @@ func (x *BasisSum) String() string {
 func (*BasisSum) ProtoMessage() {}
 
 func (x *BasisSum) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[3]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +413,7 @@ func (x *BasisSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BasisSum.ProtoReflect.Descriptor instead.
 func (*BasisSum) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{3}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BasisSum) GetBasis() string {
@@ -397,16 +470,28 @@ type UnitCostsRequest struct {
 	From  int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	To    int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
 	// As in ReportRequest, but for what inferences are not counted by: device,
-	// device-model, basis and method. Default: model.
-	GroupBy       []string `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
-	Filter        []string `protobuf:"bytes,4,rep,name=filter,proto3" json:"filter,omitempty"`
+	// device-model, basis, method and revision; and tenant, the customer, which
+	// only servers and gateways know. Default: model.
+	GroupBy []string `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	Filter  []string `protobuf:"bytes,4,rep,name=filter,proto3" json:"filter,omitempty"`
+	// Successes that took no longer count as good. It is rounded up to a bucket
+	// of the ledger's histogram, which the answer names. 0: no target.
+	LatencyTargetMs int64 `protobuf:"varint,5,opt,name=latency_target_ms,json=latencyTargetMs,proto3" json:"latency_target_ms,omitempty"`
+	// What a model's cost is split over tenants and tiers by: tokens (default;
+	// requests where there are none), or requests.
+	SplitBy string `protobuf:"bytes,6,opt,name=split_by,json=splitBy,proto3" json:"split_by,omitempty"`
+	// How much a token of each type costs relative to the others, decimal text.
+	// Defaults: 1, 0.1 and 4.
+	InputWeight   string `protobuf:"bytes,7,opt,name=input_weight,json=inputWeight,proto3" json:"input_weight,omitempty"`
+	CachedWeight  string `protobuf:"bytes,8,opt,name=cached_weight,json=cachedWeight,proto3" json:"cached_weight,omitempty"`
+	OutputWeight  string `protobuf:"bytes,9,opt,name=output_weight,json=outputWeight,proto3" json:"output_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnitCostsRequest) Reset() {
 	*x = UnitCostsRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[4]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +503,7 @@ func (x *UnitCostsRequest) String() string {
 func (*UnitCostsRequest) ProtoMessage() {}
 
 func (x *UnitCostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[4]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +516,7 @@ func (x *UnitCostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitCostsRequest.ProtoReflect.Descriptor instead.
 func (*UnitCostsRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{4}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UnitCostsRequest) GetFrom() int64 {
@@ -462,21 +547,61 @@ func (x *UnitCostsRequest) GetFilter() []string {
 	return nil
 }
 
+func (x *UnitCostsRequest) GetLatencyTargetMs() int64 {
+	if x != nil {
+		return x.LatencyTargetMs
+	}
+	return 0
+}
+
+func (x *UnitCostsRequest) GetSplitBy() string {
+	if x != nil {
+		return x.SplitBy
+	}
+	return ""
+}
+
+func (x *UnitCostsRequest) GetInputWeight() string {
+	if x != nil {
+		return x.InputWeight
+	}
+	return ""
+}
+
+func (x *UnitCostsRequest) GetCachedWeight() string {
+	if x != nil {
+		return x.CachedWeight
+	}
+	return ""
+}
+
+func (x *UnitCostsRequest) GetOutputWeight() string {
+	if x != nil {
+		return x.OutputWeight
+	}
+	return ""
+}
+
 type UnitCostsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
-	Currency      string                 `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
-	GroupBy       []string               `protobuf:"bytes,4,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
-	Rows          []*UnitCost            `protobuf:"bytes,5,rep,name=rows,proto3" json:"rows,omitempty"`
-	Total         *UnitCost              `protobuf:"bytes,6,opt,name=total,proto3" json:"total,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	From            int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To              int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Currency        string                 `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	GroupBy         []string               `protobuf:"bytes,4,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	Rows            []*UnitCost            `protobuf:"bytes,5,rep,name=rows,proto3" json:"rows,omitempty"`
+	Total           *UnitCost              `protobuf:"bytes,6,opt,name=total,proto3" json:"total,omitempty"`
+	LatencyTargetMs string                 `protobuf:"bytes,7,opt,name=latency_target_ms,json=latencyTargetMs,proto3" json:"latency_target_ms,omitempty"` // as rounded, decimal text; "": none was asked for
+	SplitBy         string                 `protobuf:"bytes,8,opt,name=split_by,json=splitBy,proto3" json:"split_by,omitempty"`
+	InputWeight     string                 `protobuf:"bytes,9,opt,name=input_weight,json=inputWeight,proto3" json:"input_weight,omitempty"`
+	CachedWeight    string                 `protobuf:"bytes,10,opt,name=cached_weight,json=cachedWeight,proto3" json:"cached_weight,omitempty"`
+	OutputWeight    string                 `protobuf:"bytes,11,opt,name=output_weight,json=outputWeight,proto3" json:"output_weight,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UnitCostsResponse) Reset() {
 	*x = UnitCostsResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[5]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +613,7 @@ func (x *UnitCostsResponse) String() string {
 func (*UnitCostsResponse) ProtoMessage() {}
 
 func (x *UnitCostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[5]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +626,7 @@ func (x *UnitCostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitCostsResponse.ProtoReflect.Descriptor instead.
 func (*UnitCostsResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{5}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UnitCostsResponse) GetFrom() int64 {
@@ -546,6 +671,41 @@ func (x *UnitCostsResponse) GetTotal() *UnitCost {
 	return nil
 }
 
+func (x *UnitCostsResponse) GetLatencyTargetMs() string {
+	if x != nil {
+		return x.LatencyTargetMs
+	}
+	return ""
+}
+
+func (x *UnitCostsResponse) GetSplitBy() string {
+	if x != nil {
+		return x.SplitBy
+	}
+	return ""
+}
+
+func (x *UnitCostsResponse) GetInputWeight() string {
+	if x != nil {
+		return x.InputWeight
+	}
+	return ""
+}
+
+func (x *UnitCostsResponse) GetCachedWeight() string {
+	if x != nil {
+		return x.CachedWeight
+	}
+	return ""
+}
+
+func (x *UnitCostsResponse) GetOutputWeight() string {
+	if x != nil {
+		return x.OutputWeight
+	}
+	return ""
+}
+
 // UnitCost is empty text wherever a figure can't be given; `reason` says why:
 // "not measured" is not "no inferences", and neither is 0. An owner that
 // served several models (or tiers) has its cost split over them by input +
@@ -577,13 +737,45 @@ type UnitCost struct {
 	UnattributedCost   string `protobuf:"bytes,20,opt,name=unattributed_cost,json=unattributedCost,proto3" json:"unattributed_cost,omitempty"`
 	UnallocatedTimeNs  string `protobuf:"bytes,21,opt,name=unallocated_time_ns,json=unallocatedTimeNs,proto3" json:"unallocated_time_ns,omitempty"`
 	UnattributedTimeNs string `protobuf:"bytes,22,opt,name=unattributed_time_ns,json=unattributedTimeNs,proto3" json:"unattributed_time_ns,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// By type; with cost split over types by tokens times weight, so that types
+	// times tokens sum to the cost. Cached tokens are part of the input, priced
+	// apart.
+	Per_1MInputAllocation  string `protobuf:"bytes,23,opt,name=per_1m_input_allocation,json=per1mInputAllocation,proto3" json:"per_1m_input_allocation,omitempty"` // input tokens that were not cached
+	Per_1MInputUsage       string `protobuf:"bytes,24,opt,name=per_1m_input_usage,json=per1mInputUsage,proto3" json:"per_1m_input_usage,omitempty"`
+	Per_1MCachedAllocation string `protobuf:"bytes,25,opt,name=per_1m_cached_allocation,json=per1mCachedAllocation,proto3" json:"per_1m_cached_allocation,omitempty"`
+	Per_1MCachedUsage      string `protobuf:"bytes,26,opt,name=per_1m_cached_usage,json=per1mCachedUsage,proto3" json:"per_1m_cached_usage,omitempty"`
+	Per_1MOutputAllocation string `protobuf:"bytes,27,opt,name=per_1m_output_allocation,json=per1mOutputAllocation,proto3" json:"per_1m_output_allocation,omitempty"`
+	Per_1MOutputUsage      string `protobuf:"bytes,28,opt,name=per_1m_output_usage,json=per1mOutputUsage,proto3" json:"per_1m_output_usage,omitempty"`
+	PerSuccessAllocation   string `protobuf:"bytes,29,opt,name=per_success_allocation,json=perSuccessAllocation,proto3" json:"per_success_allocation,omitempty"` // all cost, failures and retries included
+	PerSuccessUsage        string `protobuf:"bytes,30,opt,name=per_success_usage,json=perSuccessUsage,proto3" json:"per_success_usage,omitempty"`
+	Good                   string `protobuf:"bytes,31,opt,name=good,proto3" json:"good,omitempty"` // successes within the latency target
+	PerGoodAllocation      string `protobuf:"bytes,32,opt,name=per_good_allocation,json=perGoodAllocation,proto3" json:"per_good_allocation,omitempty"`
+	PerGoodUsage           string `protobuf:"bytes,33,opt,name=per_good_usage,json=perGoodUsage,proto3" json:"per_good_usage,omitempty"`
+	ErrorRate              string `protobuf:"bytes,34,opt,name=error_rate,json=errorRate,proto3" json:"error_rate,omitempty"`            // failures ÷ (successes + failures), 0 to 1
+	LatencyP50Ms           string `protobuf:"bytes,35,opt,name=latency_p50_ms,json=latencyP50Ms,proto3" json:"latency_p50_ms,omitempty"` // upper bounds, by the ledger's histogram
+	LatencyP95Ms           string `protobuf:"bytes,36,opt,name=latency_p95_ms,json=latencyP95Ms,proto3" json:"latency_p95_ms,omitempty"`
+	LatencyP99Ms           string `protobuf:"bytes,37,opt,name=latency_p99_ms,json=latencyP99Ms,proto3" json:"latency_p99_ms,omitempty"`
+	// Waste: the allocation cost's share of what did not succeed, by requests;
+	// and of the tokens processed for requests that were given up.
+	FailedCost       string          `protobuf:"bytes,38,opt,name=failed_cost,json=failedCost,proto3" json:"failed_cost,omitempty"`
+	FailuresByReason []*FailureCount `protobuf:"bytes,39,rep,name=failures_by_reason,json=failuresByReason,proto3" json:"failures_by_reason,omitempty"`
+	AbortedTokens    string          `protobuf:"bytes,40,opt,name=aborted_tokens,json=abortedTokens,proto3" json:"aborted_tokens,omitempty"`
+	AbortedCost      string          `protobuf:"bytes,41,opt,name=aborted_cost,json=abortedCost,proto3" json:"aborted_cost,omitempty"`
+	// Who is known of the row's customers: "" where customers were not asked
+	// for; "server" (it counts by tenant itself), "gateway" (split by what a
+	// gateway saw), or "unseen" (the part that no gateway saw).
+	TenantSource    string `protobuf:"bytes,42,opt,name=tenant_source,json=tenantSource,proto3" json:"tenant_source,omitempty"`
+	QueueMean       string `protobuf:"bytes,43,opt,name=queue_mean,json=queueMean,proto3" json:"queue_mean,omitempty"` // requests waiting, on average while it was read
+	RunningMean     string `protobuf:"bytes,44,opt,name=running_mean,json=runningMean,proto3" json:"running_mean,omitempty"`
+	KvCacheMean     string `protobuf:"bytes,45,opt,name=kv_cache_mean,json=kvCacheMean,proto3" json:"kv_cache_mean,omitempty"` // 0 to 1
+	FirstTokenP95Ms string `protobuf:"bytes,46,opt,name=first_token_p95_ms,json=firstTokenP95Ms,proto3" json:"first_token_p95_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UnitCost) Reset() {
 	*x = UnitCost{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[6]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +787,7 @@ func (x *UnitCost) String() string {
 func (*UnitCost) ProtoMessage() {}
 
 func (x *UnitCost) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[6]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +800,7 @@ func (x *UnitCost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitCost.ProtoReflect.Descriptor instead.
 func (*UnitCost) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{6}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UnitCost) GetKeys() []string {
@@ -765,6 +957,1006 @@ func (x *UnitCost) GetUnattributedTimeNs() string {
 	return ""
 }
 
+func (x *UnitCost) GetPer_1MInputAllocation() string {
+	if x != nil {
+		return x.Per_1MInputAllocation
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPer_1MInputUsage() string {
+	if x != nil {
+		return x.Per_1MInputUsage
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPer_1MCachedAllocation() string {
+	if x != nil {
+		return x.Per_1MCachedAllocation
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPer_1MCachedUsage() string {
+	if x != nil {
+		return x.Per_1MCachedUsage
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPer_1MOutputAllocation() string {
+	if x != nil {
+		return x.Per_1MOutputAllocation
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPer_1MOutputUsage() string {
+	if x != nil {
+		return x.Per_1MOutputUsage
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPerSuccessAllocation() string {
+	if x != nil {
+		return x.PerSuccessAllocation
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPerSuccessUsage() string {
+	if x != nil {
+		return x.PerSuccessUsage
+	}
+	return ""
+}
+
+func (x *UnitCost) GetGood() string {
+	if x != nil {
+		return x.Good
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPerGoodAllocation() string {
+	if x != nil {
+		return x.PerGoodAllocation
+	}
+	return ""
+}
+
+func (x *UnitCost) GetPerGoodUsage() string {
+	if x != nil {
+		return x.PerGoodUsage
+	}
+	return ""
+}
+
+func (x *UnitCost) GetErrorRate() string {
+	if x != nil {
+		return x.ErrorRate
+	}
+	return ""
+}
+
+func (x *UnitCost) GetLatencyP50Ms() string {
+	if x != nil {
+		return x.LatencyP50Ms
+	}
+	return ""
+}
+
+func (x *UnitCost) GetLatencyP95Ms() string {
+	if x != nil {
+		return x.LatencyP95Ms
+	}
+	return ""
+}
+
+func (x *UnitCost) GetLatencyP99Ms() string {
+	if x != nil {
+		return x.LatencyP99Ms
+	}
+	return ""
+}
+
+func (x *UnitCost) GetFailedCost() string {
+	if x != nil {
+		return x.FailedCost
+	}
+	return ""
+}
+
+func (x *UnitCost) GetFailuresByReason() []*FailureCount {
+	if x != nil {
+		return x.FailuresByReason
+	}
+	return nil
+}
+
+func (x *UnitCost) GetAbortedTokens() string {
+	if x != nil {
+		return x.AbortedTokens
+	}
+	return ""
+}
+
+func (x *UnitCost) GetAbortedCost() string {
+	if x != nil {
+		return x.AbortedCost
+	}
+	return ""
+}
+
+func (x *UnitCost) GetTenantSource() string {
+	if x != nil {
+		return x.TenantSource
+	}
+	return ""
+}
+
+func (x *UnitCost) GetQueueMean() string {
+	if x != nil {
+		return x.QueueMean
+	}
+	return ""
+}
+
+func (x *UnitCost) GetRunningMean() string {
+	if x != nil {
+		return x.RunningMean
+	}
+	return ""
+}
+
+func (x *UnitCost) GetKvCacheMean() string {
+	if x != nil {
+		return x.KvCacheMean
+	}
+	return ""
+}
+
+func (x *UnitCost) GetFirstTokenP95Ms() string {
+	if x != nil {
+		return x.FirstTokenP95Ms
+	}
+	return ""
+}
+
+type FailureCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Count         string                 `protobuf:"bytes,2,opt,name=count,proto3" json:"count,omitempty"`
+	Cost          string                 `protobuf:"bytes,3,opt,name=cost,proto3" json:"cost,omitempty"` // of failed_cost
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailureCount) Reset() {
+	*x = FailureCount{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailureCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailureCount) ProtoMessage() {}
+
+func (x *FailureCount) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailureCount.ProtoReflect.Descriptor instead.
+func (*FailureCount) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FailureCount) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FailureCount) GetCount() string {
+	if x != nil {
+		return x.Count
+	}
+	return ""
+}
+
+func (x *FailureCount) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
+type RunsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Filter        []string               `protobuf:"bytes,3,rep,name=filter,proto3" json:"filter,omitempty"` // as in UnitCostsRequest
+	Limit         int32                  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`  // runs at most, by cost; 0: the server's own
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunsRequest) Reset() {
+	*x = RunsRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunsRequest) ProtoMessage() {}
+
+func (x *RunsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunsRequest.ProtoReflect.Descriptor instead.
+func (*RunsRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RunsRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *RunsRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RunsRequest) GetFilter() []string {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *RunsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type RunsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	From     int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To       int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Currency string                 `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	Rows     []*Run                 `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"` // by cost, highest first
+	Total    *Run                   `protobuf:"bytes,5,opt,name=total,proto3" json:"total,omitempty"`
+	// Cost in the range of owners that belong to no run.
+	OutsideCost   string `protobuf:"bytes,6,opt,name=outside_cost,json=outsideCost,proto3" json:"outside_cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunsResponse) Reset() {
+	*x = RunsResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunsResponse) ProtoMessage() {}
+
+func (x *RunsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunsResponse.ProtoReflect.Descriptor instead.
+func (*RunsResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RunsResponse) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *RunsResponse) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RunsResponse) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *RunsResponse) GetRows() []*Run {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *RunsResponse) GetTotal() *Run {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *RunsResponse) GetOutsideCost() string {
+	if x != nil {
+		return x.OutsideCost
+	}
+	return ""
+}
+
+// Run is one training run: a job, whatever pods did its work.
+type Run struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Run            string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`   // the owning job's UID, or its name where no UID is known
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // controller, kind/name
+	Namespace      string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Team           string                 `protobuf:"bytes,4,opt,name=team,proto3" json:"team,omitempty"`
+	Pods           int64                  `protobuf:"varint,5,opt,name=pods,proto3" json:"pods,omitempty"`
+	Restarts       int64                  `protobuf:"varint,6,opt,name=restarts,proto3" json:"restarts,omitempty"`                          // pods that replaced others
+	FirstSecond    int64                  `protobuf:"varint,7,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"` // within the range, to the resolution kept
+	LastSecond     int64                  `protobuf:"varint,8,opt,name=last_second,json=lastSecond,proto3" json:"last_second,omitempty"`
+	DeviceTimeNs   string                 `protobuf:"bytes,9,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"`
+	UsedTimeNs     string                 `protobuf:"bytes,10,opt,name=used_time_ns,json=usedTimeNs,proto3" json:"used_time_ns,omitempty"`
+	AllocationCost string                 `protobuf:"bytes,11,opt,name=allocation_cost,json=allocationCost,proto3" json:"allocation_cost,omitempty"`
+	UsageCost      string                 `protobuf:"bytes,12,opt,name=usage_cost,json=usageCost,proto3" json:"usage_cost,omitempty"`
+	IdleCost       string                 `protobuf:"bytes,13,opt,name=idle_cost,json=idleCost,proto3" json:"idle_cost,omitempty"` // reserved
+	UnpricedTimeNs string                 `protobuf:"bytes,14,opt,name=unpriced_time_ns,json=unpricedTimeNs,proto3" json:"unpriced_time_ns,omitempty"`
+	// Work done again: cost between a pod's last checkpoint and its end, where
+	// another pod went on. "" where no checkpoints were reported.
+	CheckpointLossCost   string `protobuf:"bytes,15,opt,name=checkpoint_loss_cost,json=checkpointLossCost,proto3" json:"checkpoint_loss_cost,omitempty"`
+	CheckpointLossTimeNs string `protobuf:"bytes,16,opt,name=checkpoint_loss_time_ns,json=checkpointLossTimeNs,proto3" json:"checkpoint_loss_time_ns,omitempty"`
+	Checkpoints          string `protobuf:"bytes,17,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	Reason               string `protobuf:"bytes,18,opt,name=reason,proto3" json:"reason,omitempty"` // why a figure is not there
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Run) Reset() {
+	*x = Run{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Run) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Run) ProtoMessage() {}
+
+func (x *Run) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Run.ProtoReflect.Descriptor instead.
+func (*Run) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Run) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *Run) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Run) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Run) GetTeam() string {
+	if x != nil {
+		return x.Team
+	}
+	return ""
+}
+
+func (x *Run) GetPods() int64 {
+	if x != nil {
+		return x.Pods
+	}
+	return 0
+}
+
+func (x *Run) GetRestarts() int64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Run) GetFirstSecond() int64 {
+	if x != nil {
+		return x.FirstSecond
+	}
+	return 0
+}
+
+func (x *Run) GetLastSecond() int64 {
+	if x != nil {
+		return x.LastSecond
+	}
+	return 0
+}
+
+func (x *Run) GetDeviceTimeNs() string {
+	if x != nil {
+		return x.DeviceTimeNs
+	}
+	return ""
+}
+
+func (x *Run) GetUsedTimeNs() string {
+	if x != nil {
+		return x.UsedTimeNs
+	}
+	return ""
+}
+
+func (x *Run) GetAllocationCost() string {
+	if x != nil {
+		return x.AllocationCost
+	}
+	return ""
+}
+
+func (x *Run) GetUsageCost() string {
+	if x != nil {
+		return x.UsageCost
+	}
+	return ""
+}
+
+func (x *Run) GetIdleCost() string {
+	if x != nil {
+		return x.IdleCost
+	}
+	return ""
+}
+
+func (x *Run) GetUnpricedTimeNs() string {
+	if x != nil {
+		return x.UnpricedTimeNs
+	}
+	return ""
+}
+
+func (x *Run) GetCheckpointLossCost() string {
+	if x != nil {
+		return x.CheckpointLossCost
+	}
+	return ""
+}
+
+func (x *Run) GetCheckpointLossTimeNs() string {
+	if x != nil {
+		return x.CheckpointLossTimeNs
+	}
+	return ""
+}
+
+func (x *Run) GetCheckpoints() string {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return ""
+}
+
+func (x *Run) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SLORequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	From    int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To      int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	GroupBy []string               `protobuf:"bytes,3,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"` // as in UnitCostsRequest
+	Filter  []string               `protobuf:"bytes,4,rep,name=filter,proto3" json:"filter,omitempty"`
+	Step    int64                  `protobuf:"varint,5,opt,name=step,proto3" json:"step,omitempty"` // seconds per judged interval; 0: the whole range is one
+	// The targets; those that are 0 or "" are not judged.
+	LatencyP95Ms   int64  `protobuf:"varint,6,opt,name=latency_p95_ms,json=latencyP95Ms,proto3" json:"latency_p95_ms,omitempty"`
+	ErrorRate      string `protobuf:"bytes,7,opt,name=error_rate,json=errorRate,proto3" json:"error_rate,omitempty"`                  // 0 to 1, decimal text
+	CostPerSuccess string `protobuf:"bytes,8,opt,name=cost_per_success,json=costPerSuccess,proto3" json:"cost_per_success,omitempty"` // allocation basis, in the currency
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SLORequest) Reset() {
+	*x = SLORequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SLORequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SLORequest) ProtoMessage() {}
+
+func (x *SLORequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SLORequest.ProtoReflect.Descriptor instead.
+func (*SLORequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SLORequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *SLORequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *SLORequest) GetGroupBy() []string {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *SLORequest) GetFilter() []string {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *SLORequest) GetStep() int64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *SLORequest) GetLatencyP95Ms() int64 {
+	if x != nil {
+		return x.LatencyP95Ms
+	}
+	return 0
+}
+
+func (x *SLORequest) GetErrorRate() string {
+	if x != nil {
+		return x.ErrorRate
+	}
+	return ""
+}
+
+func (x *SLORequest) GetCostPerSuccess() string {
+	if x != nil {
+		return x.CostPerSuccess
+	}
+	return ""
+}
+
+type SLOResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	From     int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To       int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Step     int64                  `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Currency string                 `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	GroupBy  []string               `protobuf:"bytes,5,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	Rows     []*SLORow              `protobuf:"bytes,6,rep,name=rows,proto3" json:"rows,omitempty"`
+	// The targets as judged.
+	LatencyP95Ms   string `protobuf:"bytes,7,opt,name=latency_p95_ms,json=latencyP95Ms,proto3" json:"latency_p95_ms,omitempty"`
+	ErrorRate      string `protobuf:"bytes,8,opt,name=error_rate,json=errorRate,proto3" json:"error_rate,omitempty"`
+	CostPerSuccess string `protobuf:"bytes,9,opt,name=cost_per_success,json=costPerSuccess,proto3" json:"cost_per_success,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SLOResponse) Reset() {
+	*x = SLOResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SLOResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SLOResponse) ProtoMessage() {}
+
+func (x *SLOResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SLOResponse.ProtoReflect.Descriptor instead.
+func (*SLOResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SLOResponse) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *SLOResponse) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *SLOResponse) GetStep() int64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *SLOResponse) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *SLOResponse) GetGroupBy() []string {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *SLOResponse) GetRows() []*SLORow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *SLOResponse) GetLatencyP95Ms() string {
+	if x != nil {
+		return x.LatencyP95Ms
+	}
+	return ""
+}
+
+func (x *SLOResponse) GetErrorRate() string {
+	if x != nil {
+		return x.ErrorRate
+	}
+	return ""
+}
+
+func (x *SLOResponse) GetCostPerSuccess() string {
+	if x != nil {
+		return x.CostPerSuccess
+	}
+	return ""
+}
+
+// SLORow is one group over the range. Each verdict is met, missed, or unknown.
+type SLORow struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Keys           []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Missing        []bool                 `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	LatencyP95Ms   string                 `protobuf:"bytes,3,opt,name=latency_p95_ms,json=latencyP95Ms,proto3" json:"latency_p95_ms,omitempty"`
+	ErrorRate      string                 `protobuf:"bytes,4,opt,name=error_rate,json=errorRate,proto3" json:"error_rate,omitempty"`
+	CostPerSuccess string                 `protobuf:"bytes,5,opt,name=cost_per_success,json=costPerSuccess,proto3" json:"cost_per_success,omitempty"`
+	Latency        string                 `protobuf:"bytes,6,opt,name=latency,proto3" json:"latency,omitempty"` // verdicts
+	Errors         string                 `protobuf:"bytes,7,opt,name=errors,proto3" json:"errors,omitempty"`
+	Cost           string                 `protobuf:"bytes,8,opt,name=cost,proto3" json:"cost,omitempty"`
+	Joint          string                 `protobuf:"bytes,9,opt,name=joint,proto3" json:"joint,omitempty"`
+	// Of the intervals that could be judged, how many met all targets.
+	Intervals        int64          `protobuf:"varint,10,opt,name=intervals,proto3" json:"intervals,omitempty"`
+	IntervalsMet     int64          `protobuf:"varint,11,opt,name=intervals_met,json=intervalsMet,proto3" json:"intervals_met,omitempty"`
+	IntervalsUnknown int64          `protobuf:"varint,12,opt,name=intervals_unknown,json=intervalsUnknown,proto3" json:"intervals_unknown,omitempty"`
+	Reason           string         `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	ByInterval       []*SLOInterval `protobuf:"bytes,14,rep,name=by_interval,json=byInterval,proto3" json:"by_interval,omitempty"` // with a step
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SLORow) Reset() {
+	*x = SLORow{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SLORow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SLORow) ProtoMessage() {}
+
+func (x *SLORow) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SLORow.ProtoReflect.Descriptor instead.
+func (*SLORow) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SLORow) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *SLORow) GetMissing() []bool {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *SLORow) GetLatencyP95Ms() string {
+	if x != nil {
+		return x.LatencyP95Ms
+	}
+	return ""
+}
+
+func (x *SLORow) GetErrorRate() string {
+	if x != nil {
+		return x.ErrorRate
+	}
+	return ""
+}
+
+func (x *SLORow) GetCostPerSuccess() string {
+	if x != nil {
+		return x.CostPerSuccess
+	}
+	return ""
+}
+
+func (x *SLORow) GetLatency() string {
+	if x != nil {
+		return x.Latency
+	}
+	return ""
+}
+
+func (x *SLORow) GetErrors() string {
+	if x != nil {
+		return x.Errors
+	}
+	return ""
+}
+
+func (x *SLORow) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
+func (x *SLORow) GetJoint() string {
+	if x != nil {
+		return x.Joint
+	}
+	return ""
+}
+
+func (x *SLORow) GetIntervals() int64 {
+	if x != nil {
+		return x.Intervals
+	}
+	return 0
+}
+
+func (x *SLORow) GetIntervalsMet() int64 {
+	if x != nil {
+		return x.IntervalsMet
+	}
+	return 0
+}
+
+func (x *SLORow) GetIntervalsUnknown() int64 {
+	if x != nil {
+		return x.IntervalsUnknown
+	}
+	return 0
+}
+
+func (x *SLORow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SLORow) GetByInterval() []*SLOInterval {
+	if x != nil {
+		return x.ByInterval
+	}
+	return nil
+}
+
+type SLOInterval struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Time           int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	LatencyP95Ms   string                 `protobuf:"bytes,2,opt,name=latency_p95_ms,json=latencyP95Ms,proto3" json:"latency_p95_ms,omitempty"`
+	ErrorRate      string                 `protobuf:"bytes,3,opt,name=error_rate,json=errorRate,proto3" json:"error_rate,omitempty"`
+	CostPerSuccess string                 `protobuf:"bytes,4,opt,name=cost_per_success,json=costPerSuccess,proto3" json:"cost_per_success,omitempty"`
+	Joint          string                 `protobuf:"bytes,5,opt,name=joint,proto3" json:"joint,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SLOInterval) Reset() {
+	*x = SLOInterval{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SLOInterval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SLOInterval) ProtoMessage() {}
+
+func (x *SLOInterval) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SLOInterval.ProtoReflect.Descriptor instead.
+func (*SLOInterval) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SLOInterval) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *SLOInterval) GetLatencyP95Ms() string {
+	if x != nil {
+		return x.LatencyP95Ms
+	}
+	return ""
+}
+
+func (x *SLOInterval) GetErrorRate() string {
+	if x != nil {
+		return x.ErrorRate
+	}
+	return ""
+}
+
+func (x *SLOInterval) GetCostPerSuccess() string {
+	if x != nil {
+		return x.CostPerSuccess
+	}
+	return ""
+}
+
+func (x *SLOInterval) GetJoint() string {
+	if x != nil {
+		return x.Joint
+	}
+	return ""
+}
+
 type DevicesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -776,7 +1968,7 @@ type DevicesRequest struct {
 
 func (x *DevicesRequest) Reset() {
 	*x = DevicesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[7]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1980,7 @@ func (x *DevicesRequest) String() string {
 func (*DevicesRequest) ProtoMessage() {}
 
 func (x *DevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[7]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1993,7 @@ func (x *DevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DevicesRequest.ProtoReflect.Descriptor instead.
 func (*DevicesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{7}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DevicesRequest) GetFrom() int64 {
@@ -835,7 +2027,7 @@ type DevicesResponse struct {
 
 func (x *DevicesResponse) Reset() {
 	*x = DevicesResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[8]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +2039,7 @@ func (x *DevicesResponse) String() string {
 func (*DevicesResponse) ProtoMessage() {}
 
 func (x *DevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[8]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +2052,7 @@ func (x *DevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DevicesResponse.ProtoReflect.Descriptor instead.
 func (*DevicesResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{8}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DevicesResponse) GetCurrency() string {
@@ -898,7 +2090,7 @@ type DeviceRow struct {
 
 func (x *DeviceRow) Reset() {
 	*x = DeviceRow{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[9]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +2102,7 @@ func (x *DeviceRow) String() string {
 func (*DeviceRow) ProtoMessage() {}
 
 func (x *DeviceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[9]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +2115,7 @@ func (x *DeviceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceRow.ProtoReflect.Descriptor instead.
 func (*DeviceRow) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{9}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeviceRow) GetId() string {
@@ -1027,7 +2219,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[10]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +2231,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[10]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +2244,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{10}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VerifyRequest) GetFrom() int64 {
@@ -1088,7 +2280,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[11]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +2292,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[11]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +2305,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{11}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VerifyProgress) GetChunks() int64 {
@@ -1187,7 +2379,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[12]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +2391,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[12]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +2404,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{12}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{21}
 }
 
 type StatusResponse struct {
@@ -1232,7 +2424,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[13]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +2436,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[13]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +2449,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{13}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -1337,7 +2529,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[14]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +2541,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[14]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +2554,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{14}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatus) GetCluster() string {
@@ -1416,7 +2608,7 @@ type GetRateCardRequest struct {
 
 func (x *GetRateCardRequest) Reset() {
 	*x = GetRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[15]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +2620,7 @@ func (x *GetRateCardRequest) String() string {
 func (*GetRateCardRequest) ProtoMessage() {}
 
 func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[15]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +2633,7 @@ func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRateCardRequest.ProtoReflect.Descriptor instead.
 func (*GetRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{15}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetRateCardRequest) GetRevision() uint32 {
@@ -1460,7 +2652,7 @@ type ApplyRateCardRequest struct {
 
 func (x *ApplyRateCardRequest) Reset() {
 	*x = ApplyRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[16]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +2664,7 @@ func (x *ApplyRateCardRequest) String() string {
 func (*ApplyRateCardRequest) ProtoMessage() {}
 
 func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[16]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +2677,7 @@ func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRateCardRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{16}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApplyRateCardRequest) GetCard() *RateCard {
@@ -1504,7 +2696,7 @@ type GetRulesRequest struct {
 
 func (x *GetRulesRequest) Reset() {
 	*x = GetRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[17]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +2708,7 @@ func (x *GetRulesRequest) String() string {
 func (*GetRulesRequest) ProtoMessage() {}
 
 func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[17]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +2721,7 @@ func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulesRequest.ProtoReflect.Descriptor instead.
 func (*GetRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{17}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetRulesRequest) GetRevision() uint32 {
@@ -1548,7 +2740,7 @@ type ApplyRulesRequest struct {
 
 func (x *ApplyRulesRequest) Reset() {
 	*x = ApplyRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[18]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +2752,7 @@ func (x *ApplyRulesRequest) String() string {
 func (*ApplyRulesRequest) ProtoMessage() {}
 
 func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[18]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +2765,7 @@ func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRulesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{18}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApplyRulesRequest) GetRules() *Rules {
@@ -1595,7 +2787,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[19]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +2799,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[19]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +2812,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{19}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Rules) GetRevision() uint32 {
@@ -1639,22 +2831,32 @@ func (x *Rules) GetRules() []*Rule {
 
 type Rule struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
-	Target string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // team, model, class or tier
+	Target string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // team, budget-owner, environment, model, family, class, tier or run
 	// All that are set must match; globs.
 	Namespace  string            `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Controller string            `protobuf:"bytes,3,opt,name=controller,proto3" json:"controller,omitempty"`
 	Labels     map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// One of: a fixed value, the value of a label, or the namespace.
-	Value         string `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"`
-	FromLabel     string `protobuf:"bytes,6,opt,name=from_label,json=fromLabel,proto3" json:"from_label,omitempty"`
-	FromNamespace bool   `protobuf:"varint,7,opt,name=from_namespace,json=fromNamespace,proto3" json:"from_namespace,omitempty"`
+	// One of: a fixed value, the value of a label, the namespace, the
+	// controller's name, or the name that is judged.
+	Value          string `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"`
+	FromLabel      string `protobuf:"bytes,6,opt,name=from_label,json=fromLabel,proto3" json:"from_label,omitempty"`
+	FromNamespace  bool   `protobuf:"varint,7,opt,name=from_namespace,json=fromNamespace,proto3" json:"from_namespace,omitempty"`
+	FromController bool   `protobuf:"varint,8,opt,name=from_controller,json=fromController,proto3" json:"from_controller,omitempty"`
+	FromName       bool   `protobuf:"varint,9,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
+	// Of what from_… yields, the part that * stands for; where it does not
+	// match, the rule yields nothing.
+	Extract string `protobuf:"bytes,10,opt,name=extract,proto3" json:"extract,omitempty"`
+	// Globs over names that traffic carries, not owners: the model that a server
+	// serves (targets model and family), and the customer (target tier).
+	Served        string `protobuf:"bytes,11,opt,name=served,proto3" json:"served,omitempty"`
+	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +2868,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +2881,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{20}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rule) GetTarget() string {
@@ -1731,18 +2933,894 @@ func (x *Rule) GetFromNamespace() bool {
 	return false
 }
 
+func (x *Rule) GetFromController() bool {
+	if x != nil {
+		return x.FromController
+	}
+	return false
+}
+
+func (x *Rule) GetFromName() bool {
+	if x != nil {
+		return x.FromName
+	}
+	return false
+}
+
+func (x *Rule) GetExtract() string {
+	if x != nil {
+		return x.Extract
+	}
+	return ""
+}
+
+func (x *Rule) GetServed() string {
+	if x != nil {
+		return x.Served
+	}
+	return ""
+}
+
+func (x *Rule) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+type CompareRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rules *Rules                 `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"` // to be compared with those in force
+	From  int64                  `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	To    int64                  `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Targets to show; none: all that move.
+	Targets       []string `protobuf:"bytes,4,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRulesRequest) Reset() {
+	*x = CompareRulesRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRulesRequest) ProtoMessage() {}
+
+func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRulesRequest.ProtoReflect.Descriptor instead.
+func (*CompareRulesRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CompareRulesRequest) GetRules() *Rules {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *CompareRulesRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CompareRulesRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CompareRulesRequest) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+type CompareRulesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Currency      string                 `protobuf:"bytes,3,opt,name=currency,proto3" json:"currency,omitempty"`
+	Moves         []*RuleMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`                          // by cost, highest first
+	MovedCost     string                 `protobuf:"bytes,5,opt,name=moved_cost,json=movedCost,proto3" json:"moved_cost,omitempty"` // of all rows, by target it would count several times
+	TotalCost     string                 `protobuf:"bytes,6,opt,name=total_cost,json=totalCost,proto3" json:"total_cost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareRulesResponse) Reset() {
+	*x = CompareRulesResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareRulesResponse) ProtoMessage() {}
+
+func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareRulesResponse.ProtoReflect.Descriptor instead.
+func (*CompareRulesResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CompareRulesResponse) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CompareRulesResponse) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CompareRulesResponse) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *CompareRulesResponse) GetMoves() []*RuleMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *CompareRulesResponse) GetMovedCost() string {
+	if x != nil {
+		return x.MovedCost
+	}
+	return ""
+}
+
+func (x *CompareRulesResponse) GetTotalCost() string {
+	if x != nil {
+		return x.TotalCost
+	}
+	return ""
+}
+
+// RuleMove is cost that one target's value loses to another.
+type RuleMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	FromMissing   bool                   `protobuf:"varint,3,opt,name=from_missing,json=fromMissing,proto3" json:"from_missing,omitempty"`
+	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	ToMissing     bool                   `protobuf:"varint,5,opt,name=to_missing,json=toMissing,proto3" json:"to_missing,omitempty"`
+	Cost          string                 `protobuf:"bytes,6,opt,name=cost,proto3" json:"cost,omitempty"` // allocation basis
+	DeviceTimeNs  string                 `protobuf:"bytes,7,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"`
+	Owners        int64                  `protobuf:"varint,8,opt,name=owners,proto3" json:"owners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleMove) Reset() {
+	*x = RuleMove{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleMove) ProtoMessage() {}
+
+func (x *RuleMove) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleMove.ProtoReflect.Descriptor instead.
+func (*RuleMove) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RuleMove) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *RuleMove) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RuleMove) GetFromMissing() bool {
+	if x != nil {
+		return x.FromMissing
+	}
+	return false
+}
+
+func (x *RuleMove) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *RuleMove) GetToMissing() bool {
+	if x != nil {
+		return x.ToMissing
+	}
+	return false
+}
+
+func (x *RuleMove) GetCost() string {
+	if x != nil {
+		return x.Cost
+	}
+	return ""
+}
+
+func (x *RuleMove) GetDeviceTimeNs() string {
+	if x != nil {
+		return x.DeviceTimeNs
+	}
+	return ""
+}
+
+func (x *RuleMove) GetOwners() int64 {
+	if x != nil {
+		return x.Owners
+	}
+	return 0
+}
+
+type RerateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Card          *RateCard              `protobuf:"bytes,3,opt,name=card,proto3" json:"card,omitempty"`          // the prices of that stretch from now on; its revision is ignored
+	Revision      uint32                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"` // or: a revision of the rate card
+	Undo          uint32                 `protobuf:"varint,5,opt,name=undo,proto3" json:"undo,omitempty"`         // or: the rerating to undo
+	Preview       bool                   `protobuf:"varint,6,opt,name=preview,proto3" json:"preview,omitempty"`   // change nothing
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`      // kept with it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerateRequest) Reset() {
+	*x = RerateRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerateRequest) ProtoMessage() {}
+
+func (x *RerateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerateRequest.ProtoReflect.Descriptor instead.
+func (*RerateRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RerateRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *RerateRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RerateRequest) GetCard() *RateCard {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+func (x *RerateRequest) GetRevision() uint32 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RerateRequest) GetUndo() uint32 {
+	if x != nil {
+		return x.Undo
+	}
+	return 0
+}
+
+func (x *RerateRequest) GetPreview() bool {
+	if x != nil {
+		return x.Preview
+	}
+	return false
+}
+
+func (x *RerateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RerateResponse struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Rerating     *Rerating              `protobuf:"bytes,1,opt,name=rerating,proto3" json:"rerating,omitempty"`                               // without id in a preview
+	Rows         int64                  `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`                                      // stored sums that change
+	DeviceTimeNs string                 `protobuf:"bytes,3,opt,name=device_time_ns,json=deviceTimeNs,proto3" json:"device_time_ns,omitempty"` // of them
+	ByTeam       []*RerateRow           `protobuf:"bytes,4,rep,name=by_team,json=byTeam,proto3" json:"by_team,omitempty"`                     // by difference, largest first
+	Total        *RerateRow             `protobuf:"bytes,5,opt,name=total,proto3" json:"total,omitempty"`
+	// What is not exact to the nano unit per owner, and why.
+	Note          string `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerateResponse) Reset() {
+	*x = RerateResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerateResponse) ProtoMessage() {}
+
+func (x *RerateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerateResponse.ProtoReflect.Descriptor instead.
+func (*RerateResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RerateResponse) GetRerating() *Rerating {
+	if x != nil {
+		return x.Rerating
+	}
+	return nil
+}
+
+func (x *RerateResponse) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *RerateResponse) GetDeviceTimeNs() string {
+	if x != nil {
+		return x.DeviceTimeNs
+	}
+	return ""
+}
+
+func (x *RerateResponse) GetByTeam() []*RerateRow {
+	if x != nil {
+		return x.ByTeam
+	}
+	return nil
+}
+
+func (x *RerateResponse) GetTotal() *RerateRow {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *RerateResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type RerateRow struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Team                 string                 `protobuf:"bytes,1,opt,name=team,proto3" json:"team,omitempty"`
+	Missing              bool                   `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"`
+	CostBefore           string                 `protobuf:"bytes,3,opt,name=cost_before,json=costBefore,proto3" json:"cost_before,omitempty"` // "" = unpriced
+	CostAfter            string                 `protobuf:"bytes,4,opt,name=cost_after,json=costAfter,proto3" json:"cost_after,omitempty"`
+	Difference           string                 `protobuf:"bytes,5,opt,name=difference,proto3" json:"difference,omitempty"`
+	UnpricedTimeNsBefore string                 `protobuf:"bytes,6,opt,name=unpriced_time_ns_before,json=unpricedTimeNsBefore,proto3" json:"unpriced_time_ns_before,omitempty"`
+	UnpricedTimeNsAfter  string                 `protobuf:"bytes,7,opt,name=unpriced_time_ns_after,json=unpricedTimeNsAfter,proto3" json:"unpriced_time_ns_after,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *RerateRow) Reset() {
+	*x = RerateRow{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerateRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerateRow) ProtoMessage() {}
+
+func (x *RerateRow) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerateRow.ProtoReflect.Descriptor instead.
+func (*RerateRow) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RerateRow) GetTeam() string {
+	if x != nil {
+		return x.Team
+	}
+	return ""
+}
+
+func (x *RerateRow) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
+}
+
+func (x *RerateRow) GetCostBefore() string {
+	if x != nil {
+		return x.CostBefore
+	}
+	return ""
+}
+
+func (x *RerateRow) GetCostAfter() string {
+	if x != nil {
+		return x.CostAfter
+	}
+	return ""
+}
+
+func (x *RerateRow) GetDifference() string {
+	if x != nil {
+		return x.Difference
+	}
+	return ""
+}
+
+func (x *RerateRow) GetUnpricedTimeNsBefore() string {
+	if x != nil {
+		return x.UnpricedTimeNsBefore
+	}
+	return ""
+}
+
+func (x *RerateRow) GetUnpricedTimeNsAfter() string {
+	if x != nil {
+		return x.UnpricedTimeNsAfter
+	}
+	return ""
+}
+
+type ReratingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReratingsRequest) Reset() {
+	*x = ReratingsRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReratingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReratingsRequest) ProtoMessage() {}
+
+func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReratingsRequest.ProtoReflect.Descriptor instead.
+func (*ReratingsRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
+}
+
+type ReratingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reratings     []*Rerating            `protobuf:"bytes,1,rep,name=reratings,proto3" json:"reratings,omitempty"` // in order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReratingsResponse) Reset() {
+	*x = ReratingsResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReratingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReratingsResponse) ProtoMessage() {}
+
+func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReratingsResponse.ProtoReflect.Descriptor instead.
+func (*ReratingsResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ReratingsResponse) GetReratings() []*Rerating {
+	if x != nil {
+		return x.Reratings
+	}
+	return nil
+}
+
+// Rerating is an entry of the journal of reratings.
+type Rerating struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // from 1
+	From          int64                  `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	Applied       int64                  `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"` // Unix second
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Card          *RateCard              `protobuf:"bytes,6,opt,name=card,proto3" json:"card,omitempty"`                          // not for one that undoes
+	Undoes        uint32                 `protobuf:"varint,7,opt,name=undoes,proto3" json:"undoes,omitempty"`                     // which it undoes, 0: none
+	UndoneBy      uint32                 `protobuf:"varint,8,opt,name=undone_by,json=undoneBy,proto3" json:"undone_by,omitempty"` // 0: in force
+	Currency      string                 `protobuf:"bytes,9,opt,name=currency,proto3" json:"currency,omitempty"`
+	CostBefore    string                 `protobuf:"bytes,10,opt,name=cost_before,json=costBefore,proto3" json:"cost_before,omitempty"` // of the stretch, when it was applied
+	CostAfter     string                 `protobuf:"bytes,11,opt,name=cost_after,json=costAfter,proto3" json:"cost_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rerating) Reset() {
+	*x = Rerating{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rerating) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rerating) ProtoMessage() {}
+
+func (x *Rerating) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rerating.ProtoReflect.Descriptor instead.
+func (*Rerating) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Rerating) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Rerating) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Rerating) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Rerating) GetApplied() int64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *Rerating) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rerating) GetCard() *RateCard {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+func (x *Rerating) GetUndoes() uint32 {
+	if x != nil {
+		return x.Undoes
+	}
+	return 0
+}
+
+func (x *Rerating) GetUndoneBy() uint32 {
+	if x != nil {
+		return x.UndoneBy
+	}
+	return 0
+}
+
+func (x *Rerating) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *Rerating) GetCostBefore() string {
+	if x != nil {
+		return x.CostBefore
+	}
+	return ""
+}
+
+func (x *Rerating) GetCostAfter() string {
+	if x != nil {
+		return x.CostAfter
+	}
+	return ""
+}
+
+type ExportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// focus-csv or focus-parquet.
+	Format string `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
+	// Seconds per row, 3600 or 86400. 0: 86400.
+	Step int64 `protobuf:"varint,4,opt,name=step,proto3" json:"step,omitempty"`
+	// What the allocated rows are told apart by; none: team.
+	AllocateBy []string `protobuf:"bytes,5,rep,name=allocate_by,json=allocateBy,proto3" json:"allocate_by,omitempty"`
+	// Names in the file; "" takes what docs/focus.md says.
+	BillingAccountId   string `protobuf:"bytes,6,opt,name=billing_account_id,json=billingAccountId,proto3" json:"billing_account_id,omitempty"`
+	BillingAccountName string `protobuf:"bytes,7,opt,name=billing_account_name,json=billingAccountName,proto3" json:"billing_account_name,omitempty"`
+	Provider           string `protobuf:"bytes,8,opt,name=provider,proto3" json:"provider,omitempty"`
+	InvoiceIssuer      string `protobuf:"bytes,9,opt,name=invoice_issuer,json=invoiceIssuer,proto3" json:"invoice_issuer,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExportRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ExportRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *ExportRequest) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetStep() int64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *ExportRequest) GetAllocateBy() []string {
+	if x != nil {
+		return x.AllocateBy
+	}
+	return nil
+}
+
+func (x *ExportRequest) GetBillingAccountId() string {
+	if x != nil {
+		return x.BillingAccountId
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetBillingAccountName() string {
+	if x != nil {
+		return x.BillingAccountName
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetInvoiceIssuer() string {
+	if x != nil {
+		return x.InvoiceIssuer
+	}
+	return ""
+}
+
 var File_gpuledger_v1_query_proto protoreflect.FileDescriptor
 
 const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\n" +
-	"\x18gpuledger/v1/query.proto\x12\fgpuledger.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgpuledger/v1/ratecard.proto\"\x90\x01\n" +
+	"\x18gpuledger/v1/query.proto\x12\fgpuledger.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1bgpuledger/v1/ratecard.proto\"\xa6\x01\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x12\n" +
 	"\x04step\x18\x03 \x01(\x03R\x04step\x12\x19\n" +
 	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\x12\x16\n" +
 	"\x06filter\x18\x05 \x03(\tR\x06filter\x12\x14\n" +
-	"\x05limit\x18\x06 \x01(\x05R\x05limit\"\xdb\x01\n" +
+	"\x05limit\x18\x06 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05lines\x18\a \x01(\bR\x05lines\"\xdb\x01\n" +
 	"\x0eReportResponse\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x12\n" +
@@ -1750,14 +3828,18 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x19\n" +
 	"\bgroup_by\x18\x05 \x03(\tR\agroupBy\x12+\n" +
 	"\x04rows\x18\x06 \x03(\v2\x17.gpuledger.v1.ReportRowR\x04rows\x12-\n" +
-	"\x05total\x18\a \x01(\v2\x17.gpuledger.v1.ReportRowR\x05total\"\xc0\x01\n" +
+	"\x05total\x18\a \x01(\v2\x17.gpuledger.v1.ReportRowR\x05total\"\xee\x01\n" +
 	"\tReportRow\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x18\n" +
 	"\amissing\x18\x03 \x03(\bR\amissing\x12\x14\n" +
 	"\x05other\x18\x04 \x01(\bR\x05other\x121\n" +
 	"\bby_basis\x18\x05 \x03(\v2\x16.gpuledger.v1.BasisSumR\abyBasis\x12(\n" +
-	"\x03sum\x18\x06 \x01(\v2\x16.gpuledger.v1.BasisSumR\x03sum\"\xf3\x01\n" +
+	"\x03sum\x18\x06 \x01(\v2\x16.gpuledger.v1.BasisSumR\x03sum\x12,\n" +
+	"\x05lines\x18\a \x03(\v2\x16.gpuledger.v1.CostLineR\x05lines\"2\n" +
+	"\bCostLine\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04cost\x18\x02 \x01(\tR\x04cost\"\xf3\x01\n" +
 	"\bBasisSum\x12\x14\n" +
 	"\x05basis\x18\x01 \x01(\tR\x05basis\x12$\n" +
 	"\x0edevice_time_ns\x18\x02 \x01(\tR\fdeviceTimeNs\x12 \n" +
@@ -1766,19 +3848,30 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x13memory_byte_seconds\x18\x04 \x01(\tR\x11memoryByteSeconds\x12\x1b\n" +
 	"\tenergy_uj\x18\x05 \x01(\tR\benergyUj\x12\x12\n" +
 	"\x04cost\x18\x06 \x01(\tR\x04cost\x12(\n" +
-	"\x10unpriced_time_ns\x18\a \x01(\tR\x0eunpricedTimeNs\"i\n" +
+	"\x10unpriced_time_ns\x18\a \x01(\tR\x0eunpricedTimeNs\"\x9d\x02\n" +
 	"\x10UnitCostsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x19\n" +
 	"\bgroup_by\x18\x03 \x03(\tR\agroupBy\x12\x16\n" +
-	"\x06filter\x18\x04 \x03(\tR\x06filter\"\xc8\x01\n" +
+	"\x06filter\x18\x04 \x03(\tR\x06filter\x12*\n" +
+	"\x11latency_target_ms\x18\x05 \x01(\x03R\x0flatencyTargetMs\x12\x19\n" +
+	"\bsplit_by\x18\x06 \x01(\tR\asplitBy\x12!\n" +
+	"\finput_weight\x18\a \x01(\tR\vinputWeight\x12#\n" +
+	"\rcached_weight\x18\b \x01(\tR\fcachedWeight\x12#\n" +
+	"\routput_weight\x18\t \x01(\tR\foutputWeight\"\xfc\x02\n" +
 	"\x11UnitCostsResponse\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x1a\n" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12\x19\n" +
 	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\x12*\n" +
 	"\x04rows\x18\x05 \x03(\v2\x16.gpuledger.v1.UnitCostR\x04rows\x12,\n" +
-	"\x05total\x18\x06 \x01(\v2\x16.gpuledger.v1.UnitCostR\x05total\"\xe9\x06\n" +
+	"\x05total\x18\x06 \x01(\v2\x16.gpuledger.v1.UnitCostR\x05total\x12*\n" +
+	"\x11latency_target_ms\x18\a \x01(\tR\x0flatencyTargetMs\x12\x19\n" +
+	"\bsplit_by\x18\b \x01(\tR\asplitBy\x12!\n" +
+	"\finput_weight\x18\t \x01(\tR\vinputWeight\x12#\n" +
+	"\rcached_weight\x18\n" +
+	" \x01(\tR\fcachedWeight\x12#\n" +
+	"\routput_weight\x18\v \x01(\tR\foutputWeight\"\xe7\x0e\n" +
 	"\bUnitCost\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\bR\amissing\x12'\n" +
@@ -1806,7 +3899,120 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x10unallocated_cost\x18\x13 \x01(\tR\x0funallocatedCost\x12+\n" +
 	"\x11unattributed_cost\x18\x14 \x01(\tR\x10unattributedCost\x12.\n" +
 	"\x13unallocated_time_ns\x18\x15 \x01(\tR\x11unallocatedTimeNs\x120\n" +
-	"\x14unattributed_time_ns\x18\x16 \x01(\tR\x12unattributedTimeNs\"L\n" +
+	"\x14unattributed_time_ns\x18\x16 \x01(\tR\x12unattributedTimeNs\x125\n" +
+	"\x17per_1m_input_allocation\x18\x17 \x01(\tR\x14per1mInputAllocation\x12+\n" +
+	"\x12per_1m_input_usage\x18\x18 \x01(\tR\x0fper1mInputUsage\x127\n" +
+	"\x18per_1m_cached_allocation\x18\x19 \x01(\tR\x15per1mCachedAllocation\x12-\n" +
+	"\x13per_1m_cached_usage\x18\x1a \x01(\tR\x10per1mCachedUsage\x127\n" +
+	"\x18per_1m_output_allocation\x18\x1b \x01(\tR\x15per1mOutputAllocation\x12-\n" +
+	"\x13per_1m_output_usage\x18\x1c \x01(\tR\x10per1mOutputUsage\x124\n" +
+	"\x16per_success_allocation\x18\x1d \x01(\tR\x14perSuccessAllocation\x12*\n" +
+	"\x11per_success_usage\x18\x1e \x01(\tR\x0fperSuccessUsage\x12\x12\n" +
+	"\x04good\x18\x1f \x01(\tR\x04good\x12.\n" +
+	"\x13per_good_allocation\x18  \x01(\tR\x11perGoodAllocation\x12$\n" +
+	"\x0eper_good_usage\x18! \x01(\tR\fperGoodUsage\x12\x1d\n" +
+	"\n" +
+	"error_rate\x18\" \x01(\tR\terrorRate\x12$\n" +
+	"\x0elatency_p50_ms\x18# \x01(\tR\flatencyP50Ms\x12$\n" +
+	"\x0elatency_p95_ms\x18$ \x01(\tR\flatencyP95Ms\x12$\n" +
+	"\x0elatency_p99_ms\x18% \x01(\tR\flatencyP99Ms\x12\x1f\n" +
+	"\vfailed_cost\x18& \x01(\tR\n" +
+	"failedCost\x12H\n" +
+	"\x12failures_by_reason\x18' \x03(\v2\x1a.gpuledger.v1.FailureCountR\x10failuresByReason\x12%\n" +
+	"\x0eaborted_tokens\x18( \x01(\tR\rabortedTokens\x12!\n" +
+	"\faborted_cost\x18) \x01(\tR\vabortedCost\x12#\n" +
+	"\rtenant_source\x18* \x01(\tR\ftenantSource\x12\x1d\n" +
+	"\n" +
+	"queue_mean\x18+ \x01(\tR\tqueueMean\x12!\n" +
+	"\frunning_mean\x18, \x01(\tR\vrunningMean\x12\"\n" +
+	"\rkv_cache_mean\x18- \x01(\tR\vkvCacheMean\x12+\n" +
+	"\x12first_token_p95_ms\x18. \x01(\tR\x0ffirstTokenP95Ms\"P\n" +
+	"\fFailureCount\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\tR\x05count\x12\x12\n" +
+	"\x04cost\x18\x03 \x01(\tR\x04cost\"_\n" +
+	"\vRunsRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x16\n" +
+	"\x06filter\x18\x03 \x03(\tR\x06filter\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xc1\x01\n" +
+	"\fRunsResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x1a\n" +
+	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12%\n" +
+	"\x04rows\x18\x04 \x03(\v2\x11.gpuledger.v1.RunR\x04rows\x12'\n" +
+	"\x05total\x18\x05 \x01(\v2\x11.gpuledger.v1.RunR\x05total\x12!\n" +
+	"\foutside_cost\x18\x06 \x01(\tR\voutsideCost\"\xcb\x04\n" +
+	"\x03Run\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04team\x18\x04 \x01(\tR\x04team\x12\x12\n" +
+	"\x04pods\x18\x05 \x01(\x03R\x04pods\x12\x1a\n" +
+	"\brestarts\x18\x06 \x01(\x03R\brestarts\x12!\n" +
+	"\ffirst_second\x18\a \x01(\x03R\vfirstSecond\x12\x1f\n" +
+	"\vlast_second\x18\b \x01(\x03R\n" +
+	"lastSecond\x12$\n" +
+	"\x0edevice_time_ns\x18\t \x01(\tR\fdeviceTimeNs\x12 \n" +
+	"\fused_time_ns\x18\n" +
+	" \x01(\tR\n" +
+	"usedTimeNs\x12'\n" +
+	"\x0fallocation_cost\x18\v \x01(\tR\x0eallocationCost\x12\x1d\n" +
+	"\n" +
+	"usage_cost\x18\f \x01(\tR\tusageCost\x12\x1b\n" +
+	"\tidle_cost\x18\r \x01(\tR\bidleCost\x12(\n" +
+	"\x10unpriced_time_ns\x18\x0e \x01(\tR\x0eunpricedTimeNs\x120\n" +
+	"\x14checkpoint_loss_cost\x18\x0f \x01(\tR\x12checkpointLossCost\x125\n" +
+	"\x17checkpoint_loss_time_ns\x18\x10 \x01(\tR\x14checkpointLossTimeNs\x12 \n" +
+	"\vcheckpoints\x18\x11 \x01(\tR\vcheckpoints\x12\x16\n" +
+	"\x06reason\x18\x12 \x01(\tR\x06reason\"\xe6\x01\n" +
+	"\n" +
+	"SLORequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x19\n" +
+	"\bgroup_by\x18\x03 \x03(\tR\agroupBy\x12\x16\n" +
+	"\x06filter\x18\x04 \x03(\tR\x06filter\x12\x12\n" +
+	"\x04step\x18\x05 \x01(\x03R\x04step\x12$\n" +
+	"\x0elatency_p95_ms\x18\x06 \x01(\x03R\flatencyP95Ms\x12\x1d\n" +
+	"\n" +
+	"error_rate\x18\a \x01(\tR\terrorRate\x12(\n" +
+	"\x10cost_per_success\x18\b \x01(\tR\x0ecostPerSuccess\"\x95\x02\n" +
+	"\vSLOResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x03R\x04step\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x19\n" +
+	"\bgroup_by\x18\x05 \x03(\tR\agroupBy\x12(\n" +
+	"\x04rows\x18\x06 \x03(\v2\x14.gpuledger.v1.SLORowR\x04rows\x12$\n" +
+	"\x0elatency_p95_ms\x18\a \x01(\tR\flatencyP95Ms\x12\x1d\n" +
+	"\n" +
+	"error_rate\x18\b \x01(\tR\terrorRate\x12(\n" +
+	"\x10cost_per_success\x18\t \x01(\tR\x0ecostPerSuccess\"\xc5\x03\n" +
+	"\x06SLORow\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\bR\amissing\x12$\n" +
+	"\x0elatency_p95_ms\x18\x03 \x01(\tR\flatencyP95Ms\x12\x1d\n" +
+	"\n" +
+	"error_rate\x18\x04 \x01(\tR\terrorRate\x12(\n" +
+	"\x10cost_per_success\x18\x05 \x01(\tR\x0ecostPerSuccess\x12\x18\n" +
+	"\alatency\x18\x06 \x01(\tR\alatency\x12\x16\n" +
+	"\x06errors\x18\a \x01(\tR\x06errors\x12\x12\n" +
+	"\x04cost\x18\b \x01(\tR\x04cost\x12\x14\n" +
+	"\x05joint\x18\t \x01(\tR\x05joint\x12\x1c\n" +
+	"\tintervals\x18\n" +
+	" \x01(\x03R\tintervals\x12#\n" +
+	"\rintervals_met\x18\v \x01(\x03R\fintervalsMet\x12+\n" +
+	"\x11intervals_unknown\x18\f \x01(\x03R\x10intervalsUnknown\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12:\n" +
+	"\vby_interval\x18\x0e \x03(\v2\x19.gpuledger.v1.SLOIntervalR\n" +
+	"byInterval\"\xa6\x01\n" +
+	"\vSLOInterval\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12$\n" +
+	"\x0elatency_p95_ms\x18\x02 \x01(\tR\flatencyP95Ms\x12\x1d\n" +
+	"\n" +
+	"error_rate\x18\x03 \x01(\tR\terrorRate\x12(\n" +
+	"\x10cost_per_success\x18\x04 \x01(\tR\x0ecostPerSuccess\x12\x14\n" +
+	"\x05joint\x18\x05 \x01(\tR\x05joint\"L\n" +
 	"\x0eDevicesRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x16\n" +
@@ -1874,7 +4080,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x05rules\x18\x01 \x01(\v2\x13.gpuledger.v1.RulesR\x05rules\"M\n" +
 	"\x05Rules\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\rR\brevision\x12(\n" +
-	"\x05rules\x18\x02 \x03(\v2\x12.gpuledger.v1.RuleR\x05rules\"\xab\x02\n" +
+	"\x05rules\x18\x02 \x03(\v2\x12.gpuledger.v1.RuleR\x05rules\"\xbb\x03\n" +
 	"\x04Rule\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1e\n" +
@@ -1885,10 +4091,97 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x05value\x18\x05 \x01(\tR\x05value\x12\x1d\n" +
 	"\n" +
 	"from_label\x18\x06 \x01(\tR\tfromLabel\x12%\n" +
-	"\x0efrom_namespace\x18\a \x01(\bR\rfromNamespace\x1a9\n" +
+	"\x0efrom_namespace\x18\a \x01(\bR\rfromNamespace\x12'\n" +
+	"\x0ffrom_controller\x18\b \x01(\bR\x0efromController\x12\x1b\n" +
+	"\tfrom_name\x18\t \x01(\bR\bfromName\x12\x18\n" +
+	"\aextract\x18\n" +
+	" \x01(\tR\aextract\x12\x16\n" +
+	"\x06served\x18\v \x01(\tR\x06served\x12\x16\n" +
+	"\x06tenant\x18\f \x01(\tR\x06tenant\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xcc\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
+	"\x13CompareRulesRequest\x12)\n" +
+	"\x05rules\x18\x01 \x01(\v2\x13.gpuledger.v1.RulesR\x05rules\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x03R\x02to\x12\x18\n" +
+	"\atargets\x18\x04 \x03(\tR\atargets\"\xc2\x01\n" +
+	"\x14CompareRulesResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x1a\n" +
+	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12,\n" +
+	"\x05moves\x18\x04 \x03(\v2\x16.gpuledger.v1.RuleMoveR\x05moves\x12\x1d\n" +
+	"\n" +
+	"moved_cost\x18\x05 \x01(\tR\tmovedCost\x12\x1d\n" +
+	"\n" +
+	"total_cost\x18\x06 \x01(\tR\ttotalCost\"\xda\x01\n" +
+	"\bRuleMove\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12!\n" +
+	"\ffrom_missing\x18\x03 \x01(\bR\vfromMissing\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x1d\n" +
+	"\n" +
+	"to_missing\x18\x05 \x01(\bR\ttoMissing\x12\x12\n" +
+	"\x04cost\x18\x06 \x01(\tR\x04cost\x12$\n" +
+	"\x0edevice_time_ns\x18\a \x01(\tR\fdeviceTimeNs\x12\x16\n" +
+	"\x06owners\x18\b \x01(\x03R\x06owners\"\xc1\x01\n" +
+	"\rRerateRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12*\n" +
+	"\x04card\x18\x03 \x01(\v2\x16.gpuledger.v1.RateCardR\x04card\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\rR\brevision\x12\x12\n" +
+	"\x04undo\x18\x05 \x01(\rR\x04undo\x12\x18\n" +
+	"\apreview\x18\x06 \x01(\bR\apreview\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\xf3\x01\n" +
+	"\x0eRerateResponse\x122\n" +
+	"\brerating\x18\x01 \x01(\v2\x16.gpuledger.v1.ReratingR\brerating\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12$\n" +
+	"\x0edevice_time_ns\x18\x03 \x01(\tR\fdeviceTimeNs\x120\n" +
+	"\aby_team\x18\x04 \x03(\v2\x17.gpuledger.v1.RerateRowR\x06byTeam\x12-\n" +
+	"\x05total\x18\x05 \x01(\v2\x17.gpuledger.v1.RerateRowR\x05total\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\"\x85\x02\n" +
+	"\tRerateRow\x12\x12\n" +
+	"\x04team\x18\x01 \x01(\tR\x04team\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\bR\amissing\x12\x1f\n" +
+	"\vcost_before\x18\x03 \x01(\tR\n" +
+	"costBefore\x12\x1d\n" +
+	"\n" +
+	"cost_after\x18\x04 \x01(\tR\tcostAfter\x12\x1e\n" +
+	"\n" +
+	"difference\x18\x05 \x01(\tR\n" +
+	"difference\x125\n" +
+	"\x17unpriced_time_ns_before\x18\x06 \x01(\tR\x14unpricedTimeNsBefore\x123\n" +
+	"\x16unpriced_time_ns_after\x18\a \x01(\tR\x13unpricedTimeNsAfter\"\x12\n" +
+	"\x10ReratingsRequest\"I\n" +
+	"\x11ReratingsResponse\x124\n" +
+	"\treratings\x18\x01 \x03(\v2\x16.gpuledger.v1.ReratingR\treratings\"\xad\x02\n" +
+	"\bRerating\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x03R\x02to\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x03R\aapplied\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12*\n" +
+	"\x04card\x18\x06 \x01(\v2\x16.gpuledger.v1.RateCardR\x04card\x12\x16\n" +
+	"\x06undoes\x18\a \x01(\rR\x06undoes\x12\x1b\n" +
+	"\tundone_by\x18\b \x01(\rR\bundoneBy\x12\x1a\n" +
+	"\bcurrency\x18\t \x01(\tR\bcurrency\x12\x1f\n" +
+	"\vcost_before\x18\n" +
+	" \x01(\tR\n" +
+	"costBefore\x12\x1d\n" +
+	"\n" +
+	"cost_after\x18\v \x01(\tR\tcostAfter\"\xa3\x02\n" +
+	"\rExportRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x16\n" +
+	"\x06format\x18\x03 \x01(\tR\x06format\x12\x12\n" +
+	"\x04step\x18\x04 \x01(\x03R\x04step\x12\x1f\n" +
+	"\vallocate_by\x18\x05 \x03(\tR\n" +
+	"allocateBy\x12,\n" +
+	"\x12billing_account_id\x18\x06 \x01(\tR\x10billingAccountId\x120\n" +
+	"\x14billing_account_name\x18\a \x01(\tR\x12billingAccountName\x12\x1a\n" +
+	"\bprovider\x18\b \x01(\tR\bprovider\x12%\n" +
+	"\x0einvoice_issuer\x18\t \x01(\tR\rinvoiceIssuer2\xf6\n" +
+	"\n" +
 	"\x06Ledger\x12W\n" +
 	"\x06Report\x12\x1b.gpuledger.v1.ReportRequest\x1a\x1c.gpuledger.v1.ReportResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/report\x12d\n" +
@@ -1902,7 +4195,15 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\rApplyRateCard\x12\".gpuledger.v1.ApplyRateCardRequest\x1a\x16.gpuledger.v1.RateCard\"\x18\x82\xd3\xe4\x93\x02\x12:\x01*\x1a\r/v1/rate-card\x12Q\n" +
 	"\bGetRules\x12\x1d.gpuledger.v1.GetRulesRequest\x1a\x13.gpuledger.v1.Rules\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/rules\x12X\n" +
 	"\n" +
-	"ApplyRules\x12\x1f.gpuledger.v1.ApplyRulesRequest\x1a\x13.gpuledger.v1.Rules\"\x14\x82\xd3\xe4\x93\x02\x0e:\x01*\x1a\t/v1/rulesB?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
+	"ApplyRules\x12\x1f.gpuledger.v1.ApplyRulesRequest\x1a\x13.gpuledger.v1.Rules\"\x14\x82\xd3\xe4\x93\x02\x0e:\x01*\x1a\t/v1/rules\x12s\n" +
+	"\fCompareRules\x12!.gpuledger.v1.CompareRulesRequest\x1a\".gpuledger.v1.CompareRulesResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/rules/compare\x12O\n" +
+	"\x04Runs\x12\x19.gpuledger.v1.RunsRequest\x1a\x1a.gpuledger.v1.RunsResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
+	"\x12\b/v1/runs\x12K\n" +
+	"\x03SLO\x12\x18.gpuledger.v1.SLORequest\x1a\x19.gpuledger.v1.SLOResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\a/v1/slo\x12]\n" +
+	"\x06Rerate\x12\x1b.gpuledger.v1.RerateRequest\x1a\x1c.gpuledger.v1.RerateResponse\"\x18\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/reratings\x12c\n" +
+	"\tReratings\x12\x1e.gpuledger.v1.ReratingsRequest\x1a\x1f.gpuledger.v1.ReratingsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/reratings\x12Q\n" +
+	"\x06Export\x12\x1b.gpuledger.v1.ExportRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/export0\x01B?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
 
 var (
 	file_gpuledger_v1_query_proto_rawDescOnce sync.Once
@@ -1916,69 +4217,115 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
 	(*ReportRow)(nil),            // 2: gpuledger.v1.ReportRow
-	(*BasisSum)(nil),             // 3: gpuledger.v1.BasisSum
-	(*UnitCostsRequest)(nil),     // 4: gpuledger.v1.UnitCostsRequest
-	(*UnitCostsResponse)(nil),    // 5: gpuledger.v1.UnitCostsResponse
-	(*UnitCost)(nil),             // 6: gpuledger.v1.UnitCost
-	(*DevicesRequest)(nil),       // 7: gpuledger.v1.DevicesRequest
-	(*DevicesResponse)(nil),      // 8: gpuledger.v1.DevicesResponse
-	(*DeviceRow)(nil),            // 9: gpuledger.v1.DeviceRow
-	(*VerifyRequest)(nil),        // 10: gpuledger.v1.VerifyRequest
-	(*VerifyProgress)(nil),       // 11: gpuledger.v1.VerifyProgress
-	(*StatusRequest)(nil),        // 12: gpuledger.v1.StatusRequest
-	(*StatusResponse)(nil),       // 13: gpuledger.v1.StatusResponse
-	(*NodeStatus)(nil),           // 14: gpuledger.v1.NodeStatus
-	(*GetRateCardRequest)(nil),   // 15: gpuledger.v1.GetRateCardRequest
-	(*ApplyRateCardRequest)(nil), // 16: gpuledger.v1.ApplyRateCardRequest
-	(*GetRulesRequest)(nil),      // 17: gpuledger.v1.GetRulesRequest
-	(*ApplyRulesRequest)(nil),    // 18: gpuledger.v1.ApplyRulesRequest
-	(*Rules)(nil),                // 19: gpuledger.v1.Rules
-	(*Rule)(nil),                 // 20: gpuledger.v1.Rule
-	nil,                          // 21: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 22: gpuledger.v1.RateCard
+	(*CostLine)(nil),             // 3: gpuledger.v1.CostLine
+	(*BasisSum)(nil),             // 4: gpuledger.v1.BasisSum
+	(*UnitCostsRequest)(nil),     // 5: gpuledger.v1.UnitCostsRequest
+	(*UnitCostsResponse)(nil),    // 6: gpuledger.v1.UnitCostsResponse
+	(*UnitCost)(nil),             // 7: gpuledger.v1.UnitCost
+	(*FailureCount)(nil),         // 8: gpuledger.v1.FailureCount
+	(*RunsRequest)(nil),          // 9: gpuledger.v1.RunsRequest
+	(*RunsResponse)(nil),         // 10: gpuledger.v1.RunsResponse
+	(*Run)(nil),                  // 11: gpuledger.v1.Run
+	(*SLORequest)(nil),           // 12: gpuledger.v1.SLORequest
+	(*SLOResponse)(nil),          // 13: gpuledger.v1.SLOResponse
+	(*SLORow)(nil),               // 14: gpuledger.v1.SLORow
+	(*SLOInterval)(nil),          // 15: gpuledger.v1.SLOInterval
+	(*DevicesRequest)(nil),       // 16: gpuledger.v1.DevicesRequest
+	(*DevicesResponse)(nil),      // 17: gpuledger.v1.DevicesResponse
+	(*DeviceRow)(nil),            // 18: gpuledger.v1.DeviceRow
+	(*VerifyRequest)(nil),        // 19: gpuledger.v1.VerifyRequest
+	(*VerifyProgress)(nil),       // 20: gpuledger.v1.VerifyProgress
+	(*StatusRequest)(nil),        // 21: gpuledger.v1.StatusRequest
+	(*StatusResponse)(nil),       // 22: gpuledger.v1.StatusResponse
+	(*NodeStatus)(nil),           // 23: gpuledger.v1.NodeStatus
+	(*GetRateCardRequest)(nil),   // 24: gpuledger.v1.GetRateCardRequest
+	(*ApplyRateCardRequest)(nil), // 25: gpuledger.v1.ApplyRateCardRequest
+	(*GetRulesRequest)(nil),      // 26: gpuledger.v1.GetRulesRequest
+	(*ApplyRulesRequest)(nil),    // 27: gpuledger.v1.ApplyRulesRequest
+	(*Rules)(nil),                // 28: gpuledger.v1.Rules
+	(*Rule)(nil),                 // 29: gpuledger.v1.Rule
+	(*CompareRulesRequest)(nil),  // 30: gpuledger.v1.CompareRulesRequest
+	(*CompareRulesResponse)(nil), // 31: gpuledger.v1.CompareRulesResponse
+	(*RuleMove)(nil),             // 32: gpuledger.v1.RuleMove
+	(*RerateRequest)(nil),        // 33: gpuledger.v1.RerateRequest
+	(*RerateResponse)(nil),       // 34: gpuledger.v1.RerateResponse
+	(*RerateRow)(nil),            // 35: gpuledger.v1.RerateRow
+	(*ReratingsRequest)(nil),     // 36: gpuledger.v1.ReratingsRequest
+	(*ReratingsResponse)(nil),    // 37: gpuledger.v1.ReratingsResponse
+	(*Rerating)(nil),             // 38: gpuledger.v1.Rerating
+	(*ExportRequest)(nil),        // 39: gpuledger.v1.ExportRequest
+	nil,                          // 40: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 41: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 42: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
 	2,  // 1: gpuledger.v1.ReportResponse.total:type_name -> gpuledger.v1.ReportRow
-	3,  // 2: gpuledger.v1.ReportRow.by_basis:type_name -> gpuledger.v1.BasisSum
-	3,  // 3: gpuledger.v1.ReportRow.sum:type_name -> gpuledger.v1.BasisSum
-	6,  // 4: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
-	6,  // 5: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
-	9,  // 6: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
-	3,  // 7: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
-	14, // 8: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
-	22, // 9: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
-	19, // 10: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	20, // 11: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	21, // 12: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
-	0,  // 13: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	4,  // 14: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	7,  // 15: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	10, // 16: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	12, // 17: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	15, // 18: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	16, // 19: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	17, // 20: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	18, // 21: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	1,  // 22: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	5,  // 23: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	8,  // 24: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	11, // 25: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	13, // 26: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	22, // 27: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	22, // 28: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	19, // 29: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	19, // 30: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	22, // [22:31] is the sub-list for method output_type
-	13, // [13:22] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	4,  // 2: gpuledger.v1.ReportRow.by_basis:type_name -> gpuledger.v1.BasisSum
+	4,  // 3: gpuledger.v1.ReportRow.sum:type_name -> gpuledger.v1.BasisSum
+	3,  // 4: gpuledger.v1.ReportRow.lines:type_name -> gpuledger.v1.CostLine
+	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
+	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
+	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
+	11, // 8: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
+	11, // 9: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
+	14, // 10: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
+	15, // 11: gpuledger.v1.SLORow.by_interval:type_name -> gpuledger.v1.SLOInterval
+	18, // 12: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
+	4,  // 13: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
+	23, // 14: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
+	41, // 15: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	28, // 16: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	29, // 17: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
+	40, // 18: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	28, // 19: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	32, // 20: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
+	41, // 21: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	38, // 22: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
+	35, // 23: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
+	35, // 24: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
+	38, // 25: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
+	41, // 26: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	0,  // 27: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 28: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 29: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 30: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	21, // 31: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	24, // 32: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	25, // 33: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	26, // 34: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	27, // 35: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	30, // 36: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 37: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 38: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	33, // 39: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	36, // 40: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	39, // 41: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	1,  // 42: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 43: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 44: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	20, // 45: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	22, // 46: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	41, // 47: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	41, // 48: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	28, // 49: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	28, // 50: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	31, // 51: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 52: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 53: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	34, // 54: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	37, // 55: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	42, // 56: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	42, // [42:57] is the sub-list for method output_type
+	27, // [27:42] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -1993,7 +4340,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,7 @@ package gpuledgerv1
 
 import (
 	context "context"
+	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -32,6 +33,12 @@ const (
 	Ledger_ApplyRateCard_FullMethodName = "/gpuledger.v1.Ledger/ApplyRateCard"
 	Ledger_GetRules_FullMethodName      = "/gpuledger.v1.Ledger/GetRules"
 	Ledger_ApplyRules_FullMethodName    = "/gpuledger.v1.Ledger/ApplyRules"
+	Ledger_CompareRules_FullMethodName  = "/gpuledger.v1.Ledger/CompareRules"
+	Ledger_Runs_FullMethodName          = "/gpuledger.v1.Ledger/Runs"
+	Ledger_SLO_FullMethodName           = "/gpuledger.v1.Ledger/SLO"
+	Ledger_Rerate_FullMethodName        = "/gpuledger.v1.Ledger/Rerate"
+	Ledger_Reratings_FullMethodName     = "/gpuledger.v1.Ledger/Reratings"
+	Ledger_Export_FullMethodName        = "/gpuledger.v1.Ledger/Export"
 )
 
 // LedgerClient is the client API for Ledger service.
@@ -56,6 +63,21 @@ type LedgerClient interface {
 	GetRules(ctx context.Context, in *GetRulesRequest, opts ...grpc.CallOption) (*Rules, error)
 	// ApplyRules replaces the mapping rules by a new revision; history follows.
 	ApplyRules(ctx context.Context, in *ApplyRulesRequest, opts ...grpc.CallOption) (*Rules, error)
+	// CompareRules tells what rules would move, without applying them.
+	CompareRules(ctx context.Context, in *CompareRulesRequest, opts ...grpc.CallOption) (*CompareRulesResponse, error)
+	// Runs lists training runs with what they cost, over all their pods,
+	// restarts and preemptions.
+	Runs(ctx context.Context, in *RunsRequest, opts ...grpc.CallOption) (*RunsResponse, error)
+	// SLO holds latency, errors and cost per successful request against targets,
+	// one by one and together.
+	SLO(ctx context.Context, in *SLORequest, opts ...grpc.CallOption) (*SLOResponse, error)
+	// Rerate prices a stretch of the past anew, or previews it, or undoes it.
+	// Device time never changes.
+	Rerate(ctx context.Context, in *RerateRequest, opts ...grpc.CallOption) (*RerateResponse, error)
+	// Reratings lists all reratings ever made, undone ones too.
+	Reratings(ctx context.Context, in *ReratingsRequest, opts ...grpc.CallOption) (*ReratingsResponse, error)
+	// Export writes a file for other people's tools.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
 }
 
 type ledgerClient struct {
@@ -165,6 +187,75 @@ func (c *ledgerClient) ApplyRules(ctx context.Context, in *ApplyRulesRequest, op
 	return out, nil
 }
 
+func (c *ledgerClient) CompareRules(ctx context.Context, in *CompareRulesRequest, opts ...grpc.CallOption) (*CompareRulesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareRulesResponse)
+	err := c.cc.Invoke(ctx, Ledger_CompareRules_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Runs(ctx context.Context, in *RunsRequest, opts ...grpc.CallOption) (*RunsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunsResponse)
+	err := c.cc.Invoke(ctx, Ledger_Runs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) SLO(ctx context.Context, in *SLORequest, opts ...grpc.CallOption) (*SLOResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SLOResponse)
+	err := c.cc.Invoke(ctx, Ledger_SLO_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Rerate(ctx context.Context, in *RerateRequest, opts ...grpc.CallOption) (*RerateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RerateResponse)
+	err := c.cc.Invoke(ctx, Ledger_Rerate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Reratings(ctx context.Context, in *ReratingsRequest, opts ...grpc.CallOption) (*ReratingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReratingsResponse)
+	err := c.cc.Invoke(ctx, Ledger_Reratings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Ledger_ServiceDesc.Streams[1], Ledger_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportRequest, httpbody.HttpBody]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ledger_ExportClient = grpc.ServerStreamingClient[httpbody.HttpBody]
+
 // LedgerServer is the server API for Ledger service.
 // All implementations must embed UnimplementedLedgerServer
 // for forward compatibility.
@@ -187,6 +278,21 @@ type LedgerServer interface {
 	GetRules(context.Context, *GetRulesRequest) (*Rules, error)
 	// ApplyRules replaces the mapping rules by a new revision; history follows.
 	ApplyRules(context.Context, *ApplyRulesRequest) (*Rules, error)
+	// CompareRules tells what rules would move, without applying them.
+	CompareRules(context.Context, *CompareRulesRequest) (*CompareRulesResponse, error)
+	// Runs lists training runs with what they cost, over all their pods,
+	// restarts and preemptions.
+	Runs(context.Context, *RunsRequest) (*RunsResponse, error)
+	// SLO holds latency, errors and cost per successful request against targets,
+	// one by one and together.
+	SLO(context.Context, *SLORequest) (*SLOResponse, error)
+	// Rerate prices a stretch of the past anew, or previews it, or undoes it.
+	// Device time never changes.
+	Rerate(context.Context, *RerateRequest) (*RerateResponse, error)
+	// Reratings lists all reratings ever made, undone ones too.
+	Reratings(context.Context, *ReratingsRequest) (*ReratingsResponse, error)
+	// Export writes a file for other people's tools.
+	Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
 	mustEmbedUnimplementedLedgerServer()
 }
 
@@ -223,6 +329,24 @@ func (UnimplementedLedgerServer) GetRules(context.Context, *GetRulesRequest) (*R
 }
 func (UnimplementedLedgerServer) ApplyRules(context.Context, *ApplyRulesRequest) (*Rules, error) {
 	return nil, status.Error(codes.Unimplemented, "method ApplyRules not implemented")
+}
+func (UnimplementedLedgerServer) CompareRules(context.Context, *CompareRulesRequest) (*CompareRulesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompareRules not implemented")
+}
+func (UnimplementedLedgerServer) Runs(context.Context, *RunsRequest) (*RunsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Runs not implemented")
+}
+func (UnimplementedLedgerServer) SLO(context.Context, *SLORequest) (*SLOResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SLO not implemented")
+}
+func (UnimplementedLedgerServer) Rerate(context.Context, *RerateRequest) (*RerateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rerate not implemented")
+}
+func (UnimplementedLedgerServer) Reratings(context.Context, *ReratingsRequest) (*ReratingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reratings not implemented")
+}
+func (UnimplementedLedgerServer) Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedLedgerServer) mustEmbedUnimplementedLedgerServer() {}
 func (UnimplementedLedgerServer) testEmbeddedByValue()                {}
@@ -400,6 +524,107 @@ func _Ledger_ApplyRules_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Ledger_CompareRules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareRulesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).CompareRules(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_CompareRules_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).CompareRules(ctx, req.(*CompareRulesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Runs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Runs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Runs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Runs(ctx, req.(*RunsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_SLO_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SLORequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).SLO(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_SLO_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).SLO(ctx, req.(*SLORequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Rerate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RerateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Rerate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Rerate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Rerate(ctx, req.(*RerateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Reratings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReratingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Reratings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Reratings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Reratings(ctx, req.(*ReratingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LedgerServer).Export(m, &grpc.GenericServerStream[ExportRequest, httpbody.HttpBody]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ledger_ExportServer = grpc.ServerStreamingServer[httpbody.HttpBody]
+
 // Ledger_ServiceDesc is the grpc.ServiceDesc for Ledger service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -439,11 +664,36 @@ var Ledger_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ApplyRules",
 			Handler:    _Ledger_ApplyRules_Handler,
 		},
+		{
+			MethodName: "CompareRules",
+			Handler:    _Ledger_CompareRules_Handler,
+		},
+		{
+			MethodName: "Runs",
+			Handler:    _Ledger_Runs_Handler,
+		},
+		{
+			MethodName: "SLO",
+			Handler:    _Ledger_SLO_Handler,
+		},
+		{
+			MethodName: "Rerate",
+			Handler:    _Ledger_Rerate_Handler,
+		},
+		{
+			MethodName: "Reratings",
+			Handler:    _Ledger_Reratings_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _Ledger_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _Ledger_Export_Handler,
 			ServerStreams: true,
 		},
 	},
