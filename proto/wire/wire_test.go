@@ -384,7 +384,7 @@ func TestHostileRostersAreRefused(t *testing.T) {
 		"long tenant":        {Owners: []*pb.Owner{{}}, Subjects: []*pb.Subject{{Tenant: long}}},
 		"long label":         {Owners: []*pb.Owner{{Labels: []*pb.Label{{Key: "k", Value: long}}}}},
 		"many labels":        {Devices: []*pb.Device{{Labels: make([]*pb.Label, wire.MaxLabels+1)}}},
-		"owner of no kind":   {Owners: []*pb.Owner{{Kind: 4}}},
+		"owner of no kind":   {Owners: []*pb.Owner{{Kind: 99}}},
 		"owner of odd kind":  {Owners: []*pb.Owner{{Kind: 257}}},
 		"owner of bad kind":  {Owners: []*pb.Owner{{Kind: -1}}},
 		"subject of nobody":  {Subjects: []*pb.Subject{{}}},
