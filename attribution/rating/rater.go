@@ -91,7 +91,7 @@ func (r *Rater) Prices(devices []attribution.Device, s attribution.Second, out [
 	if len(out) != len(devices) {
 		panic("BUG: rating: as many prices as devices, please")
 	}
-	gpus := r.wholes(devices, s)
+	gpus := r.wholes(devices, s, nil)
 	find := func(d *attribution.Device) *gpu {
 		i, _ := slices.BinarySearchFunc(gpus, gpuID(d), func(g gpu, id string) int { return cmp.Compare(g.id, id) })
 		return &gpus[i]
@@ -135,8 +135,9 @@ func gpuID(d *attribution.Device) string {
 	return d.ID
 }
 
-// wholes lists the node's GPUs in order of their ID, each with its price.
-func (r *Rater) wholes(devices []attribution.Device, s attribution.Second) []gpu {
+// wholes lists the node's GPUs in order of their ID, each with its price. note,
+// if not nil, is told of every line that a GPU's price is the sum of.
+func (r *Rater) wholes(devices []attribution.Device, s attribution.Second, note func(g *gpu, name string, perHour money.Amount)) []gpu {
 	gpus := make([]gpu, 0, len(devices))
 	for i := range devices {
 		gpus = append(gpus, gpu{id: gpuID(&devices[i]), facts: &devices[i]})
@@ -153,17 +154,20 @@ func (r *Rater) wholes(devices []attribution.Device, s attribution.Second) []gpu
 		for _, p := range r.rules {
 			if p.matches(g.facts, s) {
 				g.priced, g.perHour = true, p.PerDeviceHour
+				if note != nil {
+					note(g, GPULine, p.PerDeviceHour)
+				}
 				break
 			}
 		}
 	}
 	for i := range r.card.Overheads {
-		addOverhead(&r.card.Overheads[i], gpus, s)
+		addOverhead(&r.card.Overheads[i], gpus, s, note)
 	}
 	return gpus
 }
 
-func addOverhead(o *Overhead, gpus []gpu, s attribution.Second) {
+func addOverhead(o *Overhead, gpus []gpu, s attribution.Second, note func(*gpu, string, money.Amount)) {
 	var matched []*gpu
 	for i := range gpus {
 		if o.matches(gpus[i].facts, s) {
@@ -180,7 +184,11 @@ func addOverhead(o *Overhead, gpus []gpu, s attribution.Second) {
 	apportion.ByWeight(int64(o.PerNodeHour), weights, parts)
 	for i, g := range matched {
 		// Validate bounds amounts and their number: this can't overflow.
-		g.perHour += o.PerDeviceHour + money.Amount(parts[i])
+		part := o.PerDeviceHour + money.Amount(parts[i])
+		g.perHour += part
+		if note != nil {
+			note(g, o.Name, part)
+		}
 	}
 }
 
