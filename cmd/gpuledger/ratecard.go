@@ -41,7 +41,8 @@ A card is YAML; amounts are decimals, exact to a nano unit of the currency:
       per_node_hour: "0.40"          # shared by the node's devices`,
 		Example: `  gpuledger ratecard check prices.yaml
   gpuledger ratecard apply prices.yaml
-  gpuledger ratecard show --revision 1`,
+  gpuledger ratecard show --revision 1
+  gpuledger ratecard onprem --capex 320000 --years 4 --gpus 8 > prices.yaml`,
 		RunE: showHelp,
 	}
 	c.AddCommand(
@@ -76,6 +77,7 @@ A card is YAML; amounts are decimals, exact to a nano unit of the currency:
 			},
 		},
 		newRateCardShow(t),
+		newOnPrem(),
 	)
 	return c
 }
