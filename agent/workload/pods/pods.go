@@ -15,6 +15,7 @@
 package pods
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -31,8 +32,20 @@ type Pod struct {
 	Controller      string
 	// Terminal says that the pod has succeeded or failed: it will run no more,
 	// but for a static pod, which a kubelet that is restarted may try again.
-	Terminal   bool
-	Containers []Container
+	Terminal bool
+	// Terminating says that the pod is being deleted: it runs yet.
+	Terminating bool
+	Containers  []Container
+
+	// IPs are the pod's addresses, the primary one first: at most one of each
+	// family. With HostNetwork they are the node's, which others have too.
+	IPs         []netip.Addr
+	HostNetwork bool
+	// Ports are the TCP ports that the containers declare.
+	Ports []Port
+	// Annotations are those that say where the pod tells what it has served:
+	// prometheus.io/…, prometheus.kserve.io/… and gpuledger.io/….
+	Annotations attribution.Labels
 
 	// HAMi is the annotation hami.io/vgpu-devices-allocated, "" where there is
 	// none: which GPUs a HAMi pod really has.
@@ -54,6 +67,16 @@ type Container struct {
 	// Ended says that the container has stopped for good, or (an init
 	// container) has succeeded.
 	Ended bool
+	// Started is when it began to run, Unix seconds; 0 while it does not.
+	Started int64
+}
+
+// Port is a TCP port that a container declares. Declaring it binds nobody:
+// a container may listen on others, and not on this.
+type Port struct {
+	Container int    // index in the pod's Containers
+	Name      string // "" for none
+	Number    uint16
 }
 
 // Gone reports whether the pod has been deleted.
@@ -101,5 +124,7 @@ func (p *Pod) settled(cluster, node string, before *Pod) *Pod {
 func (p *Pod) same(x *Pod) bool {
 	return p.Namespace == x.Namespace && p.Name == x.Name && p.UID == x.UID &&
 		p.ControllerKind == x.ControllerKind && p.Controller == x.Controller && p.Terminal == x.Terminal &&
-		p.HAMi == x.HAMi && attribution.CompareLabels(p.Labels, x.Labels) == 0 && slices.Equal(p.Containers, x.Containers)
+		p.Terminating == x.Terminating && p.HostNetwork == x.HostNetwork && p.HAMi == x.HAMi &&
+		attribution.CompareLabels(p.Labels, x.Labels) == 0 && attribution.CompareLabels(p.Annotations, x.Annotations) == 0 &&
+		slices.Equal(p.Containers, x.Containers) && slices.Equal(p.Ports, x.Ports) && slices.Equal(p.IPs, x.IPs)
 }

@@ -2,6 +2,7 @@ package podwatch
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -19,6 +20,14 @@ const (
 	maxUID        = 64
 	// maxHAMi is a text's bound on the wire. A device takes some 60 bytes.
 	maxHAMi = 4096
+
+	maxIPs = 2 // one of each family
+	// maxPorts bounds the ports of a pod that are kept, and the rest what is
+	// kept of annotations that say where a server tells what it has served.
+	maxPorts        = 64
+	maxPortName     = 15
+	maxServing      = 24
+	maxServingBytes = 1024
 )
 
 // pod is the pod as a directory wants it, and how many of its facts were
@@ -28,7 +37,7 @@ func (o *object) pod(node string) (p *pods.Pod, dropped int) {
 	m := &o.Metadata
 	p = &pods.Pod{
 		Namespace: m.Namespace, Name: m.Name, UID: o.uid(node),
-		Terminal: o.terminal(), HAMi: m.Annotations.HAMi,
+		Terminal: o.terminal(), Terminating: bool(m.Deleted), HostNetwork: o.Spec.HostNetwork, HAMi: m.Annotations.HAMi,
 	}
 	if !name(p.Namespace) || !name(p.Name) || !uid(p.UID) {
 		return nil, 1
@@ -43,7 +52,75 @@ func (o *object) pod(node string) (p *pods.Pod, dropped int) {
 	p.ControllerKind, p.Controller, d = o.controller(node)
 	dropped += d
 	p.Containers, d = o.containers()
+	dropped += d
+	p.Ports, d = o.ports(p.Containers)
+	dropped += d
+	p.IPs, d = o.ips()
+	dropped += d
+	p.Annotations, d = servingAnnotations(m.Annotations.Serving)
 	return p, dropped + d
+}
+
+// ips are the pod's addresses, the primary one first.
+func (o *object) ips() (ips []netip.Addr, dropped int) {
+	all := make([]string, 0, len(o.Status.IPs)+1)
+	if o.Status.IP != "" {
+		all = append(all, o.Status.IP)
+	}
+	for i := range o.Status.IPs {
+		if ip := o.Status.IPs[i].IP; ip != o.Status.IP {
+			all = append(all, ip)
+		}
+	}
+	for _, text := range all {
+		ip, err := netip.ParseAddr(text)
+		if err != nil || ip.Zone() != "" || len(ips) == maxIPs {
+			dropped++
+			continue
+		}
+		ips = append(ips, ip.Unmap())
+	}
+	return ips, dropped
+}
+
+// ports are the pod's TCP ports, in the order of its containers.
+func (o *object) ports(containers []pods.Container) (ps []pods.Port, dropped int) {
+	seen := 0
+	add := func(specs []container) {
+		for i := range specs {
+			// A container that was dropped has no place among those kept.
+			at := seen + slices.IndexFunc(containers[seen:], func(c pods.Container) bool { return c.Name == specs[i].Name })
+			if at < seen {
+				continue
+			}
+			seen = at + 1
+			for _, p := range specs[i].Ports {
+				switch {
+				case p.Protocol != "" && p.Protocol != "TCP":
+				case p.Number < 1 || p.Number > 65535 || !text(p.Name, 0, maxPortName) || len(ps) == maxPorts:
+					dropped++
+				default:
+					ps = append(ps, pods.Port{Container: at, Name: p.Name, Number: uint16(p.Number)})
+				}
+			}
+		}
+	}
+	add(o.Spec.InitContainers)
+	add(o.Spec.Containers)
+	add(o.Spec.EphemeralContainers)
+	return ps, dropped
+}
+
+// servingAnnotations are the first maxServing by key.
+func servingAnnotations(m map[string]string) (as attribution.Labels, dropped int) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if v := m[k]; len(as) == maxServing || !text(k, 1, maxLabelKey) || !text(v, 0, maxServingBytes) {
+			dropped++
+		} else {
+			as = append(as, attribution.Label{Key: k, Value: v})
+		}
+	}
+	return as, dropped
 }
 
 func (o *object) terminal() bool { return o.Status.Phase == "Succeeded" || o.Status.Phase == "Failed" }
@@ -130,6 +207,9 @@ func (o *object) containers() (cs []pods.Container, dropped int) {
 			at := slices.IndexFunc(states, func(s containerStatus) bool { return s.Name == spec.Name })
 			if at >= 0 {
 				c.ID = states[at].id()
+				if r := states[at].State.Running; r != nil {
+					c.Started = int64(r.Started)
+				}
 			}
 			c.Ended = o.ended(at, states, again(spec, s.RestartPolicy, c.Init, ephemeral))
 			cs = append(cs, c)

@@ -243,11 +243,17 @@ func TestConversionIsBounded(t *testing.T) {
 		o.Metadata.UID = anyText.Draw(t, "uid")
 		o.Metadata.Annotations.HAMi = anyText.Draw(t, "hami")
 		o.Metadata.Labels = rapid.MapOfN(anyText, anyText, 0, 200).Draw(t, "labels")
+		o.Metadata.Annotations.Serving = rapid.MapOfN(anyText, anyText, 0, 40).Draw(t, "annotations")
+		for _, ip := range rapid.SliceOfN(anyText, 0, 4).Draw(t, "ips") {
+			o.Status.IPs = append(o.Status.IPs, podIP{ip})
+		}
 		if rapid.Bool().Draw(t, "owned") {
 			o.Metadata.OwnerReferences = list[ownerReference]{{Kind: anyText.Draw(t, "kind"), Name: anyText.Draw(t, "owner"), Controller: true}}
 		}
 		for _, n := range rapid.SliceOfN(anyText, 0, 5).Draw(t, "containers") {
-			o.Spec.Containers = append(o.Spec.Containers, container{Name: n})
+			o.Spec.Containers = append(o.Spec.Containers, container{Name: n, Ports: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) port {
+				return port{anyText.Draw(t, "port"), rapid.Int32Range(-1, 70_000).Draw(t, "number"), rapid.SampledFrom([]string{"", "TCP", "UDP"}).Draw(t, "protocol")}
+			}), 0, 80).Draw(t, "ports")})
 			o.Spec.InitContainers = append(o.Spec.InitContainers, container{Name: n})
 		}
 		p, dropped := o.pod(node)
@@ -268,6 +274,14 @@ func check(t *rapid.T, p *pods.Pod) {
 	if len(p.Labels) > maxLabels || len(p.HAMi) > maxHAMi || (p.Controller == "") != (p.ControllerKind == "") {
 		t.Fatalf("%+v", p)
 	}
+	if len(p.Ports) > maxPorts || len(p.Annotations) > maxServing || len(p.IPs) > maxIPs {
+		t.Fatalf("%d ports, %d annotations, %d addresses", len(p.Ports), len(p.Annotations), len(p.IPs))
+	}
+	for _, x := range p.Ports {
+		if x.Number == 0 || x.Container < 0 || x.Container >= len(p.Containers) || !text(x.Name, 0, maxPortName) {
+			t.Fatalf("port %+v", x)
+		}
+	}
 	for i, l := range p.Labels {
 		if !text(l.Key, 1, maxLabelKey) || !text(l.Value, 0, maxLabelValue) || (i > 0 && p.Labels[i-1].Key >= l.Key) {
 			t.Fatalf("label %q=%q", l.Key, l.Value)
@@ -279,5 +293,43 @@ func check(t *rapid.T, p *pods.Pod) {
 			t.Fatalf("container %q", c.Name)
 		}
 		seen[c.Name] = true
+	}
+}
+
+// What a pod says of where it serves, and by which addresses it is reached.
+func TestServing(t *testing.T) {
+	o := parse(t, `{"metadata":{"namespace":"ns","name":"p","uid":"u","deletionTimestamp":"2026-01-01T00:00:00Z","annotations":{
+			"prometheus.io/port":"8000","prometheus.io/other":"x","gpuledger.io/path":"/m","kubectl.kubernetes.io/last-applied-configuration":"{}"}},
+		"spec":{"hostNetwork":true,"initContainers":[{"name":"side","restartPolicy":"Always","ports":[{"containerPort":9000}]}],
+			"containers":[{"name":""},{"name":"c","ports":[{"name":"http","containerPort":8000,"protocol":"TCP"},{"containerPort":53,"protocol":"UDP"},{"containerPort":70000}]}]},
+		"status":{"podIP":"10.1.2.3","podIPs":[{"ip":"10.1.2.3"},{"ip":"fd00::3"},{"ip":"nonsense"}],
+			"containerStatuses":[{"name":"c","state":{"running":{"startedAt":"2026-01-02T00:00:00Z"}}}]}}`)
+	p, dropped := o.pod(node)
+	if dropped != 3 { // a container, a port, an address
+		t.Errorf("%d facts dropped", dropped)
+	}
+	got := fmt.Sprint(p.Terminating, p.HostNetwork, p.IPs, p.Ports, p.Annotations, p.Containers[1].Started)
+	const want = "true true [10.1.2.3 fd00::3] [{0  9000} {1 http 8000}] [{gpuledger.io/path /m} {prometheus.io/port 8000}] 1767312000"
+	if got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// However much a pod says of where it serves, it is bounded, and still a pod.
+func TestServingIsBounded(t *testing.T) {
+	var annotations, declared []string
+	for i := range 300 {
+		annotations = append(annotations, fmt.Sprintf(`"gpuledger.io/%03d":"x"`, i))
+		declared = append(declared, fmt.Sprintf(`{"containerPort":%d}`, i+1))
+	}
+	annotations = append([]string{`"gpuledger.io/long":"` + strings.Repeat("x", maxServingBytes+1) + `"`}, annotations...)
+	o := parse(t, `{"metadata":{"namespace":"ns","name":"p","uid":"u","annotations":{`+strings.Join(annotations, ",")+`}},
+		"spec":{"containers":[{"name":"c","ports":[`+strings.Join(declared, ",")+`]}]}}`)
+	p, dropped := o.pod(node)
+	if len(p.Annotations) != maxServing || len(p.Ports) != maxPorts || dropped != 1+maxItems-maxPorts {
+		t.Errorf("%d annotations, %d ports, %d dropped", len(p.Annotations), len(p.Ports), dropped)
+	}
+	if got, _ := p.Annotations.Get("gpuledger.io/001"); got != "x" {
+		t.Errorf("%v", p.Annotations)
 	}
 }

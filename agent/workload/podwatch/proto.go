@@ -38,13 +38,14 @@ func (m *metadata) field(n int, v value) error {
 		return v.text(&m.UID)
 	case 6:
 		return v.text(&m.ResourceVersion)
+	case 9:
+		m.Deleted = true
+		return v.message(func(int, value) error { return nil })
 	case 11:
 		return m.label(v)
 	case 12:
 		key, text, err := v.entry()
-		if kept := m.Annotations.named(key); kept != nil {
-			*kept = string(text)
-		}
+		m.Annotations.keep(key, text)
 		return err
 	case 13:
 		return element(&m.OwnerReferences, v, (*ownerReference).field)
@@ -73,10 +74,7 @@ func (o *ownerReference) field(n int, v value) error {
 	case 3:
 		return v.text(&o.Name)
 	case 6:
-		var is uint64
-		err := v.number(&is)
-		o.Controller = is != 0
-		return err
+		return v.is(&o.Controller)
 	}
 	return nil
 }
@@ -87,6 +85,8 @@ func (s *podSpec) field(n int, v value) error {
 		return element(&s.Containers, v, (*container).field)
 	case 3:
 		return v.text(&s.RestartPolicy)
+	case 11:
+		return v.is(&s.HostNetwork)
 	case 20:
 		return element(&s.InitContainers, v, (*container).field)
 	case 34:
@@ -99,10 +99,27 @@ func (c *container) field(n int, v value) error {
 	switch n {
 	case 1:
 		return v.text(&c.Name)
+	case 6:
+		return v.message(c.Ports.room().field)
 	case 24:
 		return v.text(&c.RestartPolicy)
 	case 25:
 		return element(&c.RestartRules, v, func(*struct{}, int, value) error { return nil })
+	}
+	return nil
+}
+
+func (p *port) field(n int, v value) error {
+	switch n {
+	case 1:
+		return v.text(&p.Name)
+	case 3:
+		var number uint64
+		err := v.number(&number)
+		p.Number = int32(number)
+		return err
+	case 4:
+		return v.text(&p.Protocol)
 	}
 	return nil
 }
@@ -120,12 +137,23 @@ func (s *podStatus) field(n int, v value) error {
 	switch n {
 	case 1:
 		return v.text(&s.Phase)
+	case 6:
+		return v.text(&s.IP)
 	case 8:
 		return element(&s.Containers, v, (*containerStatus).field)
 	case 10:
 		return element(&s.Init, v, (*containerStatus).field)
+	case 12:
+		return element(&s.IPs, v, (*podIP).field)
 	case 13:
 		return element(&s.Ephemeral, v, (*containerStatus).field)
+	}
+	return nil
+}
+
+func (i *podIP) field(n int, v value) error {
+	if n == 1 {
+		return v.text(&i.IP)
 	}
 	return nil
 }
@@ -147,8 +175,10 @@ func (s *containerStatus) field(n int, v value) error {
 func (s *containerState) field(n int, v value) error {
 	switch n {
 	case 2:
-		s.Running = &struct{}{}
-		return v.message(func(int, value) error { return nil })
+		if s.Running == nil {
+			s.Running = &running{}
+		}
+		return v.message(s.Running.field)
 	case 3:
 		if s.Terminated == nil {
 			s.Terminated = &terminated{}
@@ -156,6 +186,21 @@ func (s *containerState) field(n int, v value) error {
 		return v.message(s.Terminated.field)
 	}
 	return nil
+}
+
+func (r *running) field(n int, v value) error {
+	if n != 1 {
+		return nil
+	}
+	var seconds uint64
+	err := v.message(func(n int, v value) error {
+		if n == 1 {
+			return v.number(&seconds)
+		}
+		return nil
+	})
+	r.Started = unixSeconds(max(int64(seconds), 0))
+	return err
 }
 
 func (t *terminated) field(n int, v value) error {
@@ -203,6 +248,13 @@ func (v value) number(to *uint64) error {
 	}
 	*to = v.n
 	return nil
+}
+
+func (v value) is(to *bool) error {
+	var is uint64
+	err := v.number(&is)
+	*to = is != 0
+	return err
 }
 
 func (v value) message(field func(int, value) error) error {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,20 +24,32 @@ func fromCore(p *corev1.Pod) *object {
 		Labels: p.Labels, Annotations: annotations{
 			ConfigHash: p.Annotations["kubernetes.io/config.hash"], ConfigMirror: p.Annotations["kubernetes.io/config.mirror"],
 			ConfigSource: p.Annotations["kubernetes.io/config.source"], HAMi: p.Annotations["hami.io/vgpu-devices-allocated"],
-		},
+		}, Deleted: p.DeletionTimestamp != nil,
+	}
+	for name, text := range p.Annotations {
+		if strings.HasPrefix(name, "prometheus.") || strings.HasPrefix(name, "gpuledger.io/") {
+			if o.Metadata.Annotations.Serving == nil {
+				o.Metadata.Annotations.Serving = map[string]string{}
+			}
+			o.Metadata.Annotations.Serving[name] = text
+		}
+	}
+	o.Spec.HostNetwork, o.Status.IP = p.Spec.HostNetwork, p.Status.PodIP
+	for _, ip := range p.Status.PodIPs {
+		o.Status.IPs = append(o.Status.IPs, podIP{ip.IP})
 	}
 	for _, r := range p.OwnerReferences {
 		o.Metadata.OwnerReferences = append(o.Metadata.OwnerReferences, ownerReference{Kind: r.Kind, Name: r.Name, Controller: r.Controller != nil && *r.Controller})
 	}
 	o.Spec.RestartPolicy, o.Status.Phase = string(p.Spec.RestartPolicy), string(p.Status.Phase)
 	for _, c := range p.Spec.InitContainers {
-		o.Spec.InitContainers = append(o.Spec.InitContainers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules)))
+		o.Spec.InitContainers = append(o.Spec.InitContainers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules), c.Ports))
 	}
 	for _, c := range p.Spec.Containers {
-		o.Spec.Containers = append(o.Spec.Containers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules)))
+		o.Spec.Containers = append(o.Spec.Containers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules), c.Ports))
 	}
 	for _, c := range p.Spec.EphemeralContainers {
-		o.Spec.EphemeralContainers = append(o.Spec.EphemeralContainers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules)))
+		o.Spec.EphemeralContainers = append(o.Spec.EphemeralContainers, specOf(c.Name, c.RestartPolicy, len(c.RestartPolicyRules), c.Ports))
 	}
 	o.Status.Init = statusesOf(p.Status.InitContainerStatuses)
 	o.Status.Containers = statusesOf(p.Status.ContainerStatuses)
@@ -44,8 +57,13 @@ func fromCore(p *corev1.Pod) *object {
 	return o
 }
 
-func specOf(name string, policy *corev1.ContainerRestartPolicy, rules int) container {
+func specOf(name string, policy *corev1.ContainerRestartPolicy, rules int, declared []corev1.ContainerPort) container {
 	c := container{Name: name}
+	for _, p := range declared {
+		if len(c.Ports) < maxItems {
+			c.Ports = append(c.Ports, port{p.Name, p.ContainerPort, string(p.Protocol)})
+		}
+	}
 	if policy != nil {
 		c.RestartPolicy = string(*policy)
 	}
@@ -58,7 +76,10 @@ func specOf(name string, policy *corev1.ContainerRestartPolicy, rules int) conta
 func statusesOf(ss []corev1.ContainerStatus) (l list[containerStatus]) {
 	state := func(s corev1.ContainerState) (c containerState) {
 		if s.Running != nil {
-			c.Running = &struct{}{}
+			c.Running = &running{}
+			if at := s.Running.StartedAt; !at.IsZero() {
+				c.Running.Started = unixSeconds(max(at.Unix(), 0))
+			}
 		}
 		if t := s.Terminated; t != nil {
 			c.Terminated = &terminated{ExitCode: t.ExitCode, ContainerID: t.ContainerID}
@@ -75,6 +96,12 @@ func statusesOf(ss []corev1.ContainerStatus) (l list[containerStatus]) {
 func corePods() *rapid.Generator[*corev1.Pod] {
 	word := rapid.StringMatching(`[a-z]{0,8}`)
 	yes := rapid.Ptr(rapid.Bool(), true)
+	declared := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) corev1.ContainerPort {
+		return corev1.ContainerPort{
+			Name: word.Draw(t, "port"), ContainerPort: rapid.Int32().Draw(t, "number"), HostPort: 7,
+			Protocol: corev1.Protocol(rapid.SampledFrom([]string{"", "TCP", "UDP"}).Draw(t, "protocol")),
+		}
+	}), 0, 3)
 	policy := rapid.Ptr(rapid.SampledFrom([]corev1.ContainerRestartPolicy{"Always", "Never", "OnFailure"}), true)
 	state := rapid.Custom(func(t *rapid.T) (s corev1.ContainerState) {
 		switch rapid.IntRange(0, 3).Draw(t, "state") {
@@ -101,15 +128,20 @@ func corePods() *rapid.Generator[*corev1.Pod] {
 			Name: word.Draw(t, "name"), Image: "image", Command: []string{"sh", "-c"}, RestartPolicy: policy.Draw(t, "policy"),
 			RestartPolicyRules: make([]corev1.ContainerRestartRule, rapid.IntRange(0, 2).Draw(t, "rules")),
 			Env:                []corev1.EnvVar{{Name: "A", Value: "b"}},
+			Ports:              declared.Draw(t, "ports"),
 		}
 	}), 0, 3)
 	return rapid.Custom(func(t *rapid.T) *corev1.Pod {
 		p := &corev1.Pod{}
 		p.Name, p.Namespace, p.UID = word.Draw(t, "name"), word.Draw(t, "namespace"), types.UID(word.Draw(t, "uid"))
 		p.ResourceVersion, p.Generation = word.Draw(t, "version"), 7
+		if rapid.Bool().Draw(t, "deleted") {
+			p.DeletionTimestamp = new(metav1.Unix(1_700_000_000, 0))
+		}
 		p.Labels = rapid.MapOfN(word, word, 0, 4).Draw(t, "labels")
 		p.Annotations = rapid.MapOf(rapid.OneOf(word, rapid.SampledFrom([]string{
 			"kubernetes.io/config.hash", "kubernetes.io/config.mirror", "kubernetes.io/config.source", "hami.io/vgpu-devices-allocated",
+			"prometheus.io/port", "prometheus.io/scrape", "prometheus.kserve.io/path", "gpuledger.io/format", "gpuledger.io/",
 		})), word).Draw(t, "annotations")
 		for range rapid.IntRange(0, 2).Draw(t, "owners") {
 			p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{
@@ -119,10 +151,12 @@ func corePods() *rapid.Generator[*corev1.Pod] {
 		p.Spec = corev1.PodSpec{NodeName: node, RestartPolicy: corev1.RestartPolicy(word.Draw(t, "restart")), InitContainers: spec.Draw(t, "init"), Containers: spec.Draw(t, "containers")}
 		for _, c := range spec.Draw(t, "ephemeral") {
 			p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, corev1.EphemeralContainer{
-				EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: c.Name, RestartPolicy: c.RestartPolicy, RestartPolicyRules: c.RestartPolicyRules},
+				EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: c.Name, RestartPolicy: c.RestartPolicy, RestartPolicyRules: c.RestartPolicyRules, Ports: c.Ports},
 			})
 		}
+		p.Spec.HostNetwork = rapid.Bool().Draw(t, "host network")
 		p.Status = corev1.PodStatus{
+			PodIP: word.Draw(t, "ip"), PodIPs: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) corev1.PodIP { return corev1.PodIP{IP: word.Draw(t, "ip")} }), 0, 3).Draw(t, "ips"),
 			Phase: corev1.PodPhase(word.Draw(t, "phase")), Message: "message", InitContainerStatuses: status.Draw(t, "init statuses"),
 			ContainerStatuses: status.Draw(t, "statuses"), EphemeralContainerStatuses: status.Draw(t, "ephemeral statuses"),
 		}
