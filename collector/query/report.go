@@ -49,6 +49,7 @@ type Row struct {
 	Other   bool
 	ByBasis []BasisSum // those that occur, in the bases' order
 	Sum     Sum
+	Lines   []Line // if asked for, by name: they sum to Sum.Cost
 }
 
 func (r *Row) addRow(x *store.Row) {
@@ -81,6 +82,9 @@ func (e *Engine) Report(ctx context.Context, req *Request) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ofSlices(groupBy, filters); err != nil {
+		return nil, err
+	}
 	if req.Limit < 0 {
 		return nil, Invalid("limit %d: want 1 or more, or 0 for no limit", req.Limit)
 	}
@@ -98,7 +102,13 @@ func (e *Engine) Report(ctx context.Context, req *Request) (*Report, error) {
 		if err != nil {
 			return e.Explain(ctx, err, s, req.Step)
 		}
-		return out.fold(ctx, rows, req.Limit)
+		var lines []lineRow
+		if req.Lines {
+			if lines, err = e.lines(ctx, s, q); err != nil {
+				return e.Explain(ctx, err, s, req.Step)
+			}
+		}
+		return out.fold(ctx, rows, lines, req.Limit)
 	})
 	if err != nil {
 		return nil, err
@@ -106,8 +116,23 @@ func (e *Engine) Report(ctx context.Context, req *Request) (*Report, error) {
 	return out, nil
 }
 
-// fold adds up the store's rows, which come per basis and from two sides.
-func (p *Report) fold(ctx context.Context, in []store.Row, limit int) error {
+// ofSlices refuses what no slice has a value of, so that a report would put
+// all cost under a missing one.
+func ofSlices(groupBy []store.Dimension, fs []store.Filter) error {
+	asked := slices.Contains(groupBy, store.Tenant)
+	for _, f := range fs {
+		asked = asked || f.Dimension == store.Tenant
+	}
+	if asked {
+		return Invalid("device time has no %s: customers are told apart by what was served to them, so ask what inferences cost by %s (gpuledger inferences --by %s)",
+			store.Tenant, store.Tenant, store.Tenant)
+	}
+	return nil
+}
+
+// fold adds up the store's rows, which come per basis and from two sides, and
+// what their costs are made of.
+func (p *Report) fold(ctx context.Context, in []store.Row, lines []lineRow, limit int) error {
 	g := newGrouping()
 	index := map[rowKey]int{}
 	for i := range in {
@@ -124,6 +149,15 @@ func (p *Report) fold(ctx context.Context, in []store.Row, limit int) error {
 		}
 		p.Rows[at].addRow(x)
 		p.Total.addRow(x)
+	}
+	for i := range lines {
+		l := &lines[i]
+		at, ok := index[rowKey{l.time, g.id(l.keys)}]
+		if !ok {
+			panic("BUG: query: cost lines of a row that is not there")
+		}
+		p.Rows[at].addLines(l.lines)
+		p.Total.addLines(l.lines)
 	}
 	p.Total.Time = p.From
 	if limit > 0 && len(g.keys) > limit {
@@ -205,6 +239,7 @@ func (r *Row) merge(x *Row) {
 			Cost: b.Cost, Unpriced: b.Unpriced, HasMemory: b.HasMemory, HasEnergy: b.HasEnergy,
 		})
 	}
+	r.addLines(x.Lines)
 }
 
 // grouping numbers distinct key tuples.

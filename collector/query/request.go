@@ -49,14 +49,15 @@ type Request struct {
 	GroupBy  []string           // dimensions, or label:KEY
 	Filters  []string           // KEY=VALUE or KEY!=VALUE
 	Limit    int                // groups at most, the rest in "other"; 0: no limit
+	Lines    bool               // tell what costs are made of
 }
 
 // dimensions are those with a fixed name, in the order in which they are
 // listed to people.
 var dimensions = [...]store.Dimension{
 	store.Cluster, store.Node, store.DeviceID, store.DeviceModel, store.Namespace, store.Controller,
-	store.Pod, store.Container, store.Team, store.Model, store.Class, store.Tier, store.Basis,
-	store.Method, store.Counted,
+	store.Pod, store.Container, store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier,
+	store.Run, store.Tenant, store.Kind, store.Basis, store.Method, store.Revision, store.Counted,
 }
 
 // Dimensions lists the dimensions that have a fixed name.

@@ -9,10 +9,10 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
-// Dimensions lists the fixed dimensions; labels come on top.
+// dimensions lists the fixed dimensions; labels come on top.
 var dimensions = [...]Dimension{
 	Cluster, Node, DeviceID, DeviceModel, Namespace, Controller, Pod, Container,
-	Team, Model, Class, Tier, Basis, Method, Counted,
+	Team, BudgetOwner, Environment, Model, Family, Class, Tier, Run, Tenant, Kind, Basis, Method, Revision, Counted,
 }
 
 // Label is the label key of a label dimension, and whether d is one.
@@ -35,10 +35,19 @@ func (d Dimension) Check() error {
 	return fmt.Errorf("%w: unknown dimension %q: want one of %s, or label:KEY", ErrBadQuery, string(d), strings.Join(names, ", "))
 }
 
+// stored is Check for what a store can answer.
+func (d Dimension) stored() error {
+	if d == Family {
+		return fmt.Errorf("%w: no store has %q, which is what rules make of a model's name: ask package query", ErrBadQuery, string(d))
+	}
+	return d.Check()
+}
+
 // maxSecond keeps arithmetic on seconds far from overflow.
 const maxSecond = math.MaxInt64 / 4
 
-// Check refuses a query that is empty, reversed, or names what does not exist.
+// Check refuses a query that is empty, reversed, or names what does not exist
+// or is not stored ([Family]).
 func (q *Query) Check() error {
 	switch {
 	case q.From >= q.To:
@@ -49,7 +58,7 @@ func (q *Query) Check() error {
 		return fmt.Errorf("%w: a step of %d s: want 0 for the whole range, or seconds", ErrBadQuery, q.Step)
 	}
 	for i, d := range q.GroupBy {
-		if err := d.Check(); err != nil {
+		if err := d.stored(); err != nil {
 			return err
 		}
 		if slices.Contains(q.GroupBy[:i], d) {
@@ -57,7 +66,7 @@ func (q *Query) Check() error {
 		}
 	}
 	for _, f := range q.Filters {
-		if err := f.Dimension.Check(); err != nil {
+		if err := f.Dimension.stored(); err != nil {
 			return err
 		}
 		if len(f.Values) == 0 {

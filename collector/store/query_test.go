@@ -59,6 +59,7 @@ func TestQueryCheckNamesWhatIsWrong(t *testing.T) {
 		"step":                       func(q *Query) { q.Step = -1 },
 		`unknown dimension "colour"`: func(q *Query) { q.GroupBy = []Dimension{"colour"} },
 		`unknown dimension "label:"`: func(q *Query) { q.GroupBy = []Dimension{"label:"} },
+		`no store has "family"`:      func(q *Query) { q.Filters = []Filter{{Dimension: Family, Values: []string{"x"}}} },
 		"twice":                      func(q *Query) { q.GroupBy = []Dimension{Team, Team} },
 		"no values":                  func(q *Query) { q.Filters = []Filter{{Dimension: Team}} },
 	} {

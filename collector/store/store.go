@@ -100,7 +100,9 @@ type Range struct {
 	From, To      attribution.Second
 }
 
-// Dimension is something that sums are grouped or filtered by.
+// Dimension is something that sums are grouped or filtered by. A store's
+// answers depend on facts and on its [Mapping]; names that rules make of names
+// (a model's family, for one) are laid over them by package query.
 type Dimension string
 
 // The dimensions. A pod's label is "label:" + key.
@@ -113,19 +115,20 @@ const (
 	Controller  Dimension = "controller" // kind/name
 	Pod         Dimension = "pod"
 	Container   Dimension = "container"
-	Team        Dimension = "team"         // by rules, as the next six
+	Team        Dimension = "team"         // by rules, as those down to Run
 	BudgetOwner Dimension = "budget-owner" // who pays, where it is not the team
 	Environment Dimension = "environment"  // prod, staging, …
 	Model       Dimension = "model"        // else the one model that the owner served
+	Family      Dimension = "family"       // of models, by rules over their names; package query alone answers it
 	Class       Dimension = "class"        // workload class
 	Tier        Dimension = "tier"         // of customers
 	Run         Dimension = "run"          // training run
 	Tenant      Dimension = "tenant"       // the customer that a tally names; slices have none
-	Kind        Dimension = "kind"         // of the owner: container, gateway, …
+	Kind        Dimension = "kind"         // of the owner: container, gateway, …; "nobody" is one too, so never missing
 	Basis       Dimension = "basis"
 	Method      Dimension = "method"
-	Revision    Dimension = "revision" // of the rate card, 0: unpriced; tallies have none
-	Counted     Dimension = "counted" // "true" where the owner has ever had tallies, else "false"
+	Revision    Dimension = "revision" // of the price, as decimal text, "0": unpriced; tallies have none
+	Counted     Dimension = "counted"  // "true" where the owner has ever had tallies, else "false"
 	LabelPrefix           = "label:"
 )
 
@@ -175,8 +178,8 @@ type Row struct {
 }
 
 // TallyRow is one row of an answer: a sum of tallies. Grouping by a device or
-// slice dimension (device, device-model, basis, method) yields Missing keys,
-// and filters see them so; Cluster and Node are the owner's. Model is what the
+// slice dimension (device, device-model, basis, method, revision) yields
+// Missing keys, and filters see them so, as Tenant does of slices; Cluster and Node are the owner's. Model is what the
 // rules say of the owner, so that its tallies meet its cost, else the tally's
 // own, else the one model that the owner served. Tier is the tally's own where
 // it names one, else what the rules say of the owner.

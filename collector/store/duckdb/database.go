@@ -51,8 +51,8 @@ func openDatabase(ctx context.Context, o Options) (*database, error) {
 	return db, nil
 }
 
-// prepare makes the tables where there are none, and refuses what is not this
-// version's ledger.
+// prepare makes the tables where there are none, brings those of an older
+// version up to this one, and refuses what is no ledger or a newer version's.
 func (db *database) prepare(ctx context.Context, path string) error {
 	for _, p := range []string{path, path + ".wal"} {
 		if err := os.Chmod(p, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -81,9 +81,14 @@ func (db *database) prepare(ctx context.Context, path string) error {
 	if err := db.writer.QueryRowContext(ctx, `SELECT version FROM state`).Scan(&version); err != nil {
 		return cannotOpen(path, err)
 	}
-	if version != schemaVersion {
+	if version < 1 || version > schemaVersion {
 		return fmt.Errorf("store: the ledger %s has version %d and this program knows %d: run the program that wrote it, or a newer one",
 			path, version, schemaVersion)
+	}
+	if version < schemaVersion {
+		if err := db.write(ctx, func() error { return db.migrate(ctx, version) }); err != nil {
+			return fmt.Errorf("%w: bring the ledger %s from version %d to %d: %w", store.ErrUnavailable, path, version, schemaVersion, err)
+		}
 	}
 	for _, t := range probes {
 		if _, err := db.writer.ExecContext(ctx, t); err != nil {
@@ -101,6 +106,19 @@ func (db *database) create(ctx context.Context) error {
 	}
 	_, err := db.writer.ExecContext(ctx, `INSERT INTO state VALUES (?, 0, 0, 0, ?, ?, ?, ?, 0, NULL, NULL)`,
 		schemaVersion, never, never, never, never)
+	return err
+}
+
+// migrate makes a ledger of a version one of this program's.
+func (db *database) migrate(ctx context.Context, version int) error {
+	for _, step := range migrations[version-1:] {
+		for _, s := range step {
+			if _, err := db.writer.ExecContext(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := db.writer.ExecContext(ctx, `UPDATE state SET version = ?`, schemaVersion)
 	return err
 }
 

@@ -176,8 +176,7 @@ func (c *commit) owners(ctx context.Context, n int, at func(int) rollup.Fingerpr
 		}
 		return c.append("", "owner_map", func(row appendRow) error {
 			for i, f := range fresh {
-				m := c.mapping(c.batch.Owners[f])
-				if err := row(first+int32(i), m.Team, m.Model, m.Class, m.Tier); err != nil {
+				if err := row(mapRow(first+int32(i), c.mapping(c.batch.Owners[f]))...); err != nil {
 					return err
 				}
 			}

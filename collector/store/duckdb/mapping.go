@@ -2,6 +2,7 @@ package duckdb
 
 import (
 	"context"
+	"database/sql/driver"
 	"fmt"
 	"sync"
 
@@ -71,6 +72,11 @@ func (s *Store) replaceMapping(ctx context.Context, m store.Mapping, number int6
 	return err
 }
 
+// mapRow is a row of owner_map.
+func mapRow(owner int32, m store.Mapped) []driver.Value {
+	return []driver.Value{owner, m.Team, m.BudgetOwner, m.Environment, m.Model, m.Class, m.Tier, m.Run}
+}
+
 // mappedAtOnce is the number of owners held in memory while they are mapped.
 const mappedAtOnce = 20_000
 
@@ -82,8 +88,7 @@ func (s *Store) mapOwners(ctx context.Context, m store.Mapping) error {
 		}
 		err := appendTo(s.db, "", "owner_map", func(row appendRow) error {
 			for id, o := range owners {
-				x := m(o)
-				if err := row(id, x.Team, x.Model, x.Class, x.Tier); err != nil {
+				if err := row(mapRow(id, m(o))...); err != nil {
 					return err
 				}
 			}

@@ -1,8 +1,22 @@
 package duckdb
 
 // schemaVersion is that of the tables below. A ledger of a newer version is
-// refused; there is no older one.
-const schemaVersion = 1
+// refused, one of an older is brought up to it by migrations.
+const schemaVersion = 2
+
+// migrations make of each version, from 1, the next. They run in the
+// transaction that opens the ledger.
+var migrations = [schemaVersion - 1][]string{
+	// More that rules say of owners. All of it is derived, and made anew by the
+	// next SetMapping.
+	{`CREATE OR REPLACE TABLE owner_map ` + ownerMap, `UPDATE state SET mapping = 0`},
+}
+
+// ownerMap is the columns of owner_map: [store.Mapped] of each owner, empty
+// before rules are set.
+const ownerMap = `(
+		owner INTEGER NOT NULL, team VARCHAR NOT NULL, budget_owner VARCHAR NOT NULL, environment VARCHAR NOT NULL,
+		model VARCHAR NOT NULL, class VARCHAR NOT NULL, tier VARCHAR NOT NULL, run VARCHAR NOT NULL)`
 
 // never is a watermark before all seconds: nothing was dropped.
 const never = -1 << 62
@@ -22,8 +36,7 @@ var schema = [...]string{
 		pod_uid VARCHAR NOT NULL, container VARCHAR NOT NULL, controller_kind VARCHAR NOT NULL,
 		controller VARCHAR NOT NULL, pid UINTEGER NOT NULL, command VARCHAR NOT NULL)`,
 	`CREATE TABLE owner_label (owner INTEGER NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL)`,
-	`CREATE TABLE owner_map (
-		owner INTEGER NOT NULL, team VARCHAR NOT NULL, model VARCHAR NOT NULL, class VARCHAR NOT NULL, tier VARCHAR NOT NULL)`,
+	`CREATE TABLE owner_map ` + ownerMap,
 	`CREATE TABLE served (owner INTEGER NOT NULL, model VARCHAR NOT NULL, several BOOLEAN NOT NULL)`,
 
 	`CREATE TABLE device (

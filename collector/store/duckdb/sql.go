@@ -72,9 +72,15 @@ func (j *joins) ownerKey(d store.Dimension) string {
 	case store.Controller:
 		j.owner = true
 		return `CASE WHEN o.controller <> '' THEN o.controller_kind || '/' || o.controller END`
-	case store.Team, store.Class, store.Tier:
+	case store.Kind:
+		j.owner = true
+		return kindName
+	case store.Team, store.Environment, store.Class, store.Tier, store.Run:
 		j.mapped = true
 		return orNull("m." + string(d))
+	case store.BudgetOwner:
+		j.mapped = true
+		return orNull("m.budget_owner")
 	case store.Model:
 		j.mapped, j.served = true, true
 		return `coalesce(nullif(m.model, ''), nullif(v.model, ''))`
@@ -106,20 +112,35 @@ func (j *joins) sliceKey(d store.Dimension) string {
 	case store.Method:
 		j.method = true
 		return orNull("w.name")
+	case store.Revision:
+		return `s.revision::VARCHAR`
+	case store.Tenant:
+		return none
 	default:
 		return j.ownerKey(d)
 	}
 }
 
-var basisName = func() string {
-	var s strings.Builder
-	s.WriteString("CASE s.basis")
-	for _, b := range attribution.Bases {
-		fmt.Fprintf(&s, " WHEN %d THEN '%s'", b, b)
-	}
-	s.WriteString(" END")
-	return s.String()
-}()
+// none is the key of what no row has.
+const none = `NULL::VARCHAR`
+
+// basisName and kindName are the names of what is stored as a number.
+var (
+	basisName = func() string {
+		var s strings.Builder
+		for _, b := range attribution.Bases {
+			fmt.Fprintf(&s, " WHEN %d THEN '%s'", b, b)
+		}
+		return `CASE s.basis` + s.String() + ` END`
+	}()
+	kindName = func() string {
+		var s strings.Builder
+		for k := attribution.Nobody; k.Valid(); k++ {
+			fmt.Fprintf(&s, " WHEN %d THEN '%s'", k, k)
+		}
+		return `CASE o.kind` + s.String() + ` END`
+	}()
+)
 
 // tallyKey is a dimension of tallies as an expression.
 func (j *joins) tallyKey(d store.Dimension) string {
@@ -127,14 +148,16 @@ func (j *joins) tallyKey(d store.Dimension) string {
 	case store.Cluster, store.Node:
 		j.owner = true
 		return orNull("o." + string(d))
-	case store.DeviceID, store.DeviceModel, store.Basis, store.Method:
-		return `NULL::VARCHAR`
+	case store.DeviceID, store.DeviceModel, store.Basis, store.Method, store.Revision:
+		return none
 	case store.Model:
 		j.mapped, j.served = true, true
 		return `coalesce(nullif(m.model, ''), nullif(s.model, ''), nullif(v.model, ''))`
 	case store.Tier:
 		j.mapped = true
 		return `coalesce(nullif(s.tier, ''), nullif(m.tier, ''))`
+	case store.Tenant:
+		return orNull("s.tenant")
 	case store.Counted:
 		return `'true'`
 	default:

@@ -65,14 +65,22 @@ func (a *ownerAnswers) key(d store.Dimension) store.Key {
 		return fact(o.Pod)
 	case store.Container:
 		return fact(o.Container)
+	case store.Kind:
+		return store.Key{Value: o.Kind.String()}
 	case store.Team:
 		return fact(a.mapped.Team)
+	case store.BudgetOwner:
+		return fact(a.mapped.BudgetOwner)
+	case store.Environment:
+		return fact(a.mapped.Environment)
 	case store.Model:
 		return firstOf(a.mapped.Model, a.served.Model)
 	case store.Class:
 		return fact(a.mapped.Class)
 	case store.Tier:
 		return fact(a.mapped.Tier)
+	case store.Run:
+		return fact(a.mapped.Run)
 	case store.Counted:
 		if a.served.Counted {
 			return store.Key{Value: "true"}
@@ -99,6 +107,8 @@ func (a *ownerAnswers) tallyKey(d store.Dimension, s *attribution.Subject) store
 		return firstOf(a.mapped.Model, s.Model, a.served.Model)
 	case store.Tier:
 		return firstOf(s.Tier, a.mapped.Tier)
+	case store.Tenant:
+		return fact(s.Tenant)
 	case store.Counted:
 		return store.Key{Value: "true"}
 	default:

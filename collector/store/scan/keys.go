@@ -2,6 +2,7 @@ package scan
 
 import (
 	"encoding/binary"
+	"strconv"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -12,13 +13,14 @@ const dropped = int32(-1)
 
 // side is the kind of fact that a dimension is read from. A slice's keys are
 // put together from a device's, an owner's and a method's, each worked out
-// once per roster; its basis stands by itself.
+// once per roster, and its price's; its basis stands by itself.
 type side int
 
 const (
 	ofDevice side = iota
 	ofOwner
 	ofMethod
+	ofPrice
 	ofBasis
 	sides
 )
@@ -29,6 +31,8 @@ func sideOf(d store.Dimension) side {
 		return ofDevice
 	case d == store.Method:
 		return ofMethod
+	case d == store.Revision:
+		return ofPrice
 	case d == store.Basis:
 		return ofBasis
 	}
@@ -45,12 +49,13 @@ type keyer struct {
 	asksModel bool // whether any dimension depends on tallies
 
 	groups  [sides]groups
+	prices  map[uint32]int32 // groups by revision
 	tallies groups
 	bases   [len(attribution.Bases) + 1]bool // kept, by basis
 }
 
 func newKeyer(q *store.Query, env Env) *keyer {
-	k := &keyer{env: env, groupBy: q.GroupBy, all: q.Filters}
+	k := &keyer{env: env, groupBy: q.GroupBy, all: q.Filters, prices: make(map[uint32]int32)}
 	for _, d := range q.GroupBy {
 		k.sides = append(k.sides, sideOf(d))
 		k.asksModel = k.asksModel || d == store.Model || d == store.Counted
@@ -91,12 +96,25 @@ func (k *keyer) group(s side, key func(store.Dimension) store.Key) int32 {
 	return k.groups[s].number(keys)
 }
 
+// price is the group of prices of a revision.
+func (k *keyer) price(revision uint32) int32 {
+	g, ok := k.prices[revision]
+	if !ok {
+		g = k.group(ofPrice, func(store.Dimension) store.Key {
+			return store.Key{Value: strconv.FormatUint(uint64(revision), 10)}
+		})
+		k.prices[revision] = g
+	}
+	return g
+}
+
 // sliceKeys puts a row's keys together.
 func (k *keyer) sliceKeys(at cell) []store.Key {
 	from := [sides][]store.Key{
 		ofDevice: k.groups[ofDevice].keys[at.device],
 		ofOwner:  k.groups[ofOwner].keys[at.owner],
 		ofMethod: k.groups[ofMethod].keys[at.method],
+		ofPrice:  k.groups[ofPrice].keys[at.price],
 		ofBasis:  {{Value: at.basis.String()}},
 	}
 	keys := make([]store.Key, len(k.groupBy))

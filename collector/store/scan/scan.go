@@ -44,11 +44,12 @@ type Scan struct {
 }
 
 // cell is one row of the answer: the groups are those of package-internal
-// numbering, a row's keys being the device's, the owner's and the method's.
+// numbering, a row's keys being the device's, the owner's, the method's and the
+// price's.
 type cell struct {
-	time                  attribution.Second
-	device, owner, method int32
-	basis                 attribution.Basis
+	time                         attribution.Second
+	device, owner, method, price int32
+	basis                        attribution.Basis
 }
 
 type tallyCell struct {
@@ -117,8 +118,10 @@ func (s *Scan) Part(c *attribution.Chunk, from, to attribution.Second) {
 func (s *Scan) window(w *attribution.DeviceWindow) {
 	v := s.view
 	d := &v.roster.Devices[w.Device]
-	at := cell{time: s.q.Bucket(w.Second), device: v.devices[w.Device], method: v.methods[w.Method]}
-	if at.device == dropped || at.method == dropped {
+	at := cell{
+		time: s.q.Bucket(w.Second), device: v.devices[w.Device], method: v.methods[w.Method], price: s.keys.price(w.Price.Revision),
+	}
+	if at.device == dropped || at.method == dropped || at.price == dropped {
 		return
 	}
 	for i := range w.Slices {

@@ -32,7 +32,7 @@ func TestLaw2EveryGroupingSumsToEveryWindow(t *testing.T) {
 		for _, c := range world {
 			want.Add(want, big.NewInt(int64(len(c.Windows))*attribution.WindowNanos))
 		}
-		by := rapid.SampledFrom([]store.Dimension{store.Node, store.Pod, store.Team, store.Model, store.Method, store.Basis, store.Counted, "label:app"}).Draw(t, "by")
+		by := rapid.SampledFrom([]store.Dimension{store.Node, store.Pod, store.Team, store.Model, store.Method, store.Basis, store.Counted, store.Kind, store.Run, store.Tenant, store.Revision, "label:app"}).Draw(t, "by")
 		q := &store.Query{From: 0, To: 2 * storetest.Day, Step: rapid.Int64Range(0, 100_000).Draw(t, "step"), GroupBy: []store.Dimension{by}}
 		s := scan.New(q, scan.Env{})
 		for _, c := range world {
@@ -101,7 +101,7 @@ func TestDimensions(t *testing.T) {
 			if o.Pod == "" {
 				return store.Mapped{}
 			}
-			return store.Mapped{Team: "blue", Class: "batch", Tier: "silver"}
+			return store.Mapped{Team: "blue", BudgetOwner: "lab", Environment: "prod", Class: "batch", Tier: "silver", Run: "r1"}
 		},
 	}
 	known := scan.Served{}
@@ -117,6 +117,12 @@ func TestDimensions(t *testing.T) {
 		store.Team:        {"{blue false} 300 " + none + " 100 " + none + " 600", "{blue false} 11"},
 		store.Model:       {"{llama false} 300 " + none + " 100 " + none + " 600", "{llama false} 11"},
 		store.Tier:        {"{silver false} 300 " + none + " 100 " + none + " 600", "{gold false} 10 {silver false} 1"},
+		store.BudgetOwner: {"{lab false} 300 " + none + " 100 " + none + " 600", "{lab false} 11"},
+		store.Environment: {"{prod false} 300 " + none + " 100 " + none + " 600", "{prod false} 11"},
+		store.Run:         {"{r1 false} 300 " + none + " 100 " + none + " 600", "{r1 false} 11"},
+		store.Tenant:      {none + " 300 " + none + " 100 " + none + " 600", "{x false} 1 " + none + " 10"},
+		store.Kind:        {"{container false} 300 {nobody false} 100 {unknown-process false} 600", "{container false} 11"},
+		store.Revision:    {"{1 false} 300 {1 false} 100 {1 false} 600", none + " 11"},
 		store.Basis:       {"{unallocated false} 100 {unattributed false} 600 {used false} 300", none + " 11"},
 		store.Method:      {"{sm false} 300 {sm false} 100 {sm false} 600", none + " 11"},
 		store.Counted:     {"{false false} 100 {false false} 600 {true false} 300", "{true false} 11"},

@@ -16,7 +16,8 @@ import (
 
 var dimensions = []store.Dimension{
 	store.Cluster, store.Node, store.DeviceID, store.DeviceModel, store.Namespace, store.Controller, store.Pod, store.Container,
-	store.Team, store.Model, store.Class, store.Tier, store.Basis, store.Method, store.Counted, "label:app", "label:x/y", "label:none",
+	store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier, store.Run, store.Tenant, store.Kind,
+	store.Basis, store.Method, store.Revision, store.Counted, "label:app", "label:x/y", "label:none",
 }
 
 // rules are as good as any: they answer from labels and names.
@@ -27,6 +28,7 @@ func rules(salt string) store.Mapping {
 			m.Model = "m" + salt
 		}
 		m.Team, m.Class, m.Tier = team+salt, o.Container, o.Namespace
+		m.BudgetOwner, m.Environment, m.Run = o.Controller+salt, o.Namespace+salt, o.PodUID
 		return m
 	}
 }
@@ -49,7 +51,7 @@ func drawQuery(t *rapid.T) *store.Query {
 	for range rapid.IntRange(0, 2).Draw(t, "filters") {
 		q.Filters = append(q.Filters, store.Filter{
 			Dimension: rapid.SampledFrom(dimensions).Draw(t, "dimension"), Negate: rapid.Bool().Draw(t, "negate"),
-			Values: rapid.SliceOfN(rapid.SampledFrom([]string{"", "*", "a", "b", "a*", "*b", `100%_\`, "1*", "used", "H*", "true", "node-0", "né\x00'x", "n*'*"}), 1, 2).Draw(t, "values"),
+			Values: rapid.SliceOfN(rapid.SampledFrom([]string{"", "*", "a", "b", "a*", "*b", `100%_\`, "1*", "used", "H*", "true", "node-0", "2", "con*", "nobody", "né\x00'x", "n*'*"}), 1, 2).Draw(t, "values"),
 		})
 	}
 	return q
@@ -210,7 +212,9 @@ func law6(t *testing.T, d Driver) {
 
 func law7(t *testing.T, d Driver) {
 	l := open(t, d, d.New(t))
-	q := &store.Query{From: Day, To: Day + 86400, GroupBy: []store.Dimension{store.Team, store.Model, store.Class, store.Tier}}
+	q := &store.Query{From: Day, To: Day + 86400, GroupBy: []store.Dimension{
+		store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier, store.Run,
+	}}
 	odd := &store.Query{From: Day + 3, To: Day + 77, GroupBy: q.GroupBy}
 	for i, salt := range []string{"", "-a", "-b"} {
 		l.commit(Minute(i, Day+attribution.Second(i)*3600)...)
