@@ -16,7 +16,8 @@
 // goroutine commits all ready groups in one batch, and only after that are the
 // chunks acknowledged (law 4). Waiting until the minute is full makes one row
 // of what would be six; it costs nothing but memory, because the agents keep
-// what is not acknowledged.
+// what is not acknowledged. Chunks that the collector makes itself, of what
+// gateways tell, come in by [Server.Accept] and go the same way.
 //
 // # Exactly once
 //

@@ -32,7 +32,7 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	case *pb.FromAgent_Closed:
 		return st.takeClosed(ctx, m.Closed)
 	case *pb.FromAgent_Flush:
-		st.flush()
+		st.s.flush(st.node)
 		return nil
 	case *pb.FromAgent_Hello:
 		return status.Error(codes.InvalidArgument, "hello comes once")
@@ -120,12 +120,18 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	return st.admit(ctx, st.newChunk(c, m, r))
 }
 
-// newChunk keeps the message's body and digest, which nobody else has. A roster
-// is counted with the first of the chunks that share it.
+// newChunk counts a roster with the first of the chunks that share it.
 func (st *stream) newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster) *chunk {
+	first := r != st.counted
+	st.counted = r
+	return newChunk(c, m, r, first)
+}
+
+// newChunk keeps the message's body and digest, which nobody else has.
+// firstOfRoster counts the roster's memory with the chunk's.
+func newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster, firstOfRoster bool) *chunk {
 	bytes := memory(c) + int64(len(m.GetBody()))
-	if r != st.counted {
-		st.counted = r
+	if firstOfRoster {
 		bytes += rosterMemory * int64(len(r.stored.Body))
 	}
 	return &chunk{
@@ -207,7 +213,7 @@ func (st *stream) admit(ctx context.Context, c *chunk) error {
 	s.queue.add(gs, s.o.Clock())
 	select {
 	case <-s.draining: // perhaps after Drain made everything ready
-		st.flush()
+		s.flush(st.node)
 	default:
 	}
 	s.count.accepted.Add(1)
@@ -292,14 +298,13 @@ func (st *stream) resend(key attribution.ChunkKey) error {
 	return errors.Join(err, st.note(receipt{key.Sequence, key.Sequence, asked}))
 }
 
-// flush has everything of the node committed now.
-func (st *stream) flush() {
-	n := st.node
+// flush has everything of a node committed now.
+func (s *Server) flush(n *node) {
 	n.mu.Lock()
 	gs := n.makeReady(func(*group) bool { return true })
 	n.mu.Unlock()
-	st.s.queue.add(gs, st.s.o.Clock())
-	st.s.queue.rush()
+	s.queue.add(gs, s.o.Clock())
+	s.queue.rush()
 }
 
 // tooEarlyOrLate says why a chunk's time can't be taken, "" where it can.

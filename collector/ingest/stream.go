@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -102,7 +103,7 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 	for {
 		m, err := g.Recv()
 		if errors.Is(err, io.EOF) {
-			st.flush()
+			st.s.flush(st.node)
 			return io.EOF
 		}
 		if err != nil {
@@ -198,6 +199,9 @@ func (st *stream) hello(h *pb.Hello) error {
 		if err := checkName(f.value, f.empty, f.most); err != nil {
 			return status.Errorf(codes.InvalidArgument, "hello: %s: %v", f.field, err)
 		}
+	}
+	if strings.HasPrefix(h.Node, OwnPrefix) {
+		return status.Errorf(codes.InvalidArgument, "hello: node: names that begin with %q are the collector's own", OwnPrefix)
 	}
 	if len(h.Boot) != len(st.boot) {
 		return status.Errorf(codes.InvalidArgument, "hello: boot has %d bytes: want %d", len(h.Boot), len(st.boot))
