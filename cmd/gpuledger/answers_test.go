@@ -39,7 +39,7 @@ func (f *fakeLedger) Report(ctx context.Context, req *pb.ReportRequest) (*pb.Rep
 	if f.err != nil {
 		return nil, f.err
 	}
-	return &pb.ReportResponse{
+	res := &pb.ReportResponse{
 		From: 1700006400, To: 1700010000, Currency: "USD", GroupBy: []string{"team", "model"},
 		Rows: []*pb.ReportRow{
 			{
@@ -59,7 +59,13 @@ func (f *fakeLedger) Report(ctx context.Context, req *pb.ReportRequest) (*pb.Rep
 			},
 			Sum: sum("", "3672", "2.5003", "36000000000"),
 		},
-	}, nil
+	}
+	if req.GetLines() {
+		res.Rows[0].Lines = []*pb.CostLine{{Name: "gpu", Cost: "2"}, {Name: "Host", Cost: "0.5"}}
+		res.Rows[2].Lines = []*pb.CostLine{{Name: "gpu", Cost: "0.0003"}}
+		res.Total.Lines = []*pb.CostLine{{Name: "Host", Cost: "0.5"}, {Name: "gpu", Cost: "2.0003"}}
+	}
+	return res, nil
 }
 
 func (f *fakeLedger) UnitCosts(context.Context, *pb.UnitCostsRequest) (*pb.UnitCostsResponse, error) {
@@ -140,6 +146,8 @@ func TestAnswers(t *testing.T) {
 	for name, args := range map[string][]string{
 		"report.txt":      {"report", "--by", "team,model"},
 		"report.csv":      {"report", "-o", "csv"},
+		"lines.txt":       {"report", "--lines"},
+		"lines.csv":       {"report", "--lines", "-o", "csv"},
 		"inferences.txt":  {"inferences"},
 		"inferences.csv":  {"inferences", "-o", "csv"},
 		"devices.txt":     {"devices"},

@@ -64,6 +64,7 @@ func newReport(t *target) *cobra.Command {
 	var q question
 	var step string
 	var limit int32
+	var lines bool
 	c := &cobra.Command{
 		Use:   "report",
 		Short: "Showback: device time and cost by team, model, namespace, …",
@@ -73,10 +74,15 @@ Every second of every device is in exactly one row; the rows sum to the total,
 and the total to the bill. The bases say why somebody answers for time: used
 (measured activity), reserved (held, idle), unallocated (held by nobody),
 unattributed (used by something that maps to no owner), unobserved (the agent
-was not looking; billed to the holders).`,
+was not looking; billed to the holders).
+
+With --lines each row also says what its cost is made of: the GPU's own price,
+and each overhead of the rate card (host, power, storage, network, platform
+fee, …) as a line of its own. Lines sum to the cost, exactly.`,
 		Example: `  gpuledger report --last 7d --by team
   gpuledger report --by model,basis --filter namespace=prod
   gpuledger report --last 24h --step 1h --by team -o csv
+  gpuledger report --last 30d --by team --lines
   gpuledger report --by label:app.kubernetes.io/name`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -90,7 +96,7 @@ was not looking; billed to the holders).`,
 			if err != nil {
 				return err
 			}
-			req := &pb.ReportRequest{From: from, To: to, GroupBy: q.groups(), Filter: q.filter, Limit: limit}
+			req := &pb.ReportRequest{From: from, To: to, GroupBy: q.groups(), Filter: q.filter, Limit: limit, Lines: lines}
 			if step != "" {
 				d, err := parseSpan(step)
 				if err != nil {
@@ -109,6 +115,7 @@ was not looking; billed to the holders).`,
 	}
 	q.flags(c, "team")
 	c.Flags().StringVar(&step, "step", "", "one set of rows for each such span, such as 1m, 1h, 1d (default: the whole range)")
+	c.Flags().BoolVar(&lines, "lines", false, "tell what each cost is made of, by line of the rate card")
 	c.Flags().Int32Var(&limit, "limit", 0, "most rows, by cost; the rest is summed into one (0: all)")
 	return c
 }
@@ -118,6 +125,9 @@ func printReport(w io.Writer, res *pb.ReportResponse, out string) error {
 	case outJSON:
 		return printJSON(w, res)
 	case outCSV:
+		if len(res.GetTotal().GetLines()) > 0 {
+			return linesCSV(w, res)
+		}
 		return reportCSV(w, res)
 	}
 	if len(res.GetRows()) == 0 {
@@ -134,17 +144,23 @@ func printReport(w io.Writer, res *pb.ReportResponse, out string) error {
 		cols = append(cols, strings.ToUpper(g))
 	}
 	cur := res.GetCurrency()
-	tab := newTable(append(cols, ">GPU HOURS", ">USED", ">COST "+cur, ">OF IT IDLE", ">SHARE", "")...)
 	total := res.GetTotal()
+	names := lineNames(total)
+	head := append([]string{}, cols...)
+	head = append(head, ">GPU HOURS", ">USED", ">COST "+cur, ">OF IT IDLE")
+	for _, n := range names {
+		head = append(head, ">"+strings.ToUpper(n))
+	}
+	tab := newTable(append(head, ">SHARE", "")...)
 	for _, row := range res.GetRows() {
-		tab.add(append(reportKeys(res, row), reportFigures(row, total)...)...)
+		tab.add(append(reportKeys(res, row), reportFigures(row, total, names)...)...)
 	}
 	tab.rows = append(tab.rows, nil)
 	keys := make([]string, len(cols))
 	if len(keys) > 0 {
 		keys[0] = "total"
 	}
-	tab.add(append(keys, reportFigures(total, total)...)...)
+	tab.add(append(keys, reportFigures(total, total, names)...)...)
 	if err := tab.write(w); err != nil {
 		return err
 	}
@@ -193,20 +209,22 @@ func otherKeys(n int) []string {
 	return cells
 }
 
-func reportFigures(row, total *pb.ReportRow) []string {
+func reportFigures(row, total *pb.ReportRow, lines []string) []string {
 	s := row.GetSum()
 	note := ""
 	if u, ok := figure(s.GetUnpricedTimeNs()); ok && u.Sign() > 0 {
 		note = "UNPRICED " + hoursText(s.GetUnpricedTimeNs()) + " h"
 	}
-	return []string{
+	cells := []string{
 		hoursText(s.GetDeviceTimeNs()),
 		percentText(basisOf(row, "used").GetDeviceTimeNs(), s.GetDeviceTimeNs()),
 		moneyText(s.GetCost()),
 		moneyText(idleCost(row)),
-		percentText(s.GetCost(), total.GetSum().GetCost()),
-		note,
 	}
+	for _, name := range lines {
+		cells = append(cells, moneyText(lineCost(row, name)))
+	}
+	return append(cells, percentText(s.GetCost(), total.GetSum().GetCost()), note)
 }
 
 // basisOf is a row's part on a basis; its fields are "0" where there is none.

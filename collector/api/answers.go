@@ -18,7 +18,7 @@ import (
 func (s *Server) Report(ctx context.Context, req *pb.ReportRequest) (*pb.ReportResponse, error) {
 	rep, err := s.cfg.Query.Report(ctx, &query.Request{
 		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()), Step: req.GetStep(),
-		GroupBy: req.GetGroupBy(), Filters: req.GetFilter(), Limit: int(req.GetLimit()),
+		GroupBy: req.GetGroupBy(), Filters: req.GetFilter(), Limit: int(req.GetLimit()), Lines: req.GetLines(),
 	})
 	if err != nil {
 		return nil, s.fail(err)
@@ -57,6 +57,9 @@ func encodeRow(r *query.Row) *pb.ReportRow {
 	m.Keys, m.Missing = keys(r.Keys)
 	for i := range r.ByBasis {
 		m.ByBasis = append(m.ByBasis, encodeSum(r.ByBasis[i].Basis.String(), &r.ByBasis[i].Sum))
+	}
+	for i := range r.Lines {
+		m.Lines = append(m.Lines, &pb.CostLine{Name: r.Lines[i].Name, Cost: money.Text(&r.Lines[i].Cost)})
 	}
 	return m
 }

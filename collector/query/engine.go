@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
@@ -36,6 +37,9 @@ type Config struct {
 	// Mapping is what the rules in force say, the same that the store was
 	// given; nil: they say nothing.
 	Mapping func() store.Mapping
+	// Card returns the rate card of a revision that costs were rated by, or an
+	// error that wraps store.ErrNotFound; nil: there are none.
+	Card func(ctx context.Context, revision uint32) (*rating.Card, error)
 	// Retention is the retention in force, for messages; nil: the default one.
 	Retention func() store.Retention
 	// Timeout bounds one question, waiting included. Default 30 s.
@@ -62,6 +66,9 @@ func New(cfg Config) *Engine {
 	}
 	if cfg.Retention == nil {
 		cfg.Retention = func() store.Retention { return store.DefaultRetention }
+	}
+	if cfg.Card == nil {
+		cfg.Card = func(context.Context, uint32) (*rating.Card, error) { return nil, store.ErrNotFound }
 	}
 	if cfg.Mapping == nil {
 		cfg.Mapping = func() store.Mapping { return nil }
