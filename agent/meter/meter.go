@@ -30,7 +30,7 @@ type Options struct {
 	// within the last minute included. Default 8192 each.
 	Owners   int
 	Subjects int
-	// Measures are never forgotten. Default 512, at most 65535.
+	// Measures are never forgotten. Default 1024, at most 65535.
 	Measures int
 	// Intervals is how many activities, and how many uses, are kept apart per
 	// device. Default 8192, 72 bytes each.
@@ -58,7 +58,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Devices, 1024)
 	set(&o.Owners, 8192)
 	set(&o.Subjects, 8192)
-	set(&o.Measures, 512)
+	set(&o.Measures, 1024)
 	set(&o.Intervals, 8192)
 	set(&o.Changes, 4096)
 	set(&o.Tallies, 65536)

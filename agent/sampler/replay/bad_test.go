@@ -87,6 +87,7 @@ func TestBadRecordings(t *testing.T) {
 		{"owner ref twice", `"ref":"b"`, `"ref":"a"`, 4, `ref "a" is empty or declared twice`},
 		{"owner twice", `"type":"host-process","pid":7,"command":"blender"`, `"namespace":"ns","pod":"p","uid":"u","container":"c","labels":{"team":"x"}`, 4, "same owner is declared twice"},
 		{"owner type", `host-process`, `ghost`, 4, `unknown value "ghost"`},
+		{"gateway with a pid", `"type":"host-process"`, `"type":"gateway"`, 4, "malformed gateway owner"},
 		{"owner node", `"ref":"b","node":"n1"`, `"ref":"b","node":"n2"`, 4, `unknown node "n2"`},
 		{"container without pod", `"pod":"p",`, ``, 3, "malformed container owner"},
 		{"process without pid", `"pid":7,`, ``, 4, "malformed process owner"},

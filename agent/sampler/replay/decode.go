@@ -16,13 +16,13 @@ var (
 	holdKeys    = keys{"t", "device", "owner", "replicas"}                                                                                              // 3
 	sampleKeys  = keys{"t", "device", "sm_active_ns", "energy_uj", "gap", "process_sm", "processes"}                                                    // 3
 	processKeys = keys{"pid", "start", "owner", "sm_active_ns", "memory_bytes"}                                                                         // 3
-	tallyKeys   = keys{"t", "owner", "seconds", "model", "tenant", "tier", "success", "failures", "tokens", "latency", "queue"}                         // 3
+	tallyKeys   = keys{"t", "owner", "seconds", "model", "tenant", "tier", "success", "failures", "tokens", "latency", "queue", "first_token", "running", "kv_cache", "observed", "checkpoint"} // 3
 	endKeys     = keys{"records"}                                                                                                                       // 1
 )
 
 var (
 	sensorNames = keys{"energy", "memory"} // bit i is sensor i
-	ownerTypes  = keys{"", "container", "host-process", "unknown-process"}
+	ownerTypes  = keys{"", "container", "host-process", "unknown-process", "gateway"}
 )
 
 const maxInterned = 1 << 16

@@ -112,9 +112,19 @@ func (d *decoder) tally(e *sampler.Event) {
 		case 8:
 			d.counts(d.tokens)
 		case 9:
-			d.counts(d.bucket)
+			d.counts(func() attribution.Measure { return d.bucket(latency) })
 		case 10:
 			d.count(attribution.Queue)
+		case 11:
+			d.counts(func() attribution.Measure { return d.bucket(firstToken) })
+		case 12:
+			d.count(attribution.Running)
+		case 13:
+			d.count(attribution.KVCache)
+		case 14:
+			d.count(attribution.Observed)
+		case 15:
+			d.count(attribution.Checkpoint)
 		}
 	}
 	d.end()
@@ -160,14 +170,15 @@ func (d *decoder) failure() attribution.Measure {
 
 func (d *decoder) tokens() attribution.Measure {
 	i := d.oneOf(tokenKeys)
-	return [...]attribution.Measure{"", attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput}[i+1]
+	return [...]attribution.Measure{"", attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput, attribution.TokensAborted}[i+1]
 }
 
-func (d *decoder) bucket() attribution.Measure {
-	b := append([]byte(attribution.LatencyPrefix), d.bytes()...)
+func (d *decoder) bucket(histogram place) attribution.Measure {
+	prefix := placePrefixes[histogram]
+	b := append([]byte(prefix), d.bytes()...)
 	m := attribution.Measure(d.known(b))
-	if d.bad == nil && bucketOf(m) < 0 {
-		d.fail("a bucket is a number from 0 to "+strconv.Itoa(latencies-1), "unknown latency bucket %q", b[len(attribution.LatencyPrefix):])
+	if d.bad == nil && bucketOf(m, histogram) < 0 {
+		d.fail("a bucket is a number from 0 to "+strconv.Itoa(attribution.Buckets-1), "unknown %s bucket %q", placeKeys[histogram], b[len(prefix):])
 	}
 	return m
 }

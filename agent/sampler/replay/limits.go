@@ -27,6 +27,5 @@ const (
 	maxPower  = 100_000_000_000   // µJ of a device in a second: 100 kW
 	maxCount  = 1_000_000_000     // events of a tally's entry
 	maxTokens = 1_000_000_000_000 // tokens of a tally's entry
-	latencies = 128               // latency buckets: up to 2^(127/4) ms, 42 days
 	maxValue  = maxCount * int64(attribution.One)
 )

@@ -37,10 +37,14 @@ func TestLimitsAreWithinTheMeters(t *testing.T) {
 	for i := range maxReasons {
 		tally(attribution.FailurePrefix + attribution.Measure(fmt.Sprint(i)))
 	}
-	for i := range latencies {
-		tally(attribution.LatencyPrefix + attribution.Measure(fmt.Sprint(i)))
+	for i := range attribution.Buckets {
+		tally(attribution.BucketMeasure(attribution.LatencyPrefix, i))
+		tally(attribution.BucketMeasure(attribution.FirstTokenPrefix, i))
 	}
-	for _, x := range []attribution.Measure{attribution.Success, attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput, attribution.Queue} {
+	for _, x := range []attribution.Measure{
+		attribution.Success, attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput, attribution.TokensAborted,
+		attribution.Queue, attribution.Running, attribution.KVCache, attribution.Observed, attribution.Checkpoint,
+	} {
 		tally(x)
 	}
 	if err := m.Seal(300, func(*meter.Sealed) error { return nil }); err != nil {

@@ -47,13 +47,16 @@ func genScript(t *rapid.T) script {
 	}
 	var devices []*dev
 	var owners []*attribution.Owner
-	for i := range 5 {
+	for i := range 6 {
 		n := s.nodes[i%2]
 		o := &attribution.Owner{Cluster: n.Cluster, Node: n.Name, Labels: labels("labels")}
-		if i < 3 {
+		switch {
+		case i == 5:
+			o.Kind, o.ControllerKind, o.Controller = attribution.Gateway, "Backend", text.Draw(t, "backend")
+		case i < 3:
 			o.Kind, o.Namespace, o.Pod, o.PodUID, o.Container = attribution.Container, text.Draw(t, "ns"), fmt.Sprint("pod", i), "uid", "main"
 			o.ControllerKind, o.Controller = "Job", text.Draw(t, "controller")
-		} else {
+		default:
 			o.Kind, o.PID, o.Command = attribution.OwnerKind(i-1), uint32(i), text.Draw(t, "command")
 		}
 		owners = append(owners, o)
@@ -61,7 +64,7 @@ func genScript(t *rapid.T) script {
 	ownerOn := func(node string, holds bool) *attribution.Owner {
 		for {
 			o := rapid.SampledFrom(owners).Draw(t, "owner")
-			if o.Node == node && (!holds || o.Kind == attribution.Container) {
+			if o.Node == node && o.Kind != attribution.Gateway && (!holds || o.Kind == attribution.Container) {
 				return o
 			}
 		}
@@ -146,7 +149,8 @@ func genValues(t *rapid.T, text *rapid.Generator[string]) []sampler.Value {
 	vs := []sampler.Value{{Measure: attribution.Success, Value: count.Draw(t, "success")}}
 	for _, m := range []attribution.Measure{
 		attribution.FailurePrefix + attribution.Measure(text.Draw(t, "reason")), attribution.TokensInput, attribution.TokensCached,
-		attribution.TokensOutput, "latency/3", "latency/20", attribution.Queue,
+		attribution.TokensOutput, attribution.TokensAborted, "latency/3", "latency/20", attribution.Queue, "first-token/3", "first-token/127",
+		attribution.Running, attribution.KVCache, attribution.Observed, attribution.Checkpoint,
 	} {
 		if rapid.Bool().Draw(t, "there") {
 			limit := maxValue

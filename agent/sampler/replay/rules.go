@@ -84,8 +84,12 @@ func (r *rules) owner(o *attribution.Owner) *fault {
 		if o.PID == 0 || o.Namespace+o.Pod+o.PodUID+o.Container+o.ControllerKind+o.Controller != "" {
 			return faultf("a process owner has a pid and a command, and no pod", "malformed process owner")
 		}
+	case attribution.Gateway:
+		if o.PID != 0 || o.Command+o.Namespace+o.Pod+o.PodUID+o.Container != "" {
+			return faultf("a gateway has a controller, its backend's address, and no pod or process", "malformed gateway owner")
+		}
 	default:
-		return faultf("it is one of container, host-process, unknown-process", "owner of type %q", o.Kind)
+		return faultf("it is one of container, host-process, unknown-process, gateway", "owner of type %q", o.Kind)
 	}
 	if f := checkLabels(o.Labels); f != nil {
 		return f
@@ -315,6 +319,8 @@ func checkProcesses(x *device, s *sampler.Sample) *fault {
 			return faultf("give its pid", "process without a pid")
 		case i > 0 && compareProcesses(&s.Processes[i-1], p) >= 0:
 			return faultf("order processes by pid and start, each once", "process %d is there twice or out of order", p.PID)
+		case p.Owner.Kind == attribution.Gateway:
+			return faultf("a gateway tallies, and uses no device", "process %d belongs to %s", p.PID, name(p.Owner))
 		case p.Owner.Node != x.node:
 			return faultf("a process runs on its device's node", "process %d belongs to %s of node %q", p.PID, name(p.Owner), p.Owner.Node)
 		case p.SMActive < 0 || (p.SMActive != 0 && !s.ProcessSM):
@@ -374,8 +380,12 @@ func (r *rules) tallied(e *sampler.Event) *fault {
 
 // name is an owner as an error shows it.
 func name(o *attribution.Owner) string {
-	if o.Kind == attribution.Container {
+	switch o.Kind {
+	case attribution.Container:
 		return o.Namespace + "/" + o.Pod + "/" + o.Container
+	case attribution.Gateway:
+		return "gateway " + o.Node + " " + o.Controller
+	case attribution.Nobody, attribution.HostProcess, attribution.UnknownProcess:
 	}
 	return o.Kind.String() + " " + decimal(uint64(o.PID), 0) + " " + o.Command
 }

@@ -3,7 +3,6 @@ package replay
 import (
 	"cmp"
 	"math"
-	"strconv"
 	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -20,41 +19,54 @@ const (
 	tokens
 	latency
 	queue
+	firstToken
+	running
+	kvCache
+	observed
+	checkpoint
 )
 
 // tokenKeys are the keys of a tally's tokens, in their order.
-var tokenKeys = keys{"input", "cached", "output"}
+var tokenKeys = keys{"input", "cached", "output", "aborted"}
 
 const tokensPrefix = "tokens/"
 
 // measureOf is a measure's place and the most that a tally may count of it.
 func measureOf(m attribution.Measure) (place, int64) {
-	switch {
-	case m == attribution.Success:
+	switch m {
+	case attribution.Success:
 		return success, maxValue
-	case m == attribution.Queue:
+	case attribution.Queue:
 		return queue, maxValue
-	case m == attribution.TokensInput || m == attribution.TokensCached || m == attribution.TokensOutput:
+	case attribution.Running:
+		return running, maxValue
+	case attribution.KVCache:
+		return kvCache, maxValue
+	case attribution.Observed:
+		return observed, maxValue
+	case attribution.Checkpoint:
+		return checkpoint, maxValue
+	case attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput, attribution.TokensAborted:
 		return tokens, maxTokens
+	}
+	switch {
 	case len(m) > len(attribution.FailurePrefix) && strings.HasPrefix(string(m), string(attribution.FailurePrefix)):
 		return failures, maxValue
-	case bucketOf(m) >= 0:
+	case bucketOf(m, latency) >= 0:
 		return latency, maxValue
+	case bucketOf(m, firstToken) >= 0:
+		return firstToken, maxValue
 	}
 	return nowhere, math.MaxInt64
 }
 
-// bucketOf is the index of a latency measure, −1 for any other.
-func bucketOf(m attribution.Measure) int {
-	digits, ok := strings.CutPrefix(string(m), string(attribution.LatencyPrefix))
-	if !ok {
-		return -1
+// bucketOf is the bucket of a measure of one of the two histograms, −1 for any
+// other.
+func bucketOf(m attribution.Measure, histogram place) int {
+	if i, ok := attribution.BucketOf(m, attribution.Measure(placePrefixes[histogram])); ok {
+		return i
 	}
-	i, err := strconv.Atoi(digits)
-	if err != nil || i < 0 || i >= latencies || strconv.Itoa(i) != digits {
-		return -1
-	}
-	return i
+	return -1
 }
 
 // compareMeasures is the order of a tally's values.
@@ -67,9 +79,9 @@ func compareMeasures(a, b attribution.Measure) int {
 	switch pa {
 	case tokens:
 		return cmp.Compare(tokenIndex(a), tokenIndex(b))
-	case latency:
-		return cmp.Compare(bucketOf(a), bucketOf(b))
-	case nowhere, success, failures, queue:
+	case latency, firstToken:
+		return cmp.Compare(bucketOf(a, pa), bucketOf(b, pa))
+	case nowhere, success, failures, queue, running, kvCache, observed, checkpoint:
 	}
 	return cmp.Compare(a, b)
 }
@@ -86,8 +98,14 @@ func tokenIndex(m attribution.Measure) int {
 // placeKeys are the places' keys in a line, placePrefixes what they leave out
 // of the measures below them.
 var (
-	placeKeys     = [...]string{success: "success", failures: "failures", tokens: "tokens", latency: "latency", queue: "queue"}
-	placePrefixes = [...]string{failures: string(attribution.FailurePrefix), tokens: tokensPrefix, latency: string(attribution.LatencyPrefix)}
+	placeKeys = [...]string{
+		success: "success", failures: "failures", tokens: "tokens", latency: "latency", queue: "queue",
+		firstToken: "first_token", running: "running", kvCache: "kv_cache", observed: "observed", checkpoint: "checkpoint",
+	}
+	placePrefixes = [...]string{
+		failures: string(attribution.FailurePrefix), tokens: tokensPrefix,
+		latency: string(attribution.LatencyPrefix), firstToken: string(attribution.FirstTokenPrefix),
+	}
 )
 
-func isObject(p place) bool { return p == failures || p == tokens || p == latency }
+func isObject(p place) bool { return p == failures || p == tokens || p == latency || p == firstToken }
