@@ -221,6 +221,8 @@ func DecodeRules(m *pb.Rules) *mapping.Rules {
 		out.Rules = append(out.Rules, mapping.Rule{
 			Target: r.GetTarget(), Namespace: r.GetNamespace(), Controller: r.GetController(), Labels: r.GetLabels(),
 			Value: r.GetValue(), FromLabel: r.GetFromLabel(), FromNamespace: r.GetFromNamespace(),
+			FromController: r.GetFromController(), FromName: r.GetFromName(), Extract: r.GetExtract(),
+			Served: r.GetServed(), Tenant: r.GetTenant(),
 		})
 	}
 	return out
@@ -234,6 +236,7 @@ func EncodeRules(rs *mapping.Rules) *pb.Rules {
 		out.Rules = append(out.Rules, &pb.Rule{
 			Target: r.Target, Namespace: r.Namespace, Controller: r.Controller, Labels: r.Labels,
 			Value: r.Value, FromLabel: r.FromLabel, FromNamespace: r.FromNamespace,
+			FromController: r.FromController, FromName: r.FromName, Extract: r.Extract, Served: r.Served, Tenant: r.Tenant,
 		})
 	}
 	return out

@@ -1,26 +1,58 @@
-// Package mapping turns facts on owners into what people call them: team,
-// model, workload class and customer tier, by revisioned rules.
+// Package mapping turns facts into what people call them, by revisioned rules:
+// an owner into its team, budget owner, environment, model, workload class,
+// customer tier and training run; and a name that traffic carries into a name
+// that people use: a served model into its canonical name and family, a
+// customer into a tier.
 //
 // Facts are stored, names are not: rules are asked when a question is, so a
 // corrected rule corrects history (law 7). [Rules.Compile] makes a pure
-// function of an owner, which a store keeps as a derived dimension.
+// function of an owner, which a store keeps as a derived dimension;
+// [Rules.Names] makes pure functions of names, which package query lays over
+// what a store answers.
 //
 // # Rules
 //
-// For each target (team, model, class, tier) the first rule that yields a
-// value counts. A rule applies to an owner if all it names match: namespace,
-// controller (as Kind/name) and labels, each a pattern in which * stands for
-// any text. It yields a fixed value, or the value of a label, or the namespace.
-// A rule that takes a label yields nothing where the label is missing or
-// empty, and the next rule is tried. Nobody and unknown processes have no team
-// by any rule.
+// For each target the first rule that yields a value counts. A rule applies to
+// an owner if all it names match: namespace, controller (as Kind/name) and
+// labels, each a pattern in which * stands for any text. It yields a fixed
+// value, or that of a label, of the namespace, or the controller's name. With
+// extract, a pattern with one *, it yields what the * stands for there. A rule
+// that takes what is missing or empty, or does not match its extract, yields
+// nothing, and the next rule is tried. Nobody and unknown processes have no
+// team by any rule.
 //
 //	rules:
 //	  - {target: team, from_label: team}
 //	  - {target: team, namespace: "search-*", value: search}
 //	  - {target: team, from_namespace: true}
+//	  - {target: environment, from_namespace: true, extract: "*-prod"}
 //	  - {target: model, controller: "Deployment/llama-*", labels: {env: prod}, value: llama-3-70b}
 //	  - {target: tier, namespace: premium, value: gold}
+//
+// # Rules over names
+//
+// A rule with served or tenant, and every rule for a family, judges a name
+// instead of an owner, and yields a fixed value or the name itself:
+//
+//   - target model with served: another name for a model, whether a server
+//     reports it or a rule over owners yields it. What no rule speaks of keeps
+//     its name.
+//   - target family, with served or for any model: judges the model's name as
+//     the rules for model leave it.
+//   - target tier with tenant: the tier of a customer whose tallies name none.
+//
+// For instance:
+//
+//   - {target: model, served: "meta-llama/*", from_name: true, extract: "meta-llama/*"}
+//   - {target: model, served: "llama-3-70b-awq", value: llama-3-70b}
+//   - {target: family, from_name: true, extract: "*-70b"}
+//   - {target: tier, tenant: "acme-*", value: gold}
+//
+// # Runs
+//
+// A run is one job, whatever pods did its work. Job names are told apart by
+// namespace only, so a run that a label or controller names is written
+// namespace/name, unless it is a UID.
 //
 // A set of rules replaces the one before it as a whole. Revision 0 is
 // [Default], which is in force until rules are applied; it takes what labels
@@ -29,8 +61,8 @@ package mapping
 
 import (
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -42,9 +74,9 @@ type Rules struct {
 	Rules    []Rule `yaml:"rules"`
 }
 
-// Rule yields a value of its target for the owners that it matches.
+// Rule yields a value of its target for the owners, or names, that it matches.
 type Rule struct {
-	Target string `yaml:"target"` // team, model, class or tier
+	Target string `yaml:"target"` // one of Targets
 
 	// All that are set must match; * is a wildcard. A label with the pattern
 	// "*" must be there, with any value.
@@ -52,73 +84,69 @@ type Rule struct {
 	Controller string            `yaml:"controller,omitempty"` // Kind/name
 	Labels     map[string]string `yaml:"labels,omitempty"`
 
-	// Exactly one of them is set.
-	Value         string `yaml:"value,omitempty"`
-	FromLabel     string `yaml:"from_label,omitempty"`
-	FromNamespace bool   `yaml:"from_namespace,omitempty"`
+	// Instead of the above: patterns of names, of a served model and of a
+	// customer. The rule judges names then, not owners.
+	Served string `yaml:"served,omitempty"`
+	Tenant string `yaml:"tenant,omitempty"`
+
+	// Exactly one of them is set; FromName in rules over names only, the other
+	// three From in rules over owners only.
+	Value          string `yaml:"value,omitempty"`
+	FromLabel      string `yaml:"from_label,omitempty"`
+	FromNamespace  bool   `yaml:"from_namespace,omitempty"`
+	FromController bool   `yaml:"from_controller,omitempty"` // its name, without the kind
+	FromName       bool   `yaml:"from_name,omitempty"`
+
+	// Extract is a pattern with exactly one *: of what From… yields, what * stands for.
+	Extract string `yaml:"extract,omitempty"`
 }
 
 // The targets.
 const (
-	Team  = string(store.Team)
-	Model = string(store.Model)
-	Class = string(store.Class)
-	Tier  = string(store.Tier)
+	Team        = string(store.Team)
+	BudgetOwner = string(store.BudgetOwner)
+	Environment = string(store.Environment)
+	Model       = string(store.Model)
+	Family      = string(store.Family)
+	Class       = string(store.Class)
+	Tier        = string(store.Tier)
+	Run         = string(store.Run)
 )
 
-var targets = [...]string{Team, Model, Class, Tier}
+var targets = [...]string{Team, BudgetOwner, Environment, Model, Family, Class, Tier, Run}
 
-// The workload classes that Default knows.
-const (
-	Interactive     = "interactive"
-	Training        = "training"
-	Experimentation = "experimentation"
-)
+// Targets lists the targets.
+func Targets() []string { return slices.Clone(targets[:]) }
 
-// Default is what holds until rules are applied. Teams, models and tiers come
-// from labels that say just that. A class comes from the label
-// gpuledger.io/class, else from service.criticality where it leaves no doubt
-// (critical is interactive, low is experimentation; high and medium are not
-// told apart by it), else from kinds of controllers that serve one purpose.
-func Default() *Rules {
-	rs := []Rule{
-		{Target: Team, FromLabel: "team"},
-		{Target: Team, FromLabel: "owner"},
-		{Target: Team, FromLabel: "kueue.x-k8s.io/queue-name"},
-		{Target: Model, FromLabel: "model"},
-		{Target: Model, FromLabel: "serving.kserve.io/inferenceservice"},
-		{Target: Class, FromLabel: "gpuledger.io/class"},
-		{Target: Class, Labels: map[string]string{"service.criticality": "critical"}, Value: Interactive},
-		{Target: Class, Labels: map[string]string{"service.criticality": "low"}, Value: Experimentation},
-	}
-	for _, kind := range []string{"Job", "JobSet", "TrainJob", "PyTorchJob", "TFJob", "MPIJob", "JAXJob", "PaddleJob", "XGBoostJob"} {
-		rs = append(rs, Rule{Target: Class, Controller: kind + "/*", Value: Training})
-	}
-	return &Rules{Rules: append(rs,
-		Rule{Target: Class, Controller: "InferenceService/*", Value: Interactive},
-		Rule{Target: Class, Controller: "LLMInferenceService/*", Value: Interactive},
-		Rule{Target: Class, Controller: "Notebook/*", Value: Experimentation},
-		Rule{Target: Tier, FromLabel: "gpuledger.io/tier"},
-		Rule{Target: Tier, FromLabel: "tier"},
-	)}
-}
+// judgesNames reports whether the rule is about names, not owners.
+func (r *Rule) judgesNames() bool { return r.Served != "" || r.Tenant != "" || r.Target == Family }
 
-// Compile makes the function that the rules are. The rules must be valid. The
-// function is pure and may be called by any number of goroutines.
+// Compile makes the function that the rules over owners are. The rules must be
+// valid. The function is pure and may be called by any number of goroutines.
 func (rs *Rules) Compile() store.Mapping {
-	if err := rs.Validate(); err != nil {
-		panic("BUG: mapping: compiling invalid rules: " + err.Error())
-	}
-	var by [len(targets)][]rule
+	rs.mustBeValid()
+	by := map[string][]rule{}
 	for i := range rs.Rules {
-		t := slices.Index(targets[:], rs.Rules[i].Target)
-		by[t] = append(by[t], compile(&rs.Rules[i]))
+		if r := &rs.Rules[i]; !r.judgesNames() {
+			by[r.Target] = append(by[r.Target], rule{*r, attribution.MakeLabels(r.Labels)})
+		}
 	}
+	team, payer, environment := by[Team], by[BudgetOwner], by[Environment]
+	model, class, tier, run := by[Model], by[Class], by[Tier], by[Run]
 	return func(o *attribution.Owner) store.Mapped {
 		if o.Kind == attribution.Nobody || o.Kind == attribution.UnknownProcess {
 			return store.Mapped{}
 		}
-		return store.Mapped{Team: first(by[0], o), Model: first(by[1], o), Class: first(by[2], o), Tier: first(by[3], o)}
+		return store.Mapped{
+			Team: first(team, o), BudgetOwner: first(payer, o), Environment: first(environment, o),
+			Model: first(model, o), Class: first(class, o), Tier: first(tier, o), Run: first(run, o),
+		}
+	}
+}
+
+func (rs *Rules) mustBeValid() {
+	if err := rs.Validate(); err != nil {
+		panic("BUG: mapping: compiling invalid rules: " + err.Error())
 	}
 }
 
@@ -126,12 +154,6 @@ func (rs *Rules) Compile() store.Mapping {
 type rule struct {
 	Rule
 	labels attribution.Labels
-}
-
-func compile(r *Rule) rule {
-	c := rule{Rule: *r, labels: attribution.MakeLabels(r.Labels)}
-	c.Labels = maps.Clone(r.Labels)
-	return c
 }
 
 func first(rs []rule, o *attribution.Owner) string {
@@ -161,14 +183,60 @@ func (r *rule) matches(o *attribution.Owner) bool {
 }
 
 func (r *rule) yield(o *attribution.Owner) string {
+	var v string
 	switch {
 	case r.FromLabel != "":
-		v, _ := o.Labels.Get(r.FromLabel)
-		return v
+		v, _ = o.Labels.Get(r.FromLabel)
 	case r.FromNamespace:
-		return o.Namespace
+		return r.extract(o.Namespace)
+	case r.FromController:
+		v = o.Controller
+	default:
+		return r.Value
 	}
-	return r.Value
+	v = r.extract(v)
+	if r.Target == Run && v != "" && o.Namespace != "" && !isUID(v) {
+		return o.Namespace + "/" + v
+	}
+	return v
+}
+
+// extract is the part of s that the * of the rule's pattern stands for, "" if
+// the pattern does not match; s itself without a pattern.
+func (r *Rule) extract(s string) string {
+	if r.Extract == "" {
+		return s
+	}
+	head, tail, _ := strings.Cut(r.Extract, "*")
+	s, found := strings.CutPrefix(s, head)
+	if !found {
+		return ""
+	}
+	if s, found = strings.CutSuffix(s, tail); !found {
+		return ""
+	}
+	return s
+}
+
+// isUID reports whether s reads as the UID of a Kubernetes object:
+// 8-4-4-4-12 hexadecimal digits.
+func isUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; i {
+		case 8, 13, 18, 23:
+			if c != '-' {
+				return false
+			}
+		default:
+			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Invalid says which rule is wrong, and how.

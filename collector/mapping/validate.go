@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,52 +25,127 @@ func (rs *Rules) Validate() error {
 	if len(rs.Rules) > MaxRules {
 		return &Invalid{-1, fmt.Sprintf("there are %d: at most %d are allowed", len(rs.Rules), MaxRules)}
 	}
-	always := map[string]int{} // the rule that always yields a value, by target
+	always := map[sort]int{} // the rule that always yields a value
 	for i := range rs.Rules {
 		r := &rs.Rules[i]
 		if reason := r.fault(); reason != "" {
 			return &Invalid{i, reason}
 		}
-		if j, ok := always[r.Target]; ok {
-			return &Invalid{i, fmt.Sprintf("never applies, for rule %d already yields a %s for every owner: put it before that one", j+1, r.Target)}
+		of := sort{r.Target, r.judgesNames()}
+		if j, ok := always[of]; ok {
+			return &Invalid{i, fmt.Sprintf("never applies, for rule %d already yields a %s for every %s: put it before that one", j+1, r.Target, of.judged())}
 		}
-		if r.Value != "" && r.Namespace == "" && r.Controller == "" && len(r.Labels) == 0 {
-			always[r.Target] = i
+		if r.always() {
+			always[of] = i
 		}
 	}
 	return nil
 }
 
+// sort is what rules compete over.
+type sort struct {
+	target string
+	names  bool // judged, not owners
+}
+
+func (s sort) judged() string {
+	switch {
+	case !s.names:
+		return "owner"
+	case s.target == Tier:
+		return "customer"
+	}
+	return "model"
+}
+
+// always reports whether the rule yields a value whatever it judges.
+func (r *Rule) always() bool {
+	if pattern := r.Served + r.Tenant; r.judgesNames() && strings.Trim(pattern, "*") != "" {
+		return false
+	}
+	return r.Namespace == "" && r.Controller == "" && len(r.Labels) == 0 && (r.Value != "" || r.FromName && r.Extract == "")
+}
+
+// fault is what is wrong with the rule and how to cure it, "" if nothing is.
 func (r *Rule) fault() string {
 	if !slices.Contains(targets[:], r.Target) {
 		return fmt.Sprintf("target %q: want one of %s", clip(r.Target), strings.Join(targets[:], ", "))
 	}
+	for _, f := range []func(*Rule) string{(*Rule).faultyNames, (*Rule).faultyYield, (*Rule).faultyMatch} {
+		if reason := f(r); reason != "" {
+			return reason
+		}
+	}
+	for _, s := range []string{r.Namespace, r.Controller, r.Served, r.Tenant, r.Value, r.FromLabel, r.Extract} {
+		if reason := faultyText(s); reason != "" {
+			return reason
+		}
+	}
+	return ""
+}
+
+// faultyNames is what is wrong between rules over names and over owners.
+func (r *Rule) faultyNames() string {
+	switch {
+	case r.Served != "" && r.Target != Model && r.Target != Family:
+		return fmt.Sprintf("served judges names of models, which make a model or a family, not a %s: select owners by namespace, controller or labels", r.Target)
+	case r.Tenant != "" && r.Target != Tier:
+		return fmt.Sprintf("tenant judges names of customers, which make a tier, not a %s: select owners by namespace, controller or labels", r.Target)
+	case !r.judgesNames():
+		return ""
+	case r.Namespace != "" || r.Controller != "" || len(r.Labels) > 0 || r.FromLabel != "" || r.FromNamespace || r.FromController:
+		by, cure := "the name of a model", "take out namespace, controller, labels and from_…, or make it a rule for model"
+		switch {
+		case r.Tenant != "":
+			by, cure = "the name of a customer", "take them out, or take out tenant"
+		case r.Target == Model:
+			cure = "take them out, or take out served"
+		}
+		return "judges " + by + ", which has no namespace, controller or labels: " + cure + "; a name yields value or from_name"
+	}
+	return ""
+}
+
+// faultyYield is what is wrong with what the rule yields.
+func (r *Rule) faultyYield() string {
+	ways := "value, from_label, from_namespace, from_controller"
+	if r.judgesNames() {
+		ways = "value, from_name"
+	}
 	yields := 0
-	for _, set := range []bool{r.Value != "", r.FromLabel != "", r.FromNamespace} {
+	for _, set := range []bool{r.Value != "", r.FromLabel != "", r.FromNamespace, r.FromController, r.FromName} {
 		if set {
 			yields++
 		}
 	}
 	switch {
 	case yields == 0:
-		return "yields nothing: set one of value, from_label, from_namespace"
+		return "yields nothing: set one of " + ways
 	case yields > 1:
-		return "yields several values: set only one of value, from_label, from_namespace"
+		return "yields several values: set only one of " + ways
+	case r.FromName && !r.judgesNames():
+		return "from_name yields the name that a rule judges, and this one judges owners: set one of " + ways + ", or select names by served or tenant"
+	case r.Extract != "" && r.Value != "":
+		return "extract takes a part of what from_… yields, but value is fixed: take out one of them"
+	case r.Extract != "" && strings.Count(r.Extract, "*") != 1:
+		return fmt.Sprintf("extract %q has %d *: write one, for the part to take, such as \"team-*\"", clip(r.Extract), strings.Count(r.Extract, "*"))
+	}
+	return ""
+}
+
+// faultyMatch is what is wrong with how the rule selects owners.
+func (r *Rule) faultyMatch() string {
+	switch {
 	case r.Controller != "" && !strings.Contains(r.Controller, "/") && !strings.HasPrefix(r.Controller, "*"):
 		return fmt.Sprintf("controller %q has no kind: write Kind/name, such as Deployment/%s", clip(r.Controller), clip(r.Controller))
 	case len(r.Labels) > MaxLabels:
 		return fmt.Sprintf("matches %d labels: at most %d are allowed", len(r.Labels), MaxLabels)
 	}
-	for _, s := range []string{r.Namespace, r.Controller, r.Value, r.FromLabel} {
-		if reason := faultyText(s); reason != "" {
-			return reason
-		}
-	}
-	for k, v := range r.Labels {
+	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
 		if k == "" {
 			return "a label has no key"
 		}
-		if reason := faultyText(k) + faultyText(v); reason != "" {
+		if reason := faultyText(k) + faultyText(r.Labels[k]); reason != "" {
 			return reason
 		}
 	}
