@@ -9,15 +9,15 @@ import (
 
 // The keys of the lines, the needed ones first; the number is how many.
 var (
-	nodeKeys    = keys{"node", "cluster"}                                                                                                               // 1
-	ownerKeys   = keys{"ref", "node", "type", "namespace", "pod", "uid", "container", "controller_kind", "controller", "pid", "command", "labels"}      // 2
-	deviceKeys  = keys{"t", "device", "node", "model", "capacity_type", "memory_bytes", "labels", "parent", "profile", "share", "remainder", "sensors"} // 4
-	endedKeys   = keys{"t", "device"}                                                                                                                   // 2
-	holdKeys    = keys{"t", "device", "owner", "replicas"}                                                                                              // 3
-	sampleKeys  = keys{"t", "device", "sm_active_ns", "energy_uj", "gap", "process_sm", "processes"}                                                    // 3
-	processKeys = keys{"pid", "start", "owner", "sm_active_ns", "memory_bytes"}                                                                         // 3
+	nodeKeys    = keys{"node", "cluster"}                                                                                                                                                       // 1
+	ownerKeys   = keys{"ref", "node", "type", "namespace", "pod", "uid", "container", "controller_kind", "controller", "pid", "command", "labels"}                                              // 2
+	deviceKeys  = keys{"t", "device", "node", "model", "capacity_type", "memory_bytes", "labels", "parent", "profile", "share", "remainder", "sensors"}                                         // 4
+	endedKeys   = keys{"t", "device"}                                                                                                                                                           // 2
+	holdKeys    = keys{"t", "device", "owner", "replicas"}                                                                                                                                      // 3
+	sampleKeys  = keys{"t", "device", "sm_active_ns", "energy_uj", "gap", "process_sm", "processes"}                                                                                            // 3
+	processKeys = keys{"pid", "start", "owner", "sm_active_ns", "memory_bytes"}                                                                                                                 // 3
 	tallyKeys   = keys{"t", "owner", "seconds", "model", "tenant", "tier", "success", "failures", "tokens", "latency", "queue", "first_token", "running", "kv_cache", "observed", "checkpoint"} // 3
-	endKeys     = keys{"records"}                                                                                                                       // 1
+	endKeys     = keys{"records"}                                                                                                                                                               // 1
 )
 
 var (

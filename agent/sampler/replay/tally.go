@@ -3,6 +3,7 @@ package replay
 import (
 	"cmp"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -33,20 +34,12 @@ const tokensPrefix = "tokens/"
 
 // measureOf is a measure's place and the most that a tally may count of it.
 func measureOf(m attribution.Measure) (place, int64) {
-	switch m {
-	case attribution.Success:
-		return success, maxValue
-	case attribution.Queue:
-		return queue, maxValue
-	case attribution.Running:
-		return running, maxValue
-	case attribution.KVCache:
-		return kvCache, maxValue
-	case attribution.Observed:
-		return observed, maxValue
-	case attribution.Checkpoint:
-		return checkpoint, maxValue
-	case attribution.TokensInput, attribution.TokensCached, attribution.TokensOutput, attribution.TokensAborted:
+	for p, x := range placeMeasures {
+		if x != "" && x == m {
+			return place(p), maxValue
+		}
+	}
+	if tokenIndex(m) >= 0 {
 		return tokens, maxTokens
 	}
 	switch {
@@ -86,21 +79,25 @@ func compareMeasures(a, b attribution.Measure) int {
 	return cmp.Compare(a, b)
 }
 
+// tokenIndex is the place of a measure of tokens among them, −1 for any other.
 func tokenIndex(m attribution.Measure) int {
-	for i, k := range tokenKeys {
-		if string(m[len(tokensPrefix):]) == k {
-			return i
-		}
+	key, ok := strings.CutPrefix(string(m), tokensPrefix)
+	if !ok {
+		return -1
 	}
-	return -1
+	return slices.Index(tokenKeys, key)
 }
 
-// placeKeys are the places' keys in a line, placePrefixes what they leave out
-// of the measures below them.
+// placeKeys are the places' keys in a line, placeMeasures the measures of those
+// that hold one, placePrefixes what the others leave out of those below them.
 var (
 	placeKeys = [...]string{
 		success: "success", failures: "failures", tokens: "tokens", latency: "latency", queue: "queue",
 		firstToken: "first_token", running: "running", kvCache: "kv_cache", observed: "observed", checkpoint: "checkpoint",
+	}
+	placeMeasures = [...]attribution.Measure{
+		success: attribution.Success, queue: attribution.Queue, running: attribution.Running,
+		kvCache: attribution.KVCache, observed: attribution.Observed, checkpoint: attribution.Checkpoint,
 	}
 	placePrefixes = [...]string{
 		failures: string(attribution.FailurePrefix), tokens: tokensPrefix,
