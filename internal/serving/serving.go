@@ -60,6 +60,9 @@ type Reading struct {
 	// Partial says that the page was not read whole: a series that is missing
 	// may have been there.
 	Partial bool
+	// Rules tells the rules that it was read by from others: by other ones,
+	// a series that is new to the tracker need not be new.
+	Rules uint64
 	// Dropped is how many series were wanted and held no value that can be
 	// counted: negative, or beyond 64 bits.
 	Dropped int
