@@ -41,6 +41,12 @@ func FactsOf(r *attribution.Roster) *Facts {
 // Roster is the roster that these are the facts of.
 func (f *Facts) Roster() *attribution.Roster { return f.roster }
 
+// Device is the fingerprint of a device by its index in the roster.
+func (f *Facts) Device(i uint32) Fingerprint { return f.devices[i] }
+
+// Owner is the fingerprint of an owner by its index in the roster.
+func (f *Facts) Owner(i uint32) Fingerprint { return f.owners[i] }
+
 // Fold sums chunks into rows per minute. The order in which chunks are added,
 // and how they are spread over folds that are then merged, make no difference
 // to the sums. A Fold is used by one goroutine at a time.
@@ -153,7 +159,9 @@ func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
 		}
 	}
 	for i := range fold.series {
-		fold.addRow(fold.series[i].row, fold.series[i].key, &fold.series[i].Sums)
+		if s := &fold.series[i]; s.Sums != (Sums{}) {
+			fold.addRow(s.row, s.key, &s.Sums)
+		}
 	}
 	for i := range fold.counters {
 		fold.addTally(fold.counters[i].row, fold.counters[i].key, fold.counters[i].value)

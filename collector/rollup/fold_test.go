@@ -62,6 +62,7 @@ func dumb(cs []*attribution.Chunk) state {
 				s.rows[k] = rollup.Sums{Time: h.Time + x.Time, SMActive: h.SMActive + x.SMActive, Memory: h.Memory + x.Memory, Energy: h.Energy + x.Energy, Cost: h.Cost + int64(x.Cost)}
 			}
 		}
+		maps.DeleteFunc(s.rows, func(_ key, x rollup.Sums) bool { return x == rollup.Sums{} }) // nothing is no row
 		for _, t := range c.Tallies {
 			x := c.Roster.Subjects[t.Subject]
 			s.tallies[tallyKey{rollup.Minute.Start(t.Second), rollup.TallySeries{

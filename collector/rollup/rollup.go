@@ -43,7 +43,8 @@ type Sums struct {
 	Time, SMActive, Memory, Energy, Cost int64
 }
 
-// Row is the sums of one series in one bucket of time.
+// Row is the sums of one series in one bucket of time. Where all of them are 0
+// there is no row: who had nothing of a device owned nothing of it.
 type Row struct {
 	Bucket attribution.Second
 	Series Series

@@ -11,6 +11,8 @@
 //     whose seconds are there is a duplicate, however late it comes;
 //   - documents by revision: rate cards and mapping rules.
 //
+// [Store.Rerate] prices a stretch of the past anew: package rerating.
+//
 // [Store.Commit] writes chunks, their minute rows and their seconds in one
 // transaction, so that after a crash all of a chunk is there or none. Minute
 // rows are deltas: several rows of one key add up. A roll turns finished
@@ -26,6 +28,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 )
 
@@ -88,8 +91,27 @@ type Batch struct {
 	Rosters []Roster
 	Owners  map[rollup.Fingerprint]*attribution.Owner
 	Devices map[rollup.Fingerprint]*attribution.Device
-	Rows    []rollup.Row      // per minute, sums over exactly the batch's chunks
+	// Per minute, sums over exactly the batch's chunks as the journal of
+	// reratings rates them.
+	Rows    []rollup.Row
 	Tallies []rollup.TallyRow // per minute, likewise
+	// What each rerating in force made of the chunks before that, per minute:
+	// it is kept to be undone with it, and changes no row.
+	Transfers []rerating.Transfer
+}
+
+// Rerating is the next entry of the journal of reratings with what it does to
+// rows. The store does not change it, and does not keep it.
+type Rerating struct {
+	Entry rerating.Entry
+	// Transfers are of the entry, each at the finest resolution that is kept
+	// of its bucket, each (bucket, series, to) once. What they take must be
+	// there. An entry that undoes has none: it makes those of the undone entry
+	// backwards.
+	Transfers []rerating.Transfer
+	// The facts behind the fingerprints in them.
+	Owners  map[rollup.Fingerprint]*attribution.Owner
+	Devices map[rollup.Fingerprint]*attribution.Device
 }
 
 // Range is a run of consecutive seconds of one node, [From, To), stored from
@@ -294,10 +316,26 @@ type Reader interface {
 	// Rolled is the first second not yet folded into a resolution: rows of
 	// Hour and Day are complete before it, and none are at or after it.
 	Rolled(r rollup.Resolution) attribution.Second
+	// Kept is the first second from which on everything of a resolution is
+	// there, [Seconds] being the chunks; long before 1970 where nothing was
+	// dropped. It is a whole bucket of the next coarser resolution, of seconds
+	// and days of their own.
+	Kept(r rollup.Resolution) attribution.Second
+
+	// Journal is the journal of reratings that this state holds. Chunks of this
+	// state, and open ones laid over it, cost what it says.
+	Journal(ctx context.Context) (*rerating.Journal, error)
+	// Transfers calls f with what reratings in force have moved in [from, to),
+	// summed per bucket of a resolution, as far as it is kept as finely as
+	// that, in order of (bucket, entry).
+	Transfers(ctx context.Context, r rollup.Resolution, from, to attribution.Second, f func(*TransferRow) error) error
 }
 
-// Store keeps the ledger. Commit, Roll, Retain, SetMapping and PutDocument are
-// called by one goroutine at a time; the rest may be called by any number, at
+// Seconds is the resolution of chunks, which are no rows.
+const Seconds rollup.Resolution = 1
+
+// Store keeps the ledger. Commit, Rerate, Roll, Retain, SetMapping and
+// PutDocument are called by one goroutine at a time; the rest may be called by any number, at
 // any time beside them, and sees only committed states.
 type Store interface {
 	// Commit stores a batch durably, or nothing of it. Its number must follow
@@ -305,6 +343,13 @@ type Store interface {
 	// already makes the whole commit fail with an error that wraps
 	// ErrDuplicate: the caller de-duplicates first, by Ranges.
 	Commit(ctx context.Context, b *Batch) error
+
+	// Rerate appends an entry to the journal and moves its transfers at every
+	// resolution that holds their time, durably, or does nothing of it. It
+	// keeps the transfers, with those of later commits, and coarser as rows are
+	// dropped, until the entry is undone. What does not fit (the entry is not
+	// the next, a transfer takes what is not there) is ErrBadBatch.
+	Rerate(ctx context.Context, r *Rerating) error
 
 	// View calls f with a consistent state, which ends when f returns.
 	View(ctx context.Context, f func(Reader) error) error
@@ -336,6 +381,20 @@ type FactRow struct {
 	Method   string
 	Revision uint32
 	Sums     rollup.Sums
+}
+
+// TransferRow is what an entry of the journal of reratings moved of a series in
+// a bucket, with its facts.
+type TransferRow struct {
+	Entry        uint32
+	Bucket       attribution.Second
+	Device       *attribution.Device
+	Owner        *attribution.Owner
+	Basis        attribution.Basis
+	Method       string
+	Revision, To uint32      // under which it was, and is
+	Sums         rollup.Sums // as it was
+	CostAfter    int64       // as it is
 }
 
 // TallyFactRow is a stored tally row with its facts.

@@ -130,6 +130,9 @@ func (f *fold) series(owner, revision uint32, method uint16, basis attribution.B
 func (f *fold) flush(minute attribution.Second, device uint32, ids *rosterIDs, m *minuteSum) {
 	for i := range f.device {
 		x := &f.device[i]
+		if x.Sums == (rollup.Sums{}) {
+			continue // nothing is no row, see rollup.Row
+		}
 		k := rowKey{minute, device, ids.owners[x.owner], ids.methods[x.method], x.revision, x.basis}
 		addSums(f.rows, k, &x.Sums)
 	}

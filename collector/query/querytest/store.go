@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
@@ -39,6 +40,7 @@ type Store struct {
 	// Before, if set, is called as each view begins.
 	Before    func()
 	documents map[store.DocumentKind][]store.Document
+	journal   *rerating.Journal
 }
 
 // Encoded is a stored chunk with its roster.
@@ -113,12 +115,16 @@ func (s *Store) fold(res rollup.Resolution) {
 	}
 	rows, tallies := map[key]*store.FactRow{}, map[key]*store.TallyFactRow{}
 	for _, c := range s.Decoded {
+		c = s.journal.Rate(c)
 		for i := range c.Windows {
 			w := &c.Windows[i]
 			d := &c.Roster.Devices[w.Device]
 			for j := range w.Slices {
 				sl := &w.Slices[j]
 				o := &c.Roster.Owners[sl.Owner]
+				if sl.Time == 0 && sl.SMActive == 0 && sl.Memory == 0 && sl.Energy == 0 {
+					continue // nothing is no row, see rollup.Row
+				}
 				k := key{bucket: res.Start(w.Second), series: rollup.Series{
 					Device: d.Fingerprint(), Owner: o.Fingerprint(), Basis: sl.Basis, Method: c.Roster.Methods[w.Method], Revision: w.Price.Revision,
 				}}
@@ -189,7 +195,7 @@ func (s *Store) scan(ctx context.Context, q *store.Query) (*scan.Scan, error) {
 	}
 	sc := scan.New(q, scan.Env{Map: s.Map, Served: served.Of})
 	for _, c := range s.Decoded {
-		sc.Chunk(c)
+		sc.Chunk(s.journal.Rate(c))
 	}
 	return sc, nil
 }
@@ -307,6 +313,14 @@ func (s *Store) TallyRows(_ context.Context, r rollup.Resolution, from, to attri
 		}
 	}
 	return nil
+}
+
+// Kept is KeptFrom, for seconds; everything else is.
+func (s *Store) Kept(r rollup.Resolution) attribution.Second {
+	if r == store.Seconds {
+		return s.KeptFrom
+	}
+	return -1 << 62
 }
 
 // Rolled is the end of what is there.

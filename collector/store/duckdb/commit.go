@@ -121,7 +121,7 @@ func checkText(what string, ss ...string) error {
 }
 
 func (c *commit) write(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{c.writeRows, c.writeTallies, c.writeChunks, c.writeState} {
+	for _, step := range []func(context.Context) error{c.writeRows, c.writeTallies, c.writeMoved, c.writeChunks, c.writeState} {
 		if err := step(ctx); err != nil {
 			return err
 		}

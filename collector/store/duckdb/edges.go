@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
@@ -18,6 +20,13 @@ const scanned = 256
 func (r *reader) scan(ctx context.Context, q *store.Query, pieces []piece) (*scan.Scan, error) {
 	known := make(scan.Served)
 	s := scan.New(q, scan.Env{Map: r.mapping, Served: known.Of})
+	var journal *rerating.Journal
+	if slices.ContainsFunc(pieces, func(p piece) bool { return p.resolution == second }) {
+		var err error
+		if journal, err = r.Journal(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for _, p := range pieces {
 		if p.resolution != second {
 			continue
@@ -41,7 +50,7 @@ func (r *reader) scan(ctx context.Context, q *store.Query, pieces []piece) (*sca
 			if err != nil {
 				return fmt.Errorf("%w: node %q chunk %d: %w", store.ErrCorrupt, ch.Key.Node, ch.Key.Sequence, err)
 			}
-			if chunks = append(chunks, c); len(chunks) < scanned {
+			if chunks = append(chunks, journal.Rate(c)); len(chunks) < scanned {
 				return nil
 			}
 			return flush()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -19,6 +20,10 @@ type reader struct {
 	state   state
 	mapping store.Mapping
 	decode  func(*store.Chunk, *store.Roster) (*attribution.Chunk, error)
+
+	journals *journals
+	journal  *rerating.Journal
+	asked    bool // for the journal
 }
 
 var _ store.Reader = (*reader)(nil)

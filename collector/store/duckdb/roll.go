@@ -198,6 +198,9 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 		if err := s.dropChunks(ctx, st.secondKept); err != nil {
 			return err
 		}
+		if err := s.coarsenTransfers(ctx, &st); err != nil {
+			return err
+		}
 		for _, t := range []struct {
 			table string
 			kept  attribution.Second

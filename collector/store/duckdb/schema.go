@@ -2,7 +2,7 @@ package duckdb
 
 // schemaVersion is that of the tables below. A ledger of a newer version is
 // refused, one of an older is brought up to it by migrations.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations make of each version, from 1, the next. They run in the
 // transaction that opens the ledger.
@@ -10,6 +10,8 @@ var migrations = [schemaVersion - 1][]string{
 	// More that rules say of owners. All of it is derived, and made anew by the
 	// next SetMapping.
 	{`CREATE OR REPLACE TABLE owner_map ` + ownerMap, `UPDATE state SET mapping = 0`},
+	// What reratings moved.
+	{transferTable},
 }
 
 // ownerMap is the columns of owner_map: [store.Mapped] of each owner, empty
@@ -71,6 +73,8 @@ var schema = [...]string{
 		body BLOB NOT NULL USING COMPRESSION uncompressed, digest BLOB NOT NULL USING COMPRESSION uncompressed)`,
 	// Seconds whose chunks may be gone. What is stored is this and the chunks.
 	`CREATE TABLE covered (life INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL)`,
+
+	transferTable,
 
 	`CREATE TABLE document (kind VARCHAR NOT NULL, revision INTEGER NOT NULL, applied BIGINT NOT NULL, body BLOB NOT NULL)`,
 }

@@ -32,7 +32,8 @@ type Store struct {
 	open sync.RWMutex
 	db   *database // nil: to be opened again
 
-	mapped mappings
+	mapped   mappings
+	journals journals
 }
 
 var _ store.Store = (*Store)(nil)
@@ -255,5 +256,5 @@ func (s *Store) View(ctx context.Context, f func(store.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	return f(&reader{conn: conn, state: st, mapping: m, decode: s.options.Decode})
+	return f(&reader{conn: conn, state: st, mapping: m, decode: s.options.Decode, journals: &s.journals})
 }

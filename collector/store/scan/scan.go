@@ -130,6 +130,9 @@ func (s *Scan) window(w *attribution.DeviceWindow) {
 		if at.owner == dropped || !s.keys.keepsBasis(sl.Basis) {
 			continue
 		}
+		if sl.Time == 0 && sl.SMActive == 0 && sl.Memory == 0 && sl.Energy == 0 {
+			continue // nothing is no row, see rollup.Row
+		}
 		sum := s.slices[at]
 		if sum == nil {
 			sum = new(sums)

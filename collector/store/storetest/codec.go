@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/gob"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -93,6 +94,7 @@ type tallyKey struct {
 
 func fold(r rollup.Resolution, chunks []*attribution.Chunk) map[rowKey]rollup.Sums {
 	out := make(map[rowKey]rollup.Sums)
+	defer func() { maps.DeleteFunc(out, func(_ rowKey, s rollup.Sums) bool { return s == (rollup.Sums{}) }) }()
 	for _, c := range chunks {
 		for _, w := range c.Windows {
 			for _, s := range w.Slices {
