@@ -111,7 +111,7 @@ func (s *Server) placeOwn(c *chunk) (n *node, gs []*group, v verdict, err error)
 	if len(n.has.spans) >= s.o.Limits.Ranges && n.has.opens(c.span()) {
 		return n, nil, v, fmt.Errorf("%w: the seconds of %q have too many gaps: raise limits.ranges", ErrRejected, c.Key.Node)
 	}
-	if gs, err = n.accept(c, s.o.Clock()); err != nil {
+	if gs, err = n.accept(c, s.journal.Load(), s.o.Clock()); err != nil {
 		return n, nil, v, fmt.Errorf("%w: %w", ErrRejected, err)
 	}
 	return n, gs, v, nil

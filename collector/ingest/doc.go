@@ -27,6 +27,13 @@
 // durable. A chunk that overlaps them otherwise, or under another boot, is a
 // conflict and rejected. How late a chunk comes makes no difference (law 5).
 //
+// # Reratings
+//
+// Rows are summed as the journal of reratings says, late chunks too (law 5). The
+// journal changes between two commits only: what is pending then is summed anew
+// by the commit that stores it. Chunks themselves are kept, and yielded, as they
+// came.
+//
 // # What queries see
 //
 // [Server.Since] yields what is accepted and not in a given commit of the store:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -33,6 +34,8 @@ type memStore struct {
 	chunks  map[attribution.ChunkKey]store.Chunk
 	rows    map[string]rollup.Sums
 	tallies map[string]int64
+	moved   []rerating.Transfer
+	journal *rerating.Journal
 	rolled  attribution.Second
 	largest int // chunks in one batch
 
@@ -85,6 +88,7 @@ func (m *memStore) apply(b *store.Batch) error {
 		s.Time, s.SMActive, s.Memory, s.Energy, s.Cost = s.Time+r.Time, s.SMActive+r.SMActive, s.Memory+r.Memory, s.Energy+r.Energy, s.Cost+r.Cost
 		m.rows[k] = s
 	}
+	m.moved = append(m.moved, b.Transfers...)
 	for _, r := range b.Tallies {
 		m.tallies[fmt.Sprint(r.Bucket, r.Series)] += r.Value
 	}
@@ -143,6 +147,8 @@ type memReader struct {
 }
 
 func (r memReader) Commits() uint64 { return r.commits }
+
+func (r memReader) Journal(context.Context) (*rerating.Journal, error) { return r.m.journal, nil }
 
 func (r memReader) Ranges(_ context.Context, f func(store.Range) error) error {
 	for _, x := range r.ranges {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
-	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
@@ -118,15 +117,11 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 	n := g.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	fold, kept := rollup.NewFold(), []*chunk(nil)
-	var gone []*chunk
+	var kept, gone []*chunk
 	bytes := int64(0)
 	for _, c := range g.chunks {
 		v := have.judge(c.span())
 		if v == fresh {
-			if err := fold.Add(c.Chunk, c.roster.facts); err != nil {
-				panic("BUG: fewer chunks overflow where more did not: " + err.Error())
-			}
 			kept = append(kept, c)
 			continue
 		}
@@ -144,7 +139,8 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 			_ = n.stream.rejectLocked(c.Key, "conflict: the ledger has other data in these seconds")
 		}
 	}
-	g.chunks, g.fold, g.batch = kept, fold, 0
+	g.sumAnew(kept, s.journal.Load())
+	g.batch = 0
 	g.bytes -= bytes
 	n.pending = slices.DeleteFunc(n.pending, func(c *chunk) bool { return slices.Contains(gone, c) })
 	if len(kept) == 0 {

@@ -242,7 +242,7 @@ func (st *stream) place(c *chunk) (gs []*group, taken bool, err error) {
 		s.count.rejected.Add(1)
 		return nil, false, st.rejectLocked(c.Key, "the node's seconds have too many gaps: raise limits.ranges")
 	}
-	if gs, err = n.accept(c, s.o.Clock()); err != nil {
+	if gs, err = n.accept(c, s.journal.Load(), s.o.Clock()); err != nil {
 		s.count.rejected.Add(1)
 		return nil, false, st.rejectLocked(c.Key, err.Error())
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -66,7 +67,10 @@ type group struct {
 	since  time.Time
 	chunks []*chunk
 	fold   *rollup.Fold
-	bytes  int64
+	// journal is what the sums are rated by, transfers are what it made of them.
+	journal   *rerating.Journal
+	transfers rerating.Transfers
+	bytes     int64
 }
 
 // live is a second that no chunk holds yet.
@@ -78,14 +82,14 @@ type live struct {
 // accept puts a fresh chunk into its group and returns the groups that it makes
 // ready: those of minutes that it reaches the end of. An error leaves
 // everything as it was.
-func (n *node) accept(c *chunk, now time.Time) ([]*group, error) {
+func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, error) {
 	minute := rollup.Minute.Start(c.Key.Sequence)
 	g := n.openGroup(minute)
 	added := g == nil
 	if added {
-		g = &group{node: n, minute: minute, since: now, fold: rollup.NewFold()}
+		g = &group{node: n, minute: minute, since: now, fold: rollup.NewFold(), journal: j}
 	}
-	if err := g.fold.Add(c.Chunk, c.roster.facts); err != nil {
+	if err := g.add(c); err != nil {
 		return nil, err
 	}
 	if added {

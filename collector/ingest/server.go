@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -29,6 +30,7 @@ type Server struct {
 	streams sync.WaitGroup // goroutines; added to under mu while not dead
 
 	card     atomic.Pointer[pb.RateCard]
+	journal  atomic.Pointer[rerating.Journal]
 	budget   *budget
 	pressed  atomic.Bool // the budget is short: commit everything
 	queue    queue
@@ -64,6 +66,11 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 	}
 	err := st.View(ctx, func(r store.Reader) error {
 		s.writer.commits = r.Commits()
+		j, err := r.Journal(ctx)
+		if err != nil {
+			return err
+		}
+		s.journal.Store(j)
 		return r.Ranges(ctx, func(x store.Range) error {
 			n := s.known(nodeID{x.Cluster, x.Node})
 			n.has.spans = append(n.has.spans, span{x.From, x.To, x.Boot})

@@ -198,6 +198,7 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 	for _, g := range gs {
 		g.node.mu.Lock()
 		g.batch = number
+		s.rated(g)
 		g.node.mu.Unlock()
 		for _, c := range g.chunks {
 			b.Chunks = append(b.Chunks, c.stored)
@@ -208,6 +209,7 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 		}
 		b.Rows = append(b.Rows, g.fold.Rows()...)
 		b.Tallies = append(b.Tallies, g.fold.Tallies()...)
+		b.Transfers = append(b.Transfers, g.transfers.List()...)
 		maps.Copy(b.Owners, g.fold.Owners())
 		maps.Copy(b.Devices, g.fold.Devices())
 	}

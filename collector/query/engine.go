@@ -13,6 +13,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/mapping"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
@@ -40,6 +41,8 @@ type Config struct {
 	// Card returns the rate card of a revision that costs were rated by, or an
 	// error that wraps store.ErrNotFound; nil: there are none.
 	Card func(ctx context.Context, revision uint32) (*rating.Card, error)
+	// Names is what the rules in force say of names; nil: nothing.
+	Names func() *mapping.Names
 	// Retention is the retention in force, for messages; nil: the default one.
 	Retention func() store.Retention
 	// Timeout bounds one question, waiting included. Default 30 s.
@@ -73,6 +76,9 @@ func New(cfg Config) *Engine {
 	if cfg.Mapping == nil {
 		cfg.Mapping = func() store.Mapping { return nil }
 	}
+	if cfg.Names == nil {
+		cfg.Names = func() *mapping.Names { return nil }
+	}
 	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency)}
 }
 
@@ -84,6 +90,7 @@ type Snapshot struct {
 	reader   store.Reader
 	open     []*attribution.Chunk
 	mapping  store.Mapping
+	names    *mapping.Names
 	served   scan.Served // of the open chunks' owners, once asked for
 }
 
@@ -122,7 +129,7 @@ func (e staleError) Unwrap() error { return e.error }
 
 func (e *Engine) view(ctx context.Context, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
 	return e.cfg.Store.View(ctx, func(r store.Reader) error {
-		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping()}
+		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping(), names: e.cfg.Names()}
 		if err := s.fill(ctx, e.cfg.Overlay); err != nil {
 			return err
 		}
@@ -138,7 +145,12 @@ func (s *Snapshot) fill(ctx context.Context, o Overlay) error {
 		from, to = 0, maxSecond
 	}
 	if o != nil {
-		err := o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+		// Open chunks cost what the journal says that the view holds.
+		journal, err := s.reader.Journal(ctx)
+		if err != nil {
+			return err
+		}
+		err = o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, journal.Rate(c)) })
 		if err != nil {
 			return staleError{err}
 		}
@@ -167,7 +179,12 @@ func (s *Snapshot) Stored(ctx context.Context, q *store.Query) ([]store.Row, err
 	if s.Empty() {
 		return nil, nil
 	}
-	return s.reader.Query(ctx, q)
+	n := s.naming(q, false)
+	rows, err := s.reader.Query(ctx, n.query)
+	if err != nil {
+		return nil, err
+	}
+	return n.rows(rows), nil
 }
 
 // Open answers a query and the same query for tallies from the open chunks
@@ -179,14 +196,30 @@ func (s *Snapshot) Open(ctx context.Context, q *store.Query) ([]store.Row, []sto
 	if err := s.serve(ctx); err != nil {
 		return nil, nil, err
 	}
+	slices, tallies := s.naming(q, false), s.naming(q, true)
+	of, err := s.scan(slices.query)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows := slices.rows(of.Rows())
+	if tallies.query != q {
+		if of, err = s.scan(tallies.query); err != nil {
+			return nil, nil, err
+		}
+	}
+	return rows, tallies.tallyRows(of.Tallies()), nil
+}
+
+// scan answers a query from the open chunks, once it is known who served what.
+func (s *Snapshot) scan(q *store.Query) (*scan.Scan, error) {
 	sc := scan.New(q, scan.Env{Map: s.mapping, Served: s.served.Of})
 	for _, c := range s.open {
 		sc.Chunk(c)
 		if err := sc.Full(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	return sc.Rows(), sc.Tallies(), nil
+	return sc, nil
 }
 
 // serve finds out what is known of the tallies of the open chunks' owners: the
@@ -237,7 +270,12 @@ func (s *Snapshot) StoredTallies(ctx context.Context, q *store.Query) ([]store.T
 	if s.Empty() {
 		return nil, nil
 	}
-	return s.reader.QueryTallies(ctx, q)
+	n := s.naming(q, true)
+	rows, err := s.reader.QueryTallies(ctx, n.query)
+	if err != nil {
+		return nil, err
+	}
+	return n.tallyRows(rows), nil
 }
 
 // Explain makes ErrTooFine of a query helpful: it tells what is kept, and the

@@ -36,7 +36,7 @@ func (r *run) chunks(ctx context.Context, from, to attribution.Second, cover *co
 	failures := make([]failure, r.cfg.Workers)
 	var wg sync.WaitGroup
 	for i := range folds {
-		folds[i] = newFold()
+		folds[i] = newFold(r.journal)
 		wg.Go(func() {
 			for j := range jobs {
 				if failures[i].err != nil {
@@ -142,7 +142,7 @@ func (f *fold) decode(j *job) error {
 	if err != nil {
 		return lawOf(err, chunkName(c))
 	}
-	f.chunk(decoded, j.roster)
+	f.chunk(f.journal.Rate(decoded), j.roster)
 	return nil
 }
 

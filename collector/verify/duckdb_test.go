@@ -106,10 +106,10 @@ func TestDuckDB(t *testing.T) {
 				t.Fatal(err)
 			}
 			for j := range ans.Rows {
-				r := &ans.Rows[j]
-				f := r.Figures()
+				r := &ans.Rows[j].Row
+				f := r.Figures(nil)
 				figures[i] = append(figures[i], strings.Join([]string{
-					r.Keys[0].Value, r.Allocation().Cost.String(), r.Allocation().Time.String(), f.Per1kAllocation, f.Per1MTokensUsage, f.Reason,
+					r.Keys[0].Value, r.Allocation().Cost.String(), r.Allocation().Time.String(), f.Per1k.Allocation, f.Per1MTokens.Usage, f.Reason,
 				}, " "))
 			}
 		}

@@ -3,6 +3,7 @@ package verify
 import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 )
 
@@ -56,6 +57,7 @@ func (m *minuteSum) cost() (money.Amount, bool) {
 type fold struct {
 	rows    map[rowKey]rollup.Sums
 	tallies map[tallyKey]int64
+	journal *rerating.Journal // that chunks are rated by
 	minutes map[deviceMinute]minuteSum
 
 	chunks, windows, slices int64
@@ -71,8 +73,8 @@ type series struct {
 	rollup.Sums
 }
 
-func newFold() *fold {
-	return &fold{rows: map[rowKey]rollup.Sums{}, tallies: map[tallyKey]int64{}, minutes: map[deviceMinute]minuteSum{}}
+func newFold(j *rerating.Journal) *fold {
+	return &fold{journal: j, rows: map[rowKey]rollup.Sums{}, tallies: map[tallyKey]int64{}, minutes: map[deviceMinute]minuteSum{}}
 }
 
 // chunk adds a chunk that keeps the laws. Chunks lie within one minute.

@@ -65,12 +65,16 @@ func (r *run) closeLevel(ctx context.Context, l *level, t attribution.Second, ne
 				return err
 			}
 		}
+		r.rerated.row(k, &x.Sums)
 		if next != nil {
 			next.add(k, &x.Sums)
 		}
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := r.settleRerated(ctx, l.res, from, min(end, l.rolled)); err != nil {
 		return err
 	}
 	err = r.reader.TallyRows(ctx, l.res, from, end, func(x *store.TallyFactRow) error {

@@ -71,6 +71,7 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 		} else if cover.seconds[at] == nil {
 			return broken(4, r.rowName(k, rollup.Minute), "there is a row, but no second of this minute is on record as stored")
 		}
+		r.rerated.row(k, &x.Sums)
 		t := totals[deviceMinute{x.Bucket, k.device}]
 		t.Time += x.Sums.Time
 		t.Cost += x.Sums.Cost
@@ -85,6 +86,9 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 		if err := r.deviceMinute(k, totals[k], cover, sums); err != nil {
 			return err
 		}
+	}
+	if err := r.settleRerated(ctx, rollup.Minute, from, to); err != nil {
+		return err
 	}
 	if k, ok := least(sums.rows, compareRowKeys); ok && k.bucket >= r.keptMinutes {
 		return broken(2, r.rowName(k, rollup.Minute), "its chunks have %d ns of it, but the row is missing", sums.rows[k].Time)

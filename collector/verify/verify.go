@@ -9,7 +9,11 @@
 //     there without a chunk behind it, for tallies too (1, 2, 4);
 //   - the device times of a device's minute sum to whole seconds, and its
 //     costs to the price of exactly those seconds (1);
-//   - hours are the sums of their minutes, days of their hours.
+//   - hours are the sums of their minutes, days of their hours;
+//   - what reratings in force moved is what their rows hold, at every
+//     resolution, and rows of others are none (1, 6).
+//
+// Chunks are taken at the prices that the journal of reratings gives them.
 //
 // It ends with the first break, by time. What can't be checked, because a
 // retention has dropped what it would be recomputed from, is said.
@@ -28,6 +32,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -120,6 +125,9 @@ type run struct {
 	keptSeconds, keptMinutes, keptHours attribution.Second
 	rolledHours, rolledDays             attribution.Second
 
+	journal *rerating.Journal
+	rerated rerated // of the rows that are being read
+
 	ranges []nodeRange
 	nodes  int
 	hours  level // sums of minute rows, by hour
@@ -136,6 +144,9 @@ func (r *run) all(ctx context.Context, from, to attribution.Second) error {
 	}
 	r.from, r.to = rollup.Minute.Start(from), rollup.Minute.Start(to+59)
 	r.horizons()
+	if r.journal, err = r.reader.Journal(ctx); err != nil {
+		return err
+	}
 	if err := r.readRanges(ctx); err != nil {
 		return err
 	}

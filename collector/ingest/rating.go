@@ -1,0 +1,43 @@
+package ingest
+
+import (
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+)
+
+// SetJournal has everything that is committed from now on rated by a journal of
+// reratings. It is called within [Server.Do], once the store has the journal.
+func (s *Server) SetJournal(j *rerating.Journal) { s.journal.Store(j) }
+
+// add adds a chunk's sums, as the group's journal rates it, and what each of
+// its reratings made of it. An error leaves everything as it was.
+func (g *group) add(c *chunk) error {
+	if err := g.fold.Add(g.journal.Rate(c.Chunk), c.roster.facts); err != nil {
+		return err
+	}
+	g.journal.Steps(c.Chunk, func(id uint32, before, after *attribution.Chunk) {
+		g.transfers.Add(id, before, after, c.roster.facts)
+	})
+	return nil
+}
+
+// sumAnew sums chunks under a journal in place of the group's own.
+func (g *group) sumAnew(chunks []*chunk, j *rerating.Journal) {
+	g.chunks, g.journal, g.fold, g.transfers = chunks, j, rollup.NewFold(), rerating.Transfers{}
+	for _, c := range chunks {
+		if err := g.add(c); err != nil {
+			// Prices are bounded so that costs always fit.
+			panic("BUG: no more chunks overflow where they did not: " + err.Error())
+		}
+	}
+}
+
+// rated has a group summed under the journal in force, which the one that its
+// chunks came under may no longer be. Only the writer calls it, and the node's
+// mutex is held.
+func (s *Server) rated(g *group) {
+	if j := s.journal.Load(); j != g.journal {
+		g.sumAnew(g.chunks, j)
+	}
+}
