@@ -8,7 +8,6 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
 	"github.com/gpuledger/gpuledger/attribution/rating"
-	"github.com/gpuledger/gpuledger/collector/economics"
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -84,46 +83,6 @@ func cost(nanos *big.Int, priced bool) string {
 		return ""
 	}
 	return money.Text(nanos)
-}
-
-// UnitCosts answers what inferences and tokens cost.
-func (s *Server) UnitCosts(ctx context.Context, req *pb.UnitCostsRequest) (*pb.UnitCostsResponse, error) {
-	ans, err := economics.UnitCosts(ctx, s.cfg.Query, &economics.Request{
-		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()),
-		GroupBy: req.GetGroupBy(), Filters: req.GetFilter(),
-	})
-	if err != nil {
-		return nil, s.fail(err)
-	}
-	currency, err := s.currency(ctx)
-	if err != nil {
-		return nil, s.fail(err)
-	}
-	out := &pb.UnitCostsResponse{
-		From: int64(ans.From), To: int64(ans.To), Currency: currency, GroupBy: names(ans.GroupBy),
-		Rows: make([]*pb.UnitCost, 0, len(ans.Rows)), Total: encodeUnitCost(&ans.Total),
-	}
-	for i := range ans.Rows {
-		out.Rows = append(out.Rows, encodeUnitCost(&ans.Rows[i]))
-	}
-	return out, nil
-}
-
-func encodeUnitCost(r *economics.Row) *pb.UnitCost {
-	alloc, f := r.Allocation(), r.Figures()
-	m := &pb.UnitCost{
-		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: cost(&r.Used.Cost, r.Used.Priced()),
-		DeviceTimeNs: alloc.Time.String(), UsedTimeNs: r.Used.Time.String(),
-		Inferences: r.Served.Successes.Inferences(), Failures: r.Served.Failures.Inferences(),
-		InputTokens: r.Served.Input.Tokens(), CachedTokens: r.Served.Cached.Tokens(), OutputTokens: r.Served.Output.Tokens(),
-		Per_1KInferencesAllocation: f.Per1kAllocation, Per_1KInferencesUsage: f.Per1kUsage,
-		Per_1MTokensAllocation: f.Per1MTokensAllocation, Per_1MTokensUsage: f.Per1MTokensUsage,
-		Coverage: f.Coverage, UnpricedTimeNs: alloc.Unpriced.String(), Reason: f.Reason,
-		UnallocatedCost: cost(&r.Unallocated.Cost, r.Unallocated.Priced()), UnattributedCost: cost(&r.Unattributed.Cost, r.Unattributed.Priced()),
-		UnallocatedTimeNs: r.Unallocated.Time.String(), UnattributedTimeNs: r.Unattributed.Time.String(),
-	}
-	m.Keys, m.Missing = keys(r.Keys)
-	return m
 }
 
 // Devices lists devices with what they cost now.

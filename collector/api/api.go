@@ -25,6 +25,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/gateway/join"
 	"github.com/gpuledger/gpuledger/collector/mapping"
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -50,7 +51,7 @@ type Documents interface {
 	ApplyRules(ctx context.Context, rules *mapping.Rules) (*mapping.Rules, error)
 }
 
-// Config is what a Server needs. All of it is required but Log.
+// Config is what a Server needs. All of it is required but Gateways and Log.
 type Config struct {
 	Query     *query.Engine
 	Verify    *verify.Verifier
@@ -58,7 +59,10 @@ type Config struct {
 	// Status tells how the collector and its agents do.
 	Status func(context.Context) (*pb.StatusResponse, error)
 	Now    func() time.Time // for current prices
-	Log    *slog.Logger     // gets internal errors; nil: nowhere
+	// Gateways joins what gateways saw to owners, by the rules of the
+	// configured ones; nil: there are no rules.
+	Gateways *join.Set
+	Log      *slog.Logger // gets internal errors; nil: nowhere
 }
 
 // Server is the service Ledger. Its methods may be called by any number of

@@ -35,17 +35,18 @@ func line(r *economics.Row) string {
 			keys = append(keys, k.Value)
 		}
 	}
-	f := r.Figures()
+	f := r.Figures(nil)
+	inferences, in, out := r.Served.Counter(attribution.Success), r.Served.Counter(attribution.TokensInput), r.Served.Counter(attribution.TokensOutput)
 	return fmt.Sprintf("%s: alloc %v used %v free %v+%v inf %q tok %q/%q per1k %s/%s per1M %s/%s cov %s (%s)",
 		strings.Join(keys, " "), &r.Allocation().Cost, &r.Used.Cost, &r.Unallocated.Cost, &r.Unattributed.Cost,
-		r.Served.Successes.Inferences(), r.Served.Input.Tokens(), r.Served.Output.Tokens(),
-		f.Per1kAllocation, f.Per1kUsage, f.Per1MTokensAllocation, f.Per1MTokensUsage, f.Coverage, f.Reason)
+		inferences.Inferences(), in.Tokens(), out.Tokens(),
+		f.Per1k.Allocation, f.Per1k.Usage, f.Per1MTokens.Allocation, f.Per1MTokens.Usage, f.Coverage, f.Reason)
 }
 
 func lines(ans *economics.Answer) string {
 	var out []string
 	for i := range ans.Rows {
-		out = append(out, line(&ans.Rows[i]))
+		out = append(out, line(&ans.Rows[i].Row))
 	}
 	return strings.Join(append(out, "total"+line(&ans.Total)), "\n")
 }
@@ -89,11 +90,10 @@ func TestTraceFigures(t *testing.T) {
 	r.Reserved.Time.SetInt64(6_331_959_000_000_000 - 462_205_820_000_000)
 	r.Used.Cost.SetInt64(320_976_263_888)
 	r.Used.Time.SetInt64(462_205_820_000_000)
-	r.Served.Successes.Measured = true
-	r.Served.Successes.Value.SetInt64(74_117_385_000)
-	f := r.Figures()
-	if f.Per1kAllocation != "59.327427026426" || !strings.HasPrefix(f.Per1kUsage, "4.3306") {
-		t.Errorf("per 1k: %s and %s", f.Per1kAllocation, f.Per1kUsage)
+	r.Served = economics.Served{attribution.Success: big.NewInt(74_117_385_000)}
+	f := r.Figures(nil)
+	if f.Per1k.Allocation != "59.327427026426" || !strings.HasPrefix(f.Per1k.Usage, "4.3306") {
+		t.Errorf("per 1k: %v", f.Per1k)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestLaw2SplitsConserve(t *testing.T) {
 		}
 		var cost, time big.Int
 		for i := range ans.Rows {
-			r := &ans.Rows[i]
+			r := &ans.Rows[i].Row
 			for _, c := range []*economics.Costs{r.Allocation(), &r.Unallocated, &r.Unattributed} {
 				cost.Add(&cost, &c.Cost)
 				time.Add(&time, &c.Time)
@@ -133,38 +133,37 @@ func TestLaw9ThreeAnswers(t *testing.T) {
 		var r economics.Row
 		r.Used.Cost.SetInt64(5)
 		r.Used.Time.SetInt64(10)
+		r.Served = economics.Served{}
 		f(&r)
-		return r.Figures()
+		return r.Figures(nil)
 	}
-	measured := func(c *economics.Counter, v int64) {
-		c.Measured = true
-		c.Value.SetInt64(v)
-	}
+	const success = attribution.Success
+	measured := func(r *economics.Row, m attribution.Measure, v int64) { r.Served[m] = big.NewInt(v) }
 	for _, c := range []struct {
 		got    economics.Figures
 		reason string
 		per1k  string
 	}{
 		{row(func(*economics.Row) {}), "not measured", ""},
-		{row(func(r *economics.Row) { measured(&r.Served.Successes, 0) }), "no inferences; tokens not measured", ""},
+		{row(func(r *economics.Row) { measured(r, success, 0) }), "no inferences; tokens not measured", ""},
 		{row(func(r *economics.Row) {
-			measured(&r.Served.Successes, 5_000_000)
+			measured(r, success, 5_000_000)
 			r.Used.Cost.SetInt64(0)
 		}), "tokens not measured", "0.00"}, // free, and priced as such
 		{row(func(r *economics.Row) {
-			measured(&r.Served.Successes, 5_000_000)
+			measured(r, success, 5_000_000)
 			r.Used.Cost.SetInt64(0)
 			r.Used.Unpriced.SetInt64(10)
 		}), "tokens not measured; unpriced", ""},
 		{row(func(r *economics.Row) {
-			measured(&r.Served.Successes, 5_000_000)
-			measured(&r.Served.Input, 0)
-			measured(&r.Served.Output, 0)
+			measured(r, success, 5_000_000)
+			measured(r, attribution.TokensInput, 0)
+			measured(r, attribution.TokensOutput, 0)
 			r.Used.Unpriced.SetInt64(5)
 		}), "no tokens; partly unpriced: 50.00 % of the device time has no price and is not in the cost", "0.000001"},
 	} {
-		if c.got.Reason != c.reason || c.got.Per1kAllocation != c.per1k {
-			t.Errorf("%q %q, want %q %q", c.got.Reason, c.got.Per1kAllocation, c.reason, c.per1k)
+		if c.got.Reason != c.reason || c.got.Per1k.Allocation != c.per1k {
+			t.Errorf("%q %q, want %q %q", c.got.Reason, c.got.Per1k.Allocation, c.reason, c.per1k)
 		}
 	}
 }
@@ -192,7 +191,7 @@ func TestNothingStored(t *testing.T) {
 	if err != nil || len(ans.Rows) != 0 {
 		t.Errorf("got %+v, %v", ans, err)
 	}
-	if f := ans.Total.Figures(); f.Reason != "not measured; no device time" || f.Coverage != "" {
+	if f := ans.Total.Figures(nil); f.Reason != "not measured; no device time" || f.Coverage != "" {
 		t.Errorf("got %+v", f)
 	}
 }

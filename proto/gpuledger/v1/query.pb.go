@@ -706,11 +706,12 @@ func (x *UnitCostsResponse) GetOutputWeight() string {
 	return ""
 }
 
-// UnitCost is empty text wherever a figure can't be given; `reason` says why:
-// "not measured" is not "no inferences", and neither is 0. An owner that
-// served several models (or tiers) has its cost split over them by input +
-// output tokens, else by successes, exactly. Unit costs are decimal text,
-// rounded half to even at twelve decimals; costs are exact.
+// UnitCost is empty text wherever a figure can't be given; `reason` says why
+// for inferences, tokens and price, `reasons` for all: "not measured" is not
+// "no inferences", and neither is 0. An owner that served several models (or
+// tiers) has its cost of each UTC day split over them by input + output tokens,
+// else by requests, exactly. Unit costs are decimal text, rounded half to even
+// at twelve decimals; costs are exact.
 type UnitCost struct {
 	state                      protoimpl.MessageState `protogen:"open.v1"`
 	Keys                       []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
@@ -761,16 +762,19 @@ type UnitCost struct {
 	FailuresByReason []*FailureCount `protobuf:"bytes,39,rep,name=failures_by_reason,json=failuresByReason,proto3" json:"failures_by_reason,omitempty"`
 	AbortedTokens    string          `protobuf:"bytes,40,opt,name=aborted_tokens,json=abortedTokens,proto3" json:"aborted_tokens,omitempty"`
 	AbortedCost      string          `protobuf:"bytes,41,opt,name=aborted_cost,json=abortedCost,proto3" json:"aborted_cost,omitempty"`
-	// Who is known of the row's customers: "" where customers were not asked
-	// for; "server" (it counts by tenant itself), "gateway" (split by what a
-	// gateway saw), or "unseen" (the part that no gateway saw).
+	// Who told of the row's customers: "" where customers were not asked for;
+	// "server" (it counts by tenant itself), "gateway" (split by what gateways
+	// saw), "unseen" (nobody did), or several of them, joined by +.
 	TenantSource    string `protobuf:"bytes,42,opt,name=tenant_source,json=tenantSource,proto3" json:"tenant_source,omitempty"`
 	QueueMean       string `protobuf:"bytes,43,opt,name=queue_mean,json=queueMean,proto3" json:"queue_mean,omitempty"` // requests waiting, on average while it was read
 	RunningMean     string `protobuf:"bytes,44,opt,name=running_mean,json=runningMean,proto3" json:"running_mean,omitempty"`
 	KvCacheMean     string `protobuf:"bytes,45,opt,name=kv_cache_mean,json=kvCacheMean,proto3" json:"kv_cache_mean,omitempty"` // 0 to 1
 	FirstTokenP95Ms string `protobuf:"bytes,46,opt,name=first_token_p95_ms,json=firstTokenP95Ms,proto3" json:"first_token_p95_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// By topic: inferences, tokens, price, token types, failures, aborted tokens,
+	// latency, first token, load.
+	Reasons       map[string]string `protobuf:"bytes,47,rep,name=reasons,proto3" json:"reasons,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnitCost) Reset() {
@@ -1125,6 +1129,13 @@ func (x *UnitCost) GetFirstTokenP95Ms() string {
 	return ""
 }
 
+func (x *UnitCost) GetReasons() map[string]string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
 type FailureCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1355,8 +1366,9 @@ type Run struct {
 	UsageCost      string                 `protobuf:"bytes,12,opt,name=usage_cost,json=usageCost,proto3" json:"usage_cost,omitempty"`
 	IdleCost       string                 `protobuf:"bytes,13,opt,name=idle_cost,json=idleCost,proto3" json:"idle_cost,omitempty"` // reserved
 	UnpricedTimeNs string                 `protobuf:"bytes,14,opt,name=unpriced_time_ns,json=unpricedTimeNs,proto3" json:"unpriced_time_ns,omitempty"`
-	// Work done again: cost between a pod's last checkpoint and its end, where
-	// another pod went on. "" where no checkpoints were reported.
+	// Work done again: cost between the last checkpoint before a pod's end (its
+	// own, or the run's where it reported none) and that end, where another pod
+	// went on. "" where the run reported no checkpoints.
 	CheckpointLossCost   string `protobuf:"bytes,15,opt,name=checkpoint_loss_cost,json=checkpointLossCost,proto3" json:"checkpoint_loss_cost,omitempty"`
 	CheckpointLossTimeNs string `protobuf:"bytes,16,opt,name=checkpoint_loss_time_ns,json=checkpointLossTimeNs,proto3" json:"checkpoint_loss_time_ns,omitempty"`
 	Checkpoints          string `protobuf:"bytes,17,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
@@ -3871,7 +3883,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\finput_weight\x18\t \x01(\tR\vinputWeight\x12#\n" +
 	"\rcached_weight\x18\n" +
 	" \x01(\tR\fcachedWeight\x12#\n" +
-	"\routput_weight\x18\v \x01(\tR\foutputWeight\"\xe7\x0e\n" +
+	"\routput_weight\x18\v \x01(\tR\foutputWeight\"\xe2\x0f\n" +
 	"\bUnitCost\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\bR\amissing\x12'\n" +
@@ -3926,7 +3938,11 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"queue_mean\x18+ \x01(\tR\tqueueMean\x12!\n" +
 	"\frunning_mean\x18, \x01(\tR\vrunningMean\x12\"\n" +
 	"\rkv_cache_mean\x18- \x01(\tR\vkvCacheMean\x12+\n" +
-	"\x12first_token_p95_ms\x18. \x01(\tR\x0ffirstTokenP95Ms\"P\n" +
+	"\x12first_token_p95_ms\x18. \x01(\tR\x0ffirstTokenP95Ms\x12=\n" +
+	"\areasons\x18/ \x03(\v2#.gpuledger.v1.UnitCost.ReasonsEntryR\areasons\x1a:\n" +
+	"\fReasonsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
 	"\fFailureCount\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\tR\x05count\x12\x12\n" +
@@ -4217,7 +4233,7 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
@@ -4259,9 +4275,10 @@ var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReratingsResponse)(nil),    // 37: gpuledger.v1.ReratingsResponse
 	(*Rerating)(nil),             // 38: gpuledger.v1.Rerating
 	(*ExportRequest)(nil),        // 39: gpuledger.v1.ExportRequest
-	nil,                          // 40: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 41: gpuledger.v1.RateCard
-	(*httpbody.HttpBody)(nil),    // 42: google.api.HttpBody
+	nil,                          // 40: gpuledger.v1.UnitCost.ReasonsEntry
+	nil,                          // 41: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 42: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 43: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
@@ -4272,60 +4289,61 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
 	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
 	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
-	11, // 8: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
-	11, // 9: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
-	14, // 10: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
-	15, // 11: gpuledger.v1.SLORow.by_interval:type_name -> gpuledger.v1.SLOInterval
-	18, // 12: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
-	4,  // 13: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
-	23, // 14: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
-	41, // 15: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
-	28, // 16: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	29, // 17: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	40, // 18: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
-	28, // 19: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	32, // 20: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
-	41, // 21: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
-	38, // 22: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
-	35, // 23: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
-	35, // 24: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
-	38, // 25: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
-	41, // 26: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
-	0,  // 27: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	5,  // 28: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	16, // 29: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	19, // 30: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	21, // 31: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	24, // 32: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	25, // 33: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	26, // 34: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	27, // 35: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	30, // 36: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
-	9,  // 37: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
-	12, // 38: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
-	33, // 39: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
-	36, // 40: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
-	39, // 41: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
-	1,  // 42: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	6,  // 43: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	17, // 44: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	20, // 45: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	22, // 46: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	41, // 47: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	41, // 48: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	28, // 49: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	28, // 50: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	31, // 51: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
-	10, // 52: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
-	13, // 53: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
-	34, // 54: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
-	37, // 55: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
-	42, // 56: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
-	42, // [42:57] is the sub-list for method output_type
-	27, // [27:42] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	40, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
+	11, // 9: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
+	11, // 10: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
+	14, // 11: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
+	15, // 12: gpuledger.v1.SLORow.by_interval:type_name -> gpuledger.v1.SLOInterval
+	18, // 13: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
+	4,  // 14: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
+	23, // 15: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
+	42, // 16: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	28, // 17: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	29, // 18: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
+	41, // 19: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	28, // 20: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	32, // 21: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
+	42, // 22: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	38, // 23: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
+	35, // 24: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
+	35, // 25: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
+	38, // 26: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
+	42, // 27: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	0,  // 28: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 29: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 30: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 31: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	21, // 32: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	24, // 33: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	25, // 34: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	26, // 35: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	27, // 36: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	30, // 37: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 38: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 39: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	33, // 40: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	36, // 41: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	39, // 42: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	1,  // 43: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 44: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 45: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	20, // 46: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	22, // 47: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	42, // 48: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	42, // 49: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	28, // 50: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	28, // 51: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	31, // 52: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 53: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 54: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	34, // 55: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	37, // 56: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	43, // 57: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	43, // [43:58] is the sub-list for method output_type
+	28, // [28:43] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -4340,7 +4358,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
