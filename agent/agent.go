@@ -39,6 +39,13 @@ type Source struct {
 type Beginning struct {
 	Now  func() int64      // the timeline that its events are on, Unix ns
 	Held []sampler.Holding // who held what when the last run ended
+
+	// From is the first second that did not outlast the last run, 0 where there
+	// was none. What was yielded for it and later ones is gone.
+	From attribution.Second
+	// Unsealed is the first second that is not sealed yet, Durable the first
+	// that a crash now would undo. Any goroutine may ask.
+	Unsealed, Durable func() attribution.Second
 }
 
 // Deps is what an agent needs of the world.
@@ -307,7 +314,9 @@ func (a *Agent) runLive(ctx context.Context) error {
 		return err
 	}
 	l.holds = a.source.Holds
-	source, err := a.source.Live(Beginning{Now: l.clock.Now, Held: kept.held()})
+	source, err := a.source.Live(Beginning{
+		Now: l.clock.Now, Held: kept.held(), From: l.chunks.Next(), Unsealed: l.unsealed, Durable: l.spool.Durable,
+	})
 	if err != nil {
 		return err
 	}

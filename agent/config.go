@@ -69,6 +69,7 @@ type Config struct {
 	Kubernetes KubernetesConfig `yaml:"kubernetes"`
 	Slurm      SlurmConfig      `yaml:"slurm"`
 	DCGM       DCGMConfig       `yaml:"dcgm"`
+	Inference  InferenceConfig  `yaml:"inference"`
 	Replay     ReplayConfig     `yaml:"replay"`
 	Simulated  SimulatedConfig  `yaml:"simulated"`
 	Spool      SpoolConfig      `yaml:"spool"`
@@ -226,6 +227,7 @@ func DefaultConfig() Config {
 			},
 		},
 		DCGM:      DCGMConfig{Mode: "off"},
+		Inference: defaultInference(),
 		Export:    ExportConfig{MaxSeries: 5000, Linger: Duration{10 * time.Minute}, OTLP: OTLPConfig{Interval: Duration{15 * time.Second}, Timeout: Duration{10 * time.Second}}},
 		Simulated: SimulatedConfig{Seed: 1, Profile: ProfileFleet, Devices: 8, Speed: 1},
 		Spool:     SpoolConfig{MaxBytes: 256 << 20},
@@ -298,6 +300,7 @@ func (c *Config) Validate() error {
 	c.Kubernetes.check(bad)
 	c.Slurm.check(bad)
 	c.DCGM.check(bad)
+	c.Inference.check(bad)
 	c.Export.check(bad)
 	c.Collector.check(bad)
 	return errors.Join(errs...)

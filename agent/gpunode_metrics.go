@@ -25,6 +25,10 @@ func (n *gpuNode) collect(c *nodeCollector) {
 		c.gauge("pods", "Pods that are known, those that are gone included.", float64(n.pods.View().Len()))
 		c.count("pods_refused_total", "Pods beyond the number that can be known.", n.pods.Refused())
 	}
+	if n.serving != nil {
+		s := n.serving.Stats()
+		c.inference(&s)
+	}
 	if n.slurm != nil {
 		c.slurm(n.slurm.Stats())
 	}

@@ -302,6 +302,14 @@ func (l *liveNode) makeUp(before attribution.Second) error {
 	return l.chunks.Flush() // its numbers are another meter's
 }
 
+// unsealed is the first second that is not sealed yet. Any goroutine may ask.
+func (l *liveNode) unsealed() attribution.Second {
+	if m := l.metered.Load(); m != nil {
+		return m.Next()
+	}
+	return 0
+}
+
 // producer gives a goroutine of the source a feed.
 func (l *liveNode) producer() sampler.Producer {
 	feed, err := workload.NewFeed(l.meter)

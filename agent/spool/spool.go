@@ -299,6 +299,17 @@ func (s *Spool) Next() attribution.Second {
 	return s.next
 }
 
+// Durable is the first second that a crash now would undo: it is neither in a
+// durable chunk, nor kept as a durable second.
+func (s *Spool) Durable() attribution.Second {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.open); n > 0 {
+		return max(s.through, s.open[n-1].end())
+	}
+	return s.through
+}
+
 // Meter is the newest state given to AppendMeter, nil where there is none. The
 // caller must not change it.
 func (s *Spool) Meter() []byte {

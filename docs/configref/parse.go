@@ -108,7 +108,7 @@ func (r *reference) section(typeName, path string, values map[string]any) error 
 		field := f.Names[0].Name
 		full := strings.TrimPrefix(path+"."+names[field], ".")
 		value, ok := values[names[field]]
-		if !ok {
+		if !ok && values != nil { // what a list holds has no defaults
 			return fmt.Errorf("%s is not among the defaults", full)
 		}
 		if id, ok := f.Type.(*ast.Ident); ok && r.isSection(id.Name) {
@@ -117,6 +117,11 @@ func (r *reference) section(typeName, path string, values map[string]any) error 
 				return err
 			}
 			continue
+		}
+		if elem := r.elements(f.Type); elem != "" {
+			if err := r.section(elem, full+"[]", nil); err != nil {
+				return err
+			}
 		}
 		k, err := newKey(full, f, value, above)
 		if err != nil {
@@ -128,6 +133,16 @@ func (r *reference) section(typeName, path string, values map[string]any) error 
 	}
 	r.sections[at].keys = keys
 	return nil
+}
+
+// elements is the type with keys of its own that a list holds, "" for none.
+func (r *reference) elements(t ast.Expr) string {
+	if l, ok := t.(*ast.ArrayType); ok {
+		if id, ok := l.Elt.(*ast.Ident); ok && r.isSection(id.Name) {
+			return id.Name
+		}
+	}
+	return ""
 }
 
 // isSection reports whether a type has keys of its own. One that embeds
@@ -194,6 +209,9 @@ func kindOf(t ast.Expr) (string, error) {
 			return "duration", nil
 		}
 	case *ast.ArrayType:
+		if id, ok := t.Elt.(*ast.Ident); ok && ast.IsExported(id.Name) {
+			return "list", nil // of what has a section of its own
+		}
 		inner, err := kindOf(t.Elt)
 		return "list of " + inner, err
 	case *ast.MapType:

@@ -1,0 +1,215 @@
+package inference
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gpuledger/gpuledger/agent/sampler"
+	"github.com/gpuledger/gpuledger/agent/workload"
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/serving"
+)
+
+const (
+	commitEvery = 500 * time.Millisecond
+	// maxValues bounds the values that are yielded in a second. The meter takes
+	// 1,024 records of a producer between two seconds that it seals.
+	maxValues = 1000
+	// maxState bounds the file, in bytes.
+	maxState = 64 << 20
+)
+
+// observation is a reading that is to be counted.
+type observation struct {
+	site    *site
+	at      int64 // on the timeline
+	reading *serving.Reading
+}
+
+// ledger turns readings into tallies, and remembers what it has turned. It
+// belongs to the sampler's goroutine.
+//
+// What is read is counted in the second in which it is committed: the tracker
+// observes it at that time, its state is written, and only then are the tallies
+// yielded, for that very second. Should the agent die, either the second is in
+// the spool, and with it all that the state has of it, or it is not: then the
+// next agent restores the state as it was before. A second is sealed a second
+// after its end, which is how long writing may take.
+type ledger struct {
+	o       *Options
+	log     *slog.Logger
+	file    string
+	counts  *counts
+	tracker *serving.Tracker
+	pending []observation
+	tidied  time.Time
+
+	last    time.Time // when it committed last
+	second  attribution.Second
+	spent   int // values yielded in it
+	failing bool
+}
+
+// openLedger restores what the last run has left.
+func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*ledger, error) {
+	l := &ledger{o: o, log: o.Log, file: file, counts: c}
+	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
+		return nil, fmt.Errorf("inference: %w", err)
+	}
+	state, err := readFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err == nil:
+		// Where the spool is new the ledger has lost its last seconds; what was
+		// counted then is not counted again.
+		through := o.Now()
+		if o.Durable > 0 {
+			through = o.Durable.Nanos() - 1
+		}
+		if l.tracker, err = serving.RestoreTracker(state, through, limits); err == nil {
+			return l, nil
+		}
+		fallthrough
+	default:
+		c.damaged.Add(1)
+		l.log.Warn("what servers had served at the end of the last run can't be read: what they have served since is not counted", "file", file, "error", err)
+	}
+	l.tracker = serving.NewTracker(o.Now(), limits)
+	return l, nil
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err == nil && len(b) > maxState {
+		err = fmt.Errorf("it has more than %d bytes", maxState)
+	}
+	return b, err
+}
+
+// commit counts what is pending.
+func (l *ledger) commit(now time.Time, p *producers) {
+	if len(l.pending) == 0 || now.Sub(l.last) < commitEvery {
+		return
+	}
+	l.last = now
+	at, second := l.at()
+	if second != l.second {
+		l.second, l.spent = second, 0
+	}
+	var events []sampler.Event
+	n := 0
+	for ; n < len(l.pending); n++ {
+		x := &l.pending[n]
+		if l.spent > 0 && l.spent+len(x.reading.Counts)+len(x.reading.Gauges) > maxValues {
+			break // in the next second
+		}
+		events = append(events, l.observe(x, at, second)...)
+		x.site.busy = false
+	}
+	clear(l.pending[:n])
+	l.pending = append(l.pending[:0], l.pending[n:]...)
+	l.keep()
+	if l.o.Unsealed() > second {
+		l.counts.late.Add(1)
+	}
+	for i := range events {
+		p.of(second).Yield(&events[i])
+	}
+}
+
+// at is now, but not before the first second that is not sealed.
+func (l *ledger) at() (int64, attribution.Second) {
+	at := max(l.o.Now(), l.o.Unsealed().Nanos())
+	return at, attribution.SecondOf(at)
+}
+
+// observe is what a reading counts, as events of a second.
+func (l *ledger) observe(x *observation, at int64, second attribution.Second) []sampler.Event {
+	t := x.site
+	target := serving.Target{Name: t.name()}
+	if t.started > 0 {
+		target.Started = (t.started+1)*int64(time.Second) - 1 // it is told in whole seconds
+	}
+	values, note := l.tracker.Observe(target, at, x.reading)
+	l.counts.note(&note, x.reading)
+	if held := x.at - t.gaugesAt; len(t.gauges) > 0 && held > 0 {
+		values = append(values, serving.Integrate(t.gauges, min(held, 3*int64(l.o.Interval)))...)
+	}
+	t.gauges, t.gaugesAt = x.reading.Gauges, x.at
+	if over := len(values) + l.spent - maxValues; over > 0 {
+		l.counts.excess.Add(uint64(over))
+		values = values[:len(values)-over]
+	}
+	l.spent += len(values)
+	return l.events(t, values, second)
+}
+
+// events are the tallies of a server, one for each subject.
+func (l *ledger) events(t *site, values []serving.Value, second attribution.Second) (es []sampler.Event) {
+	at := map[serving.Subject]int{}
+	for i := range values {
+		v := &values[i]
+		if v.Value > workload.MaxTallyValue {
+			l.counts.excess.Add(1)
+			continue
+		}
+		v.Subject.Backend = ""
+		n, ok := at[v.Subject]
+		if !ok {
+			n = len(es)
+			at[v.Subject] = n
+			es = append(es, sampler.Event{Kind: sampler.Tallied, Time: (second + 1).Nanos(), Node: l.o.Node, Tally: &sampler.Tally{
+				Owner: t.owner, Model: v.Subject.Model, Tenant: v.Subject.Tenant, Tier: v.Subject.Tier, Seconds: 1,
+			}})
+		}
+		es[n].Tally.Values = append(es[n].Tally.Values, sampler.Value{Measure: v.Measure, Value: v.Value})
+	}
+	return es
+}
+
+// keep writes what the tracker remembers. It is not synced: what a power cut
+// takes away ends the servers too.
+func (l *ledger) keep() {
+	err := replaceFile(l.file, l.tracker.State())
+	if err != nil {
+		l.counts.unkept.Add(1)
+		if !l.failing {
+			l.log.Error("what servers have served can't be kept: a crash now would count some of it twice", "error", err)
+		}
+	}
+	l.failing = err != nil
+}
+
+func replaceFile(name string, b []byte) error {
+	tmp := name + ".new"
+	err := os.WriteFile(tmp, b, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, name)
+	}
+	return err
+}
+
+// producers are two that take turns, a second each: so the meter has taken what
+// one got before it gets more.
+type producers [2]sampler.Producer
+
+func (p *producers) of(s attribution.Second) sampler.Producer { return p[s&1] }
+
+func cutLast(s string) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
+}
