@@ -110,6 +110,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	engine := query.New(query.Config{
 		Store: c.store, Overlay: c.ingest,
 		Mapping:     func() store.Mapping { return *c.docs.mapping.Load() },
+		Names:       c.docs.names.Load,
 		Card:        c.docs.RateCard,
 		Retention:   c.cfg.retention,
 		Timeout:     c.cfg.Limits.QueryTimeout.Duration,

@@ -33,6 +33,7 @@ type documents struct {
 	card    atomic.Pointer[rating.Card] // nil: none yet
 	rules   atomic.Pointer[mapping.Rules]
 	mapping atomic.Pointer[store.Mapping]
+	names   atomic.Pointer[mapping.Names]
 }
 
 var _ api.Documents = (*documents)(nil)
@@ -241,6 +242,7 @@ func (d *documents) enforce(ctx context.Context, rules *mapping.Rules) error {
 	}
 	d.rules.Store(rules)
 	d.mapping.Store(&m)
+	d.names.Store(rules.Names())
 	return nil
 }
 

@@ -196,18 +196,18 @@ func (s *Snapshot) Open(ctx context.Context, q *store.Query) ([]store.Row, []sto
 	if err := s.serve(ctx); err != nil {
 		return nil, nil, err
 	}
-	slices, tallies := s.naming(q, false), s.naming(q, true)
-	of, err := s.scan(slices.query)
+	ofSlices, ofTallies := s.naming(q, false), s.naming(q, true)
+	sc, err := s.scan(ofSlices.query)
 	if err != nil {
 		return nil, nil, err
 	}
-	rows := slices.rows(of.Rows())
-	if tallies.query != q {
-		if of, err = s.scan(tallies.query); err != nil {
+	rows := ofSlices.rows(sc.Rows())
+	if ofTallies.query != q {
+		if sc, err = s.scan(ofTallies.query); err != nil {
 			return nil, nil, err
 		}
 	}
-	return rows, tallies.tallyRows(of.Tallies()), nil
+	return rows, ofTallies.tallyRows(sc.Tallies()), nil
 }
 
 // scan answers a query from the open chunks, once it is known who served what.

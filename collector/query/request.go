@@ -56,7 +56,7 @@ type Request struct {
 // listed to people.
 var dimensions = [...]store.Dimension{
 	store.Cluster, store.Node, store.DeviceID, store.DeviceModel, store.Namespace, store.Controller,
-	store.Pod, store.Container, store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier,
+	store.Pod, store.Container, store.Team, store.BudgetOwner, store.Environment, store.Model, store.Family, store.Class, store.Tier,
 	store.Run, store.Tenant, store.Kind, store.Basis, store.Method, store.Revision, store.Counted,
 }
 

@@ -9,6 +9,15 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
+// What package query asks for, and people do not.
+const (
+	// OwnerID is the owner's fingerprint, in hex. [Reader.Owners] has the facts.
+	OwnerID Dimension = "owner"
+	// OwnTier is the tier that a tally itself names, whatever rules say of its
+	// owner; slices have none.
+	OwnTier Dimension = "own-tier"
+)
+
 // dimensions lists the fixed dimensions; labels come on top.
 var dimensions = [...]Dimension{
 	Cluster, Node, DeviceID, DeviceModel, Namespace, Controller, Pod, Container,
@@ -25,7 +34,7 @@ func (d Dimension) OfDevice() bool {
 
 // Check finds what makes a dimension unknown, and names the known ones.
 func (d Dimension) Check() error {
-	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) {
+	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) || d == OwnerID || d == OwnTier {
 		return nil
 	}
 	names := make([]string, len(dimensions))

@@ -293,6 +293,9 @@ type Reader interface {
 	// Served tells what is known of owners' tallies; owners without any are
 	// not in the answer.
 	Served(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]Served, error)
+	// Owners is the facts of owners, each with rows or tallies, or known no
+	// more: those are not in the answer. A caller may keep them.
+	Owners(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]*attribution.Owner, error)
 	// Devices lists the devices with rows in [from, to), in canonical order.
 	// Filters may name device dimensions only.
 	Devices(ctx context.Context, from, to attribution.Second, fs []Filter) ([]DeviceRow, error)

@@ -232,6 +232,20 @@ func (s *Store) Served(_ context.Context, owners []rollup.Fingerprint) (map[roll
 	return out, nil
 }
 
+// Owners gives the facts of owners.
+func (s *Store) Owners(_ context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]*attribution.Owner, error) {
+	out := map[rollup.Fingerprint]*attribution.Owner{}
+	for _, c := range s.Decoded {
+		for i := range c.Roster.Owners {
+			o := &c.Roster.Owners[i]
+			if f := o.Fingerprint(); slices.Contains(owners, f) {
+				out[f] = o
+			}
+		}
+	}
+	return out, nil
+}
+
 // Devices lists devices by their minute rows.
 func (s *Store) Devices(_ context.Context, from, to attribution.Second, fs []store.Filter) ([]store.DeviceRow, error) {
 	var out []store.DeviceRow

@@ -40,22 +40,27 @@ func (r *reader) Extent(context.Context) (from, to attribution.Second, err error
 	return from, to, nil
 }
 
-// servedAtOnce bounds how many owners one statement asks for.
-const servedAtOnce = 4096
+// ownersAtOnce bounds how many owners one statement asks for.
+const ownersAtOnce = 4096
+
+// listed is fingerprints as SQL.
+func listed(owners []rollup.Fingerprint) string {
+	var list strings.Builder
+	for i, f := range owners {
+		if i > 0 {
+			list.WriteByte(',')
+		}
+		fmt.Fprintf(&list, "'%x'::UUID", f[:])
+	}
+	return list.String()
+}
 
 // Served implements [store.Reader].
 func (r *reader) Served(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]store.Served, error) {
 	out := make(map[rollup.Fingerprint]store.Served)
-	for part := range slices.Chunk(owners, servedAtOnce) {
-		var list strings.Builder
-		for i, f := range part {
-			if i > 0 {
-				list.WriteByte(',')
-			}
-			fmt.Fprintf(&list, "'%x'::UUID", f[:])
-		}
+	for part := range slices.Chunk(owners, ownersAtOnce) {
 		err := each(ctx, r.conn, `SELECT o.fingerprint, v.model, v.several FROM served v JOIN owner o ON o.id = v.owner
-			WHERE o.fingerprint IN (`+list.String()+`)`, nil, func(rows *sql.Rows) error {
+			WHERE o.fingerprint IN (`+listed(part)+`)`, nil, func(rows *sql.Rows) error {
 			var id []byte
 			s := store.Served{Counted: true}
 			if err := rows.Scan(&id, &s.Model, &s.Several); err != nil {
@@ -66,6 +71,21 @@ func (r *reader) Served(ctx context.Context, owners []rollup.Fingerprint) (map[r
 		})
 		if err != nil {
 			return nil, unavailable("read what owners served", err)
+		}
+	}
+	return out, nil
+}
+
+// Owners implements [store.Reader].
+func (r *reader) Owners(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]*attribution.Owner, error) {
+	out := make(map[rollup.Fingerprint]*attribution.Owner, len(owners))
+	for part := range slices.Chunk(owners, ownersAtOnce) {
+		found := make(map[int32]*attribution.Owner, len(part))
+		if err := readOwners(ctx, r.conn, `id IN (SELECT id FROM owner WHERE fingerprint IN (`+listed(part)+`))`, nil, found); err != nil {
+			return nil, unavailable("read the owners", err)
+		}
+		for _, o := range found {
+			out[o.Fingerprint()] = o
 		}
 	}
 	return out, nil

@@ -72,6 +72,9 @@ func (j *joins) ownerKey(d store.Dimension) string {
 	case store.Controller:
 		j.owner = true
 		return `CASE WHEN o.controller <> '' THEN o.controller_kind || '/' || o.controller END`
+	case store.OwnerID:
+		j.owner = true
+		return `replace(o.fingerprint::VARCHAR, '-', '')`
 	case store.Kind:
 		j.owner = true
 		return kindName
@@ -114,7 +117,7 @@ func (j *joins) sliceKey(d store.Dimension) string {
 		return orNull("w.name")
 	case store.Revision:
 		return `s.revision::VARCHAR`
-	case store.Tenant:
+	case store.Tenant, store.OwnTier:
 		return none
 	default:
 		return j.ownerKey(d)
@@ -156,6 +159,8 @@ func (j *joins) tallyKey(d store.Dimension) string {
 	case store.Tier:
 		j.mapped = true
 		return `coalesce(nullif(s.tier, ''), nullif(m.tier, ''))`
+	case store.OwnTier:
+		return orNull("s.tier")
 	case store.Tenant:
 		return orNull("s.tenant")
 	case store.Counted:

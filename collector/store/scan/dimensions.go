@@ -65,6 +65,8 @@ func (a *ownerAnswers) key(d store.Dimension) store.Key {
 		return fact(o.Pod)
 	case store.Container:
 		return fact(o.Container)
+	case store.OwnerID:
+		return store.Key{Value: o.Fingerprint().String()}
 	case store.Kind:
 		return store.Key{Value: o.Kind.String()}
 	case store.Team:
@@ -107,6 +109,8 @@ func (a *ownerAnswers) tallyKey(d store.Dimension, s *attribution.Subject) store
 		return firstOf(a.mapped.Model, s.Model, a.served.Model)
 	case store.Tier:
 		return firstOf(s.Tier, a.mapped.Tier)
+	case store.OwnTier:
+		return fact(s.Tier)
 	case store.Tenant:
 		return fact(s.Tenant)
 	case store.Counted:

@@ -121,6 +121,7 @@ func TestDimensions(t *testing.T) {
 		store.Environment: {"{prod false} 300 " + none + " 100 " + none + " 600", "{prod false} 11"},
 		store.Run:         {"{r1 false} 300 " + none + " 100 " + none + " 600", "{r1 false} 11"},
 		store.Tenant:      {none + " 300 " + none + " 100 " + none + " 600", "{x false} 1 " + none + " 10"},
+		store.OwnTier:     {none + " 300 " + none + " 100 " + none + " 600", "{gold false} 10 " + none + " 1"},
 		store.Kind:        {"{container false} 300 {nobody false} 100 {unknown-process false} 600", "{container false} 11"},
 		store.Revision:    {"{1 false} 300 {1 false} 100 {1 false} 600", none + " 11"},
 		store.Basis:       {"{unallocated false} 100 {unattributed false} 600 {used false} 300", none + " 11"},

@@ -3,7 +3,9 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 var dimensions = []store.Dimension{
 	store.Cluster, store.Node, store.DeviceID, store.DeviceModel, store.Namespace, store.Controller, store.Pod, store.Container,
 	store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier, store.Run, store.Tenant, store.Kind,
-	store.Basis, store.Method, store.Revision, store.Counted, "label:app", "label:x/y", "label:none",
+	store.OwnerID, store.OwnTier, store.Basis, store.Method, store.Revision, store.Counted, "label:app", "label:x/y", "label:none",
 }
 
 // rules are as good as any: they answer from labels and names.
@@ -95,6 +97,38 @@ func anyQuery(t *testing.T, d Driver) {
 			return nil
 		})
 		same(rt, "rows", l.dumpRows(), l.wantRows(hours, days), show)
+		l.ownersComeBack()
+	})
+}
+
+// ownersComeBack fails unless the facts of every owner can be read, of those
+// that left nothing but a place on a roster perhaps.
+func (l *ledger) ownersComeBack() {
+	l.t.Helper()
+	want := map[rollup.Fingerprint]*attribution.Owner{}
+	for _, c := range l.chunks {
+		for k := range fold(rollup.Day, []*attribution.Chunk{c}) {
+			want[k.series.Owner] = nil
+		}
+		for i := range c.Roster.Owners {
+			o := &c.Roster.Owners[i]
+			if _, ok := want[o.Fingerprint()]; ok {
+				want[o.Fingerprint()] = o
+			}
+		}
+	}
+	ask := append(slices.Collect(maps.Keys(want)), rollup.Fingerprint{1, 2, 3})
+	l.view(func(r store.Reader) error {
+		got, err := r.Owners(context.Background(), ask)
+		if err == nil && len(got) != len(want) {
+			l.t.Fatalf("%d owners come back, want %d", len(got), len(want))
+		}
+		for f, o := range want {
+			if err == nil && (got[f] == nil || attribution.CompareOwners(got[f], o) != 0) {
+				l.t.Fatalf("owner %s is %+v, want %+v", f, got[f], o)
+			}
+		}
+		return err
 	})
 }
 
