@@ -73,7 +73,9 @@ func (c *commit) writeTransfers(ctx context.Context, ts []rerating.Transfer) err
 }
 
 // writeMoved keeps what reratings in force made of the batch's chunks.
-func (c *commit) writeMoved(ctx context.Context) error { return c.writeTransfers(ctx, c.batch.Transfers) }
+func (c *commit) writeMoved(ctx context.Context) error {
+	return c.writeTransfers(ctx, c.batch.Transfers)
+}
 
 func checkTransfer(t *rerating.Transfer) error {
 	switch t.Resolution {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -55,6 +56,11 @@ func encode(v any) []byte {
 
 // Batch makes a batch of chunks. It folds their rows in the plainest way.
 func Batch(number uint64, chunks ...*attribution.Chunk) *store.Batch {
+	return Rated(nil, number, chunks...)
+}
+
+// Rated makes a batch of chunks that are rated by a journal.
+func Rated(j *rerating.Journal, number uint64, chunks ...*attribution.Chunk) *store.Batch {
 	b := &store.Batch{
 		Number:  number,
 		Owners:  make(map[rollup.Fingerprint]*attribution.Owner),
@@ -73,13 +79,27 @@ func Batch(number uint64, chunks ...*attribution.Chunk) *store.Batch {
 			b.Devices[c.Roster.Devices[i].Fingerprint()] = &c.Roster.Devices[i]
 		}
 	}
-	for at, sums := range fold(rollup.Minute, chunks) {
+	for at, sums := range fold(rollup.Minute, rateAll(j, chunks)) {
 		b.Rows = append(b.Rows, rollup.Row{Bucket: at.bucket, Series: at.series, Sums: sums})
 	}
 	for at, value := range foldTallies(rollup.Minute, chunks) {
 		b.Tallies = append(b.Tallies, rollup.TallyRow{Bucket: at.bucket, Series: at.series, Value: value})
 	}
+	var ts rerating.Transfers
+	for _, c := range chunks {
+		f := rollup.FactsOf(c.Roster)
+		j.Steps(c, func(id uint32, before, after *attribution.Chunk) { ts.Add(id, before, after, f) })
+	}
+	b.Transfers = ts.List()
 	return b
+}
+
+func rateAll(j *rerating.Journal, chunks []*attribution.Chunk) []*attribution.Chunk {
+	out := make([]*attribution.Chunk, len(chunks))
+	for i, c := range chunks {
+		out[i] = j.Rate(c)
+	}
+	return out
 }
 
 type rowKey struct {

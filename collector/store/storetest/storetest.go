@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
@@ -43,6 +44,11 @@ func Run(t *testing.T, d Driver) {
 		{"TestLaw4AcknowledgedIsDurable", law4Crash},
 		{"TestLaw5AWeekLateLandsInItsOwnTime", law5},
 		{"TestLaw6TheSameTimeUnderAnotherRevisionIsTwoRows", law6},
+		{"TestLaw6ReratedIsAsIfRatedSoFromTheStart", law6Rerated},
+		{"TestLaw6UndoingRestoresEveryRow", law6Undone},
+		{"TestLaw6OfSumsEachDeviceIsRatedExactly", law6Sums},
+		{"TestLaw6AReratingHappensAsAWholeOrNotAtAll", law6Atomic},
+		{"TestLaw5LateChunksOfAReratedTimeCostWhatItCosts", law5Rerated},
 		{"TestLaw7ACorrectedRuleCorrectsHistory", law7},
 		{"TestLaw8DroppedSecondsAreRememberedAndTooFine", law8},
 		{"TestLaw9MissingEmptyAndZeroDiffer", law9},
@@ -70,6 +76,7 @@ type ledger struct {
 	chunks  []*attribution.Chunk
 	commits uint64
 	mapping store.Mapping
+	journal *rerating.Journal
 }
 
 func open(t *testing.T, d Driver, place string) *ledger {
@@ -88,7 +95,7 @@ func open(t *testing.T, d Driver, place string) *ledger {
 
 func (l *ledger) commit(chunks ...*attribution.Chunk) {
 	l.t.Helper()
-	l.must(l.Commit(context.Background(), Batch(l.commits+1, chunks...)))
+	l.must(l.Commit(context.Background(), Rated(l.journal, l.commits+1, chunks...)))
 	l.commits++
 	l.chunks = append(l.chunks, chunks...)
 }
@@ -113,7 +120,7 @@ func (l *ledger) scan(q *store.Query) *scan.Scan {
 	}
 	s := scan.New(q, scan.Env{Map: l.mapping, Served: known.Of})
 	for _, c := range l.chunks {
-		s.Chunk(c)
+		s.Chunk(l.journal.Rate(c))
 	}
 	return s
 }
@@ -234,7 +241,7 @@ func (l *ledger) wantRows(hours, days attribution.Second) []string {
 			maps.Copy(devices, b.Devices)
 		}
 		var rows []store.FactRow
-		for k, s := range fold(res, l.chunks) {
+		for k, s := range fold(res, rateAll(l.journal, l.chunks)) {
 			if k.bucket < before {
 				rows = append(rows, store.FactRow{
 					Bucket: k.bucket, Device: devices[k.series.Device], Owner: owners[k.series.Owner],
