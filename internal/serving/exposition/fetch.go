@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -64,9 +65,7 @@ func Fetch(
 	if err != nil {
 		return nil, err
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("Accept", "text/plain;version=0.0.4,text/plain;q=0.9,application/openmetrics-text;q=0.5,*/*;q=0.1")
 	req.Header.Set("Accept-Encoding", "identity") // within a cluster, packing costs more than it saves
 	stay := *client
@@ -101,15 +100,14 @@ func checkAnswer(resp *http.Response) error {
 	case resp.StatusCode != http.StatusOK:
 		return &StatusError{Status: resp.StatusCode}
 	}
-	header := resp.Header.Get("Content-Type")
-	if header == "" {
-		return nil // there are servers that do not say
+	// There are servers that do not say, or say it badly: the lines will tell.
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch media {
+	case "", "text/plain", "application/openmetrics-text", "application/octet-stream":
+		return nil
+	default:
+		return fmt.Errorf("%w: it is %.64q", ErrNotText, media)
 	}
-	media, _, err := mime.ParseMediaType(header)
-	if err != nil || media == "text/plain" || media == "application/openmetrics-text" || media == "application/octet-stream" {
-		return nil // what cannot be read is not refused for that: its lines will tell
-	}
-	return fmt.Errorf("%w: it is %.64q", ErrNotText, media)
 }
 
 // unpacked is the answer's body; its length after that is for the caller to

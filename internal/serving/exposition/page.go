@@ -125,13 +125,10 @@ func (p *pageParser) typeOf(name, kind []byte) {
 // other remembers a name that nobody wanted.
 func (p *pageParser) other(name []byte) {
 	others := p.page.Others
-	if len(others) == maxOthers || len(others) > 0 && others[len(others)-1] == string(name) {
+	if len(others) == maxOthers || len(name) > maxOther || !isName(name) || slices.Contains(others, string(name)) {
 		return
 	}
-	if len(name) > maxOther || !isName(name) || slices.Contains(others, string(name)) {
-		return
-	}
-	p.page.Others = append(others, string(name))
+	p.page.Others = append(p.page.Others, string(name))
 }
 
 // sample takes a line, or counts why not.
