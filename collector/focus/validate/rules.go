@@ -1,0 +1,40 @@
+package validate
+
+// Rules are what is checked, by short name, with what each wants.
+func Rules() map[string]string {
+	return map[string]string{
+		"column-missing":   "FOCUS 1.2 has this column in every file",
+		"column-unknown":   "a column of your own begins with x_",
+		"column-twice":     "each column is there once",
+		"column-order":     "columns of your own come last",
+		"column-type":      "decimals are DECIMAL, times TIMESTAMP in UTC, the rest is text",
+		"row-length":       "every row has a field per column",
+		"not-null":         "this column is never null",
+		"null":             "it is null where there is nothing to say",
+		"blank":            "what is not there is null: not blank text, nor a word for it",
+		"number":           "plain decimals: no exponent, plus, comma, unit or sign of a currency",
+		"negative":         "unit prices are 0 or more",
+		"time":             "YYYY-MM-DDTHH:mm:ssZ, in UTC",
+		"value":            "it has a fixed list of values",
+		"subcategory":      "each service category has subcategories of its own",
+		"currency":         "a code of ISO 4217, such as USD",
+		"unit":             "units are named like GPU-Hours, GB or 1000 Tokens",
+		"json":             "a JSON object",
+		"json-flat":        "keys are there once, values are text, numbers, true, false or null",
+		"charge-period":    "it begins before it ends",
+		"billing-period":   "the charge lies within its billing period",
+		"unit-price":       "unit price × pricing quantity is the cost, exactly",
+		"pricing-unit":     "there is a unit exactly where there is a quantity",
+		"billed-cost":      "only who issues the invoice bills",
+		"commitment":       "what is said of a commitment discount needs its id",
+		"frequency":        "a purchase is not Usage-Based",
+		"split-method":     "columns of a split are null where the charge is not split; AllocatedMethodId is not null where it is",
+		"split-name":       "AllocatedResourceName is there exactly where AllocatedResourceId is",
+		"split-details":    `{"Elements":[{"AllocatedRatio":0.25,"UsageUnit":"GPU-Seconds","UsageQuantity":900}]}`,
+		"split-tags":       "AllocatedTags do not repeat keys of Tags",
+		"split-ratio":      "the ratios of all parts of a charge sum to 1, each the part's share of its cost",
+		"split-sum":        "costs and quantities of a charge's parts sum to the charge",
+		"split-dimensions": "the parts of a charge agree in everything but sums and Allocated columns",
+		"split-twice":      "a charge is there whole or in parts: both would count it twice",
+	}
+}
