@@ -27,6 +27,8 @@ import (
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/query"
+	"github.com/gpuledger/gpuledger/collector/rerating"
+	"github.com/gpuledger/gpuledger/collector/rerating/plan"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/collector/verify"
@@ -116,13 +118,20 @@ func (c *Collector) wire(ctx context.Context) error {
 		Timeout:     c.cfg.Limits.QueryTimeout.Duration,
 		Concurrency: c.cfg.Limits.Queries,
 	})
+	past := &reratings{
+		store: c.store, planner: plan.Planner{Decode: newDecoder().decode}, now: time.Now, log: c.deps.Log,
+		do: c.ingest.Do, applied: func(j *rerating.Journal) {
+			c.ingest.SetJournal(j)
+			c.docs.journal.Store(j)
+		},
+	}
 	checks := verify.Config{Store: c.store, Workers: runtime.GOMAXPROCS(0)}
 	if r := c.cfg.retention(); r != (store.Retention{}) {
 		checks.Retention = c.cfg.retention
 		checks.Now = c.ingest.DataTime
 	}
 	c.ledger = api.New(api.Config{
-		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Log: c.deps.Log,
+		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past, Log: c.deps.Log,
 	})
 	credentials, err := c.cfg.TLS.credentials()
 	if err != nil {

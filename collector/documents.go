@@ -14,6 +14,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/mapping"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -34,6 +35,7 @@ type documents struct {
 	rules   atomic.Pointer[mapping.Rules]
 	mapping atomic.Pointer[store.Mapping]
 	names   atomic.Pointer[mapping.Names]
+	journal atomic.Pointer[rerating.Journal]
 }
 
 var _ api.Documents = (*documents)(nil)
@@ -43,6 +45,14 @@ var _ api.Documents = (*documents)(nil)
 func openDocuments(ctx context.Context, st store.Store, now func() time.Time, log *slog.Logger, cardFile, rulesFile string) (*documents, error) {
 	d := &documents{store: st, now: now, log: log, applied: func(*rating.Card) {}}
 	d.do = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+	err := st.View(ctx, func(r store.Reader) error {
+		j, err := r.Journal(ctx)
+		d.journal.Store(j)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	card, err := d.RateCard(ctx, 0)
 	switch {
 	case err == nil:
@@ -153,8 +163,16 @@ func cardText(card *rating.Card) []byte {
 	return rating.Format(&c)
 }
 
-// RateCard returns a revision, 0 for the one in force.
+// RateCard returns a revision, 0 for the one in force. What was rerated has
+// revisions of its own.
 func (d *documents) RateCard(ctx context.Context, revision uint32) (*rating.Card, error) {
+	if id, ok := rerating.ID(revision); ok {
+		card := d.journal.Load().Card(id)
+		if card == nil {
+			return nil, fmt.Errorf("%w: rerating %d", store.ErrNotFound, id)
+		}
+		return card, nil
+	}
 	if card := d.card.Load(); card != nil && (revision == 0 || revision == card.Revision) {
 		return card, nil
 	}

@@ -59,6 +59,8 @@ type Config struct {
 	// Status tells how the collector and its agents do.
 	Status func(context.Context) (*pb.StatusResponse, error)
 	Now    func() time.Time // for current prices
+	// Reratings prices the past anew; nil: this collector does not.
+	Reratings Reratings
 	// Gateways joins what gateways saw to owners, by the rules of the
 	// configured ones; nil: there are no rules.
 	Gateways *join.Set
@@ -89,11 +91,12 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, verifying: make(chan struct{}, maxVerifying)}
 }
 
-// currency is that of the rate card in force, "" where there is none yet.
+// currency is that of the rate card in force, else of what was rerated, "" where
+// there is neither yet.
 func (s *Server) currency(ctx context.Context) (string, error) {
 	card, err := s.cfg.Documents.RateCard(ctx, 0)
 	if errors.Is(err, store.ErrNotFound) {
-		return "", nil
+		return s.reratedCurrency(ctx)
 	}
 	if err != nil {
 		return "", err
