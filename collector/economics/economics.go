@@ -39,8 +39,8 @@
 //   - What no gateway is joined to has no tenant: "unseen", too.
 //
 // Of one day, the split is the same for all groups of a pool. What tenants were
-// served is what gateways counted. A tier that the server's side tells (a
-// tally's own, or by rules) stands; else it is the tenant's.
+// served is what gateways counted. A tier is the one that the server's own tally
+// names, else the tenant's, else the owner's by rules.
 //
 // # Zero is not unknown (law 9)
 //

@@ -15,22 +15,17 @@ import (
 // fold brings slices and tallies together, owner by owner, stretch by stretch.
 type fold struct {
 	*asked
-	full   []store.Dimension // dims, and what tells owners apart
+	full   []store.Dimension // dims, and the owner
 	join   *joiner           // nil: no gateway told anything in this range
 	groups map[string]*TimedRow
 	buf    []byte
 }
-
-// owner is what tells owners apart in a query. Two that share all of it (a
-// pod created anew under its name) count as one.
-var owner = []store.Dimension{store.Cluster, store.Node, store.Namespace, store.Pod, store.Container}
 
 // maxRows is how many rows of the store are in memory at a time.
 const maxRows = 300_000
 
 func newFold(ctx context.Context, p *asked, s *query.Snapshot) (*fold, error) {
 	f := &fold{asked: p, groups: map[string]*TimedRow{}}
-	more := owner
 	if p.customers {
 		seen, err := anyGateway(ctx, s)
 		if err != nil {
@@ -39,15 +34,9 @@ func newFold(ctx context.Context, p *asked, s *query.Snapshot) (*fold, error) {
 		if seen {
 			f.asked = p.late()
 			f.join = newJoiner(p.gateways)
-			more = slices.Concat(owner, f.join.facts)
 		}
 	}
-	f.full = slices.Clone(f.dims)
-	for _, d := range more {
-		if !slices.Contains(f.full, d) {
-			f.full = append(f.full, d)
-		}
-	}
+	f.full = append(slices.Clone(f.dims), store.OwnerID)
 	return f, nil
 }
 
@@ -81,8 +70,7 @@ type stretch struct {
 // tallies: its cost, and what it served under which keys.
 type unit struct {
 	time  attribution.Second
-	owner []store.Key // as fold.full
-	place string      // what it is joined by, once asked for
+	owner string // its id
 	parts []part
 	costs map[string]*Row // by the keys that its slices have, Keys set
 }
@@ -101,6 +89,9 @@ func (f *fold) stretch(ctx context.Context, s *query.Snapshot, from, to attribut
 	}
 	uncounted, err := x.owners(ctx, s)
 	if err != nil {
+		return err
+	}
+	if err := x.known(ctx, s); err != nil {
 		return err
 	}
 	for _, k := range slices.Sorted(maps.Keys(x.units)) {
@@ -177,7 +168,7 @@ func (x *stretch) unit(at attribution.Second, keys []store.Key) *unit {
 	}
 	u := x.units[string(x.buf)]
 	if u == nil {
-		u = &unit{time: at, owner: keys, costs: map[string]*Row{}}
+		u = &unit{time: at, owner: keys[len(keys)-1].Value, costs: map[string]*Row{}}
 		x.units[string(x.buf)] = u
 	}
 	return u

@@ -15,10 +15,9 @@ import (
 // are joined to.
 type joiner struct {
 	rules    *join.Set
-	labels   []string
-	facts    []store.Dimension // of owners, besides those that tell them apart
 	numbers  map[string]int
 	backends []backend
+	owners   map[string]*join.OwnerFacts // by id; nil: nothing is known of it
 	known    map[link]bool
 }
 
@@ -35,19 +34,16 @@ type link struct {
 }
 
 func newJoiner(rules *join.Set) *joiner {
-	j := &joiner{rules: rules, labels: rules.Labels(), numbers: map[string]int{}, known: map[link]bool{}}
-	j.facts = append(j.facts, store.Controller)
-	for _, l := range j.labels {
-		j.facts = append(j.facts, store.LabelPrefix+store.Dimension(l))
-	}
-	return j
+	return &joiner{rules: rules, numbers: map[string]int{}, owners: map[string]*join.OwnerFacts{}, known: map[link]bool{}}
 }
 
-var onlyGateways = store.Filter{Dimension: store.Kind, Values: []string{attribution.Gateway.String()}}
+func onlyGateways() store.Filter {
+	return store.Filter{Dimension: store.Kind, Values: []string{attribution.Gateway.String()}}
+}
 
 // anyGateway tells whether a gateway told anything in a snapshot's range.
 func anyGateway(ctx context.Context, s *query.Snapshot) (bool, error) {
-	q := &store.Query{From: s.From, To: s.To, GroupBy: []store.Dimension{store.Kind}, Filters: []store.Filter{onlyGateways}}
+	q := &store.Query{From: s.From, To: s.To, GroupBy: []store.Dimension{store.Kind}, Filters: []store.Filter{onlyGateways()}}
 	stored, err := s.StoredTallies(ctx, q)
 	if err != nil || len(stored) > 0 {
 		return len(stored) > 0, err
@@ -57,7 +53,9 @@ func anyGateway(ctx context.Context, s *query.Snapshot) (bool, error) {
 }
 
 // ofGateway is what gateways' tallies are told apart by.
-var ofGateway = []store.Dimension{store.Cluster, store.Node, store.Controller, store.Model, store.Tenant, store.Tier}
+func ofGateway() []store.Dimension {
+	return []store.Dimension{store.Cluster, store.Node, store.Controller, store.Model, store.Tenant, store.Tier}
+}
 
 // gateways reads what gateways saw in a stretch.
 func (x *stretch) gateways(ctx context.Context, s *query.Snapshot) error {
@@ -65,7 +63,7 @@ func (x *stretch) gateways(ctx context.Context, s *query.Snapshot) error {
 		return nil
 	}
 	x.pools = map[attribution.Second]*pools{}
-	q := x.query(ofGateway, onlyGateways)
+	q := x.query(ofGateway(), onlyGateways())
 	stored, err := s.StoredTallies(ctx, q)
 	if err != nil {
 		return err
@@ -79,7 +77,7 @@ func (x *stretch) gateways(ctx context.Context, s *query.Snapshot) error {
 			t := &ts[i]
 			p := x.pools[t.Time]
 			if p == nil {
-				p = newPools(slices.Index(x.dims, store.Tenant), slices.Index(x.dims, store.Tier))
+				p = newPools(x.dims)
 				x.pools[t.Time] = p
 			}
 			p.saw(x.join.backend(t.Keys[:3]), t.Keys[3], t.Keys[4:6], t)
@@ -140,32 +138,36 @@ func sameModel(owner, gateway store.Key, by join.Basis, counted bool) bool {
 
 // joins is whether an owner may be a backend.
 func (x *stretch) joins(u *unit, n int) bool {
-	if u.place == "" {
-		for i, d := range x.full {
-			if _, label := d.Label(); label || slices.Contains(owner, d) || d == store.Controller {
-				u.place = string(query.AppendKeys([]byte(u.place), u.owner[i:i+1]))
-			}
-		}
-	}
-	l := link{u.place, n}
+	l := link{u.owner, n}
 	yes, known := x.join.known[l]
 	if !known {
-		b := &x.join.backends[n]
-		yes = b.matcher.Match(b.address, x.factsOf(u))
+		b, facts := &x.join.backends[n], x.join.owners[u.owner]
+		yes = facts != nil && b.matcher.Match(b.address, facts)
 		x.join.known[l] = yes
 	}
 	return yes
 }
 
-func (x *stretch) factsOf(u *unit) *join.OwnerFacts {
-	at := func(d store.Dimension) string { return u.owner[slices.Index(x.full, d)].Value }
-	f := &join.OwnerFacts{Cluster: at(store.Cluster), Namespace: at(store.Namespace), Pod: at(store.Pod), Controller: at(store.Controller)}
-	labels := map[string]string{}
-	for _, l := range x.join.labels {
-		if k := u.owner[slices.Index(x.full, store.LabelPrefix+store.Dimension(l))]; !k.Missing {
-			labels[l] = k.Value
+// known reads the facts of the stretch's owners that gateways may be joined to.
+func (x *stretch) known(ctx context.Context, s *query.Snapshot) error {
+	if len(x.pools) == 0 {
+		return nil
+	}
+	var ids []string
+	for _, u := range x.units {
+		if _, there := x.join.owners[u.owner]; !there {
+			x.join.owners[u.owner] = nil
+			ids = append(ids, u.owner)
 		}
 	}
-	f.Labels = attribution.MakeLabels(labels)
-	return f
+	slices.Sort(ids)
+	owners, err := s.Owners(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for id, o := range owners {
+		facts := join.FactsOf(o)
+		x.join.owners[id] = &facts
+	}
+	return nil
 }

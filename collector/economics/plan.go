@@ -30,7 +30,7 @@ type asked struct {
 
 // ofTally is whether a tally says it of itself.
 func ofTally(d store.Dimension) bool {
-	return d == store.Model || d == store.Family || d == store.Tier || d == store.Tenant
+	return d == store.Model || d == store.Family || d == store.Tier || d == store.OwnTier || d == store.Tenant
 }
 
 func plan(req *Request) (*asked, error) {
@@ -65,7 +65,7 @@ func plan(req *Request) (*asked, error) {
 		}
 	}
 	if p.customers = p.has(store.Tenant) || p.has(store.Tier); p.customers {
-		p.need(store.Model, store.Tenant, store.Tier)
+		p.need(store.Model, store.Tenant, store.Tier, store.OwnTier)
 	}
 	p.step = p.interval
 	if slices.ContainsFunc(p.dims, ofTally) && (p.step == 0 || p.step > day) {

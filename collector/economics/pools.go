@@ -14,10 +14,10 @@ import (
 // pools are the flows of one stretch of time with the cost that they divide.
 // Flows that share an owner are one pool.
 type pools struct {
-	tenant, tier int // their places in keys
-	flows        []flow
-	byName       map[string]int
-	bags         map[string]*bag
+	tenant, tier, own int // their places in keys
+	flows             []flow
+	byName            map[string]int
+	bags              map[string]*bag
 }
 
 // flow is what gateways saw go to one backend, of one model.
@@ -43,8 +43,9 @@ type bag struct {
 	row     Row
 }
 
-func newPools(tenant, tier int) *pools {
-	return &pools{tenant: tenant, tier: tier, byName: map[string]int{}, bags: map[string]*bag{}}
+func newPools(dims []store.Dimension) *pools {
+	at := func(d store.Dimension) int { return slices.Index(dims, d) }
+	return &pools{tenant: at(store.Tenant), tier: at(store.Tier), own: at(store.OwnTier), byName: map[string]int{}, bags: map[string]*bag{}}
 }
 
 // saw adds what a gateway counted.
@@ -172,8 +173,8 @@ func (x *pool) settle(p *pools, into func([]store.Key, *Row)) {
 			} else {
 				r.Customers = FromGateway
 				keys[p.tenant] = x.customers[i].keys[0]
-				if keys[p.tier].Missing {
-					keys[p.tier] = x.customers[i].keys[1]
+				if tier := x.customers[i].keys[1]; !tier.Missing && keys[p.own].Missing {
+					keys[p.tier] = tier
 				}
 			}
 			if i < last || b.counted {
