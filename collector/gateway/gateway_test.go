@@ -1,0 +1,556 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/gateway/join"
+	"github.com/gpuledger/gpuledger/collector/ingest"
+	"github.com/gpuledger/gpuledger/internal/serving"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestNodesOfTheCollectorsOwn(t *testing.T) {
+	if join.NodePrefix != ingest.OwnPrefix {
+		t.Errorf("%q and %q", join.NodePrefix, ingest.OwnPrefix)
+	}
+}
+
+// testing.T and rapid.T both.
+type tester interface {
+	Helper()
+	Fatalf(string, ...any)
+}
+
+// fakeLedger keeps chunks as the ledger does: what is accepted is durable once
+// it is committed, and gone with a crash before that.
+type fakeLedger struct {
+	t       tester
+	open    []*attribution.Chunk
+	durable []*attribution.Chunk
+	down    bool
+}
+
+var errDown = errors.New("the store is down")
+
+func (l *fakeLedger) Accept(_ context.Context, c *attribution.Chunk) error {
+	if l.down {
+		return errDown
+	}
+	if err := c.Check(); err != nil {
+		l.t.Fatalf("a chunk breaks a law: %v", err)
+	}
+	for _, x := range slices.Concat(l.durable, l.open) {
+		if x.Key.Node != c.Key.Node || x.Key.Cluster != c.Key.Cluster || c.Key.Sequence >= x.End() || x.Key.Sequence >= c.End() {
+			continue
+		}
+		if x.Key == c.Key && x.Seconds == c.Seconds {
+			return nil // a duplicate
+		}
+		return fmt.Errorf("%w: %d is there", ingest.ErrRejected, x.Key.Sequence)
+	}
+	l.open = append(l.open, c)
+	return nil
+}
+
+func (l *fakeLedger) StoredThrough(cluster, node string) (through attribution.Second) {
+	for _, c := range l.durable {
+		if c.Key.Cluster == cluster && c.Key.Node == node {
+			through = max(through, c.End())
+		}
+	}
+	return through
+}
+
+// commit makes the first n open chunks durable.
+func (l *fakeLedger) commit(n int) {
+	n = min(n, len(l.open))
+	l.durable = append(l.durable, l.open[:n]...)
+	l.open = l.open[n:]
+}
+
+// sums are the durable tallies by sum.
+func (l *fakeLedger) sums() map[sum]int64 {
+	all := make(map[sum]int64)
+	for _, c := range l.durable {
+		for _, x := range c.Tallies {
+			s := &c.Roster.Subjects[x.Subject]
+			o := &c.Roster.Owners[s.Owner]
+			if o.Kind != attribution.Gateway || (o.Controller == "") != (o.ControllerKind == "") {
+				l.t.Fatalf("owner %+v", *o)
+			}
+			all[sum{o.Controller, s.Model, s.Tenant, s.Tier, c.Roster.Measures[x.Measure]}] += x.Value
+		}
+	}
+	return all
+}
+
+// process is a gateway's process: what it has served since it began.
+type process struct {
+	started int64
+	counts  map[sum]int64
+}
+
+func (p *process) reading() *serving.Reading {
+	r := &serving.Reading{Format: "test", Started: p.started, Rules: 1}
+	for s, v := range p.counts {
+		id := uint64(14695981039346656037)
+		for _, b := range []byte(fmt.Sprint(s)) {
+			id = (id ^ uint64(b)) * 1099511628211
+		}
+		subject := serving.Subject{Model: s.model, Tenant: s.tenant, Tier: s.tier, Backend: s.backend}
+		r.Counts = append(r.Counts, serving.Count{Subject: subject, Measure: s.measure, Series: id, Value: v})
+	}
+	slices.SortFunc(r.Counts, func(a, b serving.Count) int {
+		return serving.Value{Subject: a.Subject, Measure: a.Measure}.ComparePair(serving.Value{Subject: b.Subject, Measure: b.Measure})
+	})
+	return r
+}
+
+// rig is a gateway with processes behind one address, a ledger, and a clock.
+type rig struct {
+	t      tester
+	dir    string
+	now    time.Time
+	ledger *fakeLedger
+	g      *gateway
+	behind []*process
+	pick   int // which of them answers
+	away   bool
+	o      Options
+	starts []int64 // of all processes
+}
+
+func newRig(t tester, dir string) *rig {
+	r := &rig{
+		t: t, dir: dir, now: time.Unix(1_700_000_003, 250e6), ledger: &fakeLedger{t: t},
+		o: Options{Name: "g", URLs: []string{"http://g"}, Labels: map[string]string{"team": "ml"}},
+	}
+	r.behind = []*process{r.begin()}
+	r.open()
+	return r
+}
+
+func (r *rig) begin() *process {
+	started := r.now.UnixNano() / 1e7 * 1e7
+	for slices.ContainsFunc(r.starts, func(s int64) bool { return sameStart(s, started) }) {
+		started += 1e7
+	}
+	r.starts = append(r.starts, started)
+	return &process{started: started, counts: make(map[sum]int64)}
+}
+
+func (r *rig) deps() Deps {
+	return Deps{
+		Ledger: r.ledger, Dir: r.dir, Clock: func() time.Time { return r.now }, Random: rand.NewChaCha8([32]byte{byte(r.now.Unix())}),
+		Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	g, err := open(r.o.withDefaults(), r.deps())
+	if err != nil {
+		r.t.Fatalf("open: %v", err)
+	}
+	r.g = g
+	g.write = func(name string, content []byte) error { return os.WriteFile(name, content, 0o600) }
+	g.scrape = func(context.Context) ([]answer, error) {
+		a := answer{place: place{name: "http://g"}}
+		if r.away {
+			a.err = io.ErrUnexpectedEOF
+		} else {
+			a.reading = r.behind[r.pick].reading()
+		}
+		return []answer{a}, nil
+	}
+}
+
+// crash loses what is not durable, and begins again after some time.
+func (r *rig) crash(away time.Duration) {
+	r.ledger.open = nil
+	r.now = r.now.Add(away)
+	r.open()
+}
+
+func (r *rig) round() {
+	r.now = r.now.Add(15 * time.Second)
+	r.g.round(context.Background())
+}
+
+func served(tenant string, m attribution.Measure) sum {
+	return sum{backend: "http://llama.prod", model: "llama", tenant: tenant, measure: m}
+}
+
+func (r *rig) want(s sum, v int64) {
+	r.t.Helper()
+	if got := r.ledger.sums()[s]; got != v {
+		r.t.Fatalf("%+v: the ledger has %d, want %d", s, got, v)
+	}
+}
+
+// Whatever happens to the collector and its store, the ledger has what the
+// gateway counted, once.
+func TestLaw4GatewayExactlyOnce(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		r := newRig(rt, dir)
+		total := make(map[sum]int64)
+		r.g.round(rt.Context()) // the baseline of a process that began with us
+		measures := []attribution.Measure{attribution.Success, attribution.TokensInput, attribution.TokensOutput, attribution.Aborted}
+		acts := map[string]func(*rapid.T){
+			"serve": func(t *rapid.T) {
+				s := served(rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "tenant"), rapid.SampledFrom(measures).Draw(t, "measure"))
+				v := rapid.Int64Range(0, 5_000_000).Draw(t, "count")
+				if rapid.IntRange(0, 30).Draw(t, "huge") == 0 {
+					v = 3 * attribution.MaxPerSecond
+				}
+				p := r.behind[rapid.IntRange(0, len(r.behind)-1).Draw(t, "process")]
+				p.counts[s] += v
+				total[s] += v
+			},
+			"round": func(*rapid.T) { r.round() },
+			"other replica answers": func(t *rapid.T) {
+				r.pick = rapid.IntRange(0, len(r.behind)-1).Draw(t, "process")
+			},
+			"replica added": func(*rapid.T) {
+				if len(r.behind) < 4 {
+					r.now = r.now.Add(3 * time.Second)
+					r.behind = append(r.behind, r.begin())
+				}
+			},
+			"gateway restarts": func(*rapid.T) {
+				r.away, r.ledger.down = false, false
+				r.round() // what it served after its last page would be lost with it
+				r.now = r.now.Add(2500 * time.Millisecond)
+				r.behind[r.pick] = r.begin()
+			},
+			"away":   func(t *rapid.T) { r.away = rapid.Bool().Draw(t, "away") },
+			"commit": func(t *rapid.T) { r.ledger.commit(rapid.IntRange(0, 9).Draw(t, "chunks")) },
+			"store":  func(t *rapid.T) { r.ledger.down = rapid.Bool().Draw(t, "down") },
+			"crash":  func(t *rapid.T) { r.crash(time.Duration(rapid.IntRange(0, 900).Draw(t, "away")) * time.Second) },
+			"time goes": func(t *rapid.T) {
+				next := r.now.Add(time.Duration(rapid.IntRange(-20, 900).Draw(t, "s")) * time.Second)
+				if next.Unix() > r.starts[0]/1e9+10 { // what begins before us, by the clock, is a baseline
+					r.now = next
+				}
+			},
+		}
+		rt.Repeat(acts)
+		r.away, r.ledger.down = false, false
+		for i := range r.behind { // the last pages of all, with room for what is owed
+			r.pick = i
+			for range 8 {
+				r.round()
+			}
+		}
+		for len(r.g.book.owed) > 0 {
+			r.round()
+		}
+		r.ledger.commit(len(r.ledger.open))
+		got := r.ledger.sums()
+		for s, v := range total {
+			if got[s] != v {
+				rt.Fatalf("%+v: the ledger has %d, the gateway served %d", s, got[s], v)
+			}
+			delete(got, s)
+		}
+		if len(got) > 0 {
+			rt.Fatalf("the ledger has more: %v", got)
+		}
+	})
+}
+
+func TestSecondsRunOn(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	for range 20 {
+		r.round()
+	}
+	r.away = true
+	for range 4 {
+		r.round()
+	}
+	r.away = false
+	r.round()
+	runs := func() (n int, last attribution.Second) {
+		cs := slices.Concat(r.ledger.durable, r.ledger.open)
+		for _, c := range cs {
+			if c.Key.Sequence != last {
+				n++
+			}
+			last = c.End()
+		}
+		return n, last
+	}
+	n, last := runs()
+	if now := attribution.Second(r.now.Unix()); n != 1 || last != now+1 {
+		t.Errorf("%d runs of seconds, the last until %d: want one until %d", n, last, now+1)
+	}
+	r.away = true
+	for range 20 {
+		r.round()
+	}
+	r.away = false
+	r.round()
+	if n, _ := runs(); n != 2 {
+		t.Errorf("%d runs of seconds after minutes away: want 2", n)
+	}
+}
+
+func TestStateFile(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	serve := func(r *rig, n int64) { r.behind[0].counts[tokens] += n }
+	for name, c := range map[string]struct {
+		between func(*rig)
+		want    int64
+	}{
+		"kept": {func(*rig) {}, 111},
+		"lost": {func(r *rig) { _ = os.Remove(r.g.file) }, 101},
+		"damaged": {func(r *rig) {
+			text, _ := os.ReadFile(r.g.file)
+			_ = os.WriteFile(r.g.file, text[:len(text)/2], 0o600)
+		}, 101},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.round()
+			serve(r, 1)
+			r.round()
+			r.ledger.commit(99)
+			serve(r, 10)
+			before := r.g.book.boot
+			c.between(r)
+			r.crash(time.Hour)
+			r.round()
+			serve(r, 100)
+			r.round()
+			r.ledger.commit(99)
+			r.want(tokens, c.want)
+			if (r.g.book.boot == before) != (name == "kept") {
+				t.Errorf("boot %x, then %x", before, r.g.book.boot)
+			}
+			if _, err := os.Stat(r.g.file + ".corrupt"); (err == nil) != (name == "damaged") {
+				t.Errorf("set aside: %v", err)
+			}
+		})
+	}
+}
+
+// An older copy of the state file would count again what the ledger has.
+func TestLaw3OlderStateIsNotUsed(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	old, err := os.ReadFile(r.g.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.behind[0].counts[tokens] += 7
+	r.round()
+	r.ledger.commit(99)
+	if err := os.WriteFile(r.g.file, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.crash(time.Minute)
+	r.round()
+	r.round()
+	r.ledger.commit(99)
+	r.want(tokens, 7)
+}
+
+// While nothing becomes durable the gateway is left alone, and what is kept is
+// bounded; afterwards all of it is there.
+func TestLaw8StoreDown(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	r.ledger.down = true
+	for range 2 * mostUnstored {
+		r.behind[0].counts[tokens]++
+		r.round()
+	}
+	if n := len(r.g.book.unstored); n > mostUnstored+20 {
+		t.Errorf("%d chunks are kept", n)
+	}
+	s := r.g.status
+	if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "nothing durable") || !strings.Contains(s.Warnings[0], errDown.Error()) {
+		t.Errorf("warnings: %q", s.Warnings)
+	}
+	r.ledger.down = false
+	r.round()
+	r.ledger.commit(1 << 20)
+	r.round()
+	r.ledger.commit(1 << 20)
+	r.want(tokens, 2*mostUnstored)
+}
+
+// Seconds that somebody else wrote are left to him; what was counted comes in
+// others, of another life.
+func TestConflict(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	now := attribution.Second(r.now.Unix())
+	alien := r.g.book.chunk(now+1, now.ChunkStart()+attribution.ChunkSeconds, nil)
+	alien.Key.Boot = attribution.Boot{9}
+	r.ledger.durable = append(r.ledger.durable, r.ledger.open...)
+	r.ledger.open = []*attribution.Chunk{alien}
+	r.behind[0].counts[tokens] = 5
+	boot := r.g.book.boot
+	for range 5 {
+		r.round()
+	}
+	r.ledger.commit(99)
+	r.want(tokens, 5)
+	if r.g.book.boot == boot || r.g.status.Rejected == 0 {
+		t.Errorf("boot %x, status %+v", r.g.book.boot, r.g.status)
+	}
+}
+
+func TestLaw2OverflowIsCountedUnderOther(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.o.MaxTenants = 3
+	r.open()
+	r.round()
+	for i := range 10 {
+		r.behind[0].counts[served(fmt.Sprintf("t%d", i), attribution.Success)] = int64(i+1) * int64(attribution.One)
+	}
+	r.behind[0].counts[served("t0", "latency/4")] = 3
+	for i := range 2 * mostMeasures {
+		r.behind[0].counts[served("t0", attribution.FailurePrefix+attribution.Measure(fmt.Sprintf("r%03d", i)))] = 1
+	}
+	r.round()
+	r.ledger.commit(99)
+	r.want(served("t2", attribution.Success), 3*int64(attribution.One))
+	r.want(served(Other, attribution.Success), (4+5+6+7+8+9+10)*int64(attribution.One))
+	r.want(served("t0", attribution.FailurePrefix+Other), mostMeasures)
+	r.want(served("t0", "latency/4"), 0)
+	s := r.g.status
+	if s.Tenants != 3 || s.Folded != 7+mostMeasures || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "max_tenants") {
+		t.Errorf("%+v", s)
+	}
+	c := r.ledger.durable[len(r.ledger.durable)-1]
+	if o := c.Roster.Owners[0]; o.Node != "gateway/g" || o.Cluster != "default" || o.Controller != "http://llama.prod" || len(o.Labels) != 1 {
+		t.Errorf("owner %+v", o)
+	}
+}
+
+// More than fits into one second goes into the next ones.
+func TestManySums(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.o.MaxTenants = 6000
+	r.open()
+	r.round()
+	want := int64(0)
+	for i := range r.o.MaxTenants {
+		name := fmt.Sprintf("%s%d", strings.Repeat("x", 200), i)
+		for _, m := range []attribution.Measure{attribution.Success, attribution.TokensInput} {
+			r.behind[0].counts[served(name, m)] = 1
+			want++
+		}
+	}
+	for range 15 {
+		r.round()
+		for _, e := range r.g.book.unstored {
+			if _, err := encodeChunk(e.chunk); err != nil {
+				t.Error(err)
+			}
+		}
+		r.ledger.commit(99)
+	}
+	got := int64(0)
+	for _, v := range r.ledger.sums() {
+		got += v
+	}
+	if got != want || len(r.g.book.owed) > 0 {
+		t.Errorf("%d of %d are there, %d owed", got, want, len(r.g.book.owed))
+	}
+	if s := r.g.status; s.Rejected > 0 || len(s.Warnings) != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestReplicasBehindOneAddress(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	r.behind = append(r.behind, r.begin())
+	for i := range 10 {
+		r.pick = i % 2
+		r.behind[0].counts[tokens] += 3
+		r.behind[1].counts[tokens] += 10
+		r.round()
+	}
+	r.pick = 0
+	r.round()
+	r.ledger.commit(999)
+	r.want(tokens, 130)
+	if s := r.g.status; len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "resolve: all") || s.Restarts != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A gateway that is said to be in another cluster goes on under its new node.
+func TestClusterChanges(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	r.behind[0].counts[tokens] += 7
+	r.round()
+	open := r.ledger.open
+	r.o.Cluster = "east"
+	r.behind[0].counts[tokens] += 100
+	r.crash(time.Minute)
+	r.round()
+	if len(r.ledger.open) <= len(open) {
+		t.Fatalf("%d chunks", len(r.ledger.open))
+	}
+	r.ledger.commit(99)
+	r.round()
+	r.want(tokens, 107)
+	if n := len(r.g.book.unstored); n > 3 || r.ledger.StoredThrough("east", "gateway/g") == 0 || r.ledger.StoredThrough("default", "gateway/g") == 0 {
+		t.Errorf("%d chunks are kept; stored through %+v", n, r.g.status)
+	}
+}
+
+func TestOpenManyAndStop(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	d := r.deps()
+	d.Dir = filepath.Join(r.dir, "more", "gateways")
+	d.Resolve = func(context.Context, string) ([]string, error) { return nil, errDown }
+	gs, err := Open([]Options{{Name: "a", URLs: []string{"http://a"}, ResolveAll: true}, {Name: "b", URLs: []string{"http://b"}, ResolveAll: true}}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- gs.Run(ctx) }()
+	for gs.Status()[0].Error == "" || gs.Status()[1].Error == "" {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if s := gs.Status()[1]; s.Name != "b" || !strings.Contains(s.Warnings[0], errDown.Error()) {
+		t.Errorf("%+v", s)
+	}
+}
