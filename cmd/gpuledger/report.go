@@ -13,7 +13,7 @@ import (
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
-const groupHelp = "cluster, node, device, device-model, namespace, controller, pod, container, team, model, class, tier, basis, method, label:KEY"
+const groupHelp = "cluster, node, device, device-model, namespace, controller, pod, container, team, budget-owner, environment, model, family, class, tier, run, kind, basis, method, revision, label:KEY"
 
 // question is what report and inferences have in common.
 type question struct {

@@ -14,20 +14,32 @@ import (
 func newRules(t *target) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rules",
-		Short: "Check, apply and show how labels become teams, models, classes and tiers",
-		Long: `Labels are facts; teams, models, classes and tiers are mapped from them by rules
-when a question is asked. Applying corrected rules corrects history.
+		Short: "Check, compare, apply and show how labels become teams, models, tiers, …",
+		Long: `Labels are facts; teams, budget owners, environments, models, classes, tiers and
+runs are mapped from them by rules when a question is asked. Applying corrected
+rules corrects history.
 
-For each target (team, model, class, tier) the first rule that yields a value
-counts. What is applied replaces all rules before it, so begin with "rules show".
+For each target the first rule that yields a value counts: a fixed value, that
+of a label, the namespace or the controller's name; with extract, the part of it
+that * stands for. What is applied replaces all rules before it, so begin with
+"rules show", and see what would move with "rules compare".
 
   rules:
     - {target: team, from_label: team}
     - {target: team, namespace: "search-*", value: search}
+    - {target: environment, from_namespace: true, extract: "*-prod"}
     - {target: model, controller: "Deployment/llama-*", value: llama-3-70b}
-    - {target: tier, labels: {plan: enterprise}, value: gold}`,
+    - {target: tier, labels: {plan: enterprise}, value: gold}
+
+Rules with served or tenant judge names that traffic carries, not owners, and so
+does every rule for a family, which judges the model's name:
+
+    - {target: model, served: "meta-llama/*", from_name: true, extract: "meta-llama/*"}
+    - {target: family, served: "llama-3-*", value: llama-3}
+    - {target: tier, tenant: "acme-*", value: gold}`,
 		Example: `  gpuledger rules show > rules.yaml
   gpuledger rules check rules.yaml
+  gpuledger rules compare rules.yaml --last 30d
   gpuledger rules apply rules.yaml`,
 		RunE: showHelp,
 	}
@@ -46,6 +58,8 @@ counts. What is applied replaces all rules before it, so begin with "rules show"
 		},
 		&cobra.Command{
 			Use: "apply FILE", Short: "Make rules the next revision; history follows",
+			Long: `apply makes rules the next revision. All answers follow them from then on, about
+the past too; "gpuledger rules compare FILE" tells beforehand what they move.`,
 			Args: exactArgs(1, "one file"),
 			RunE: func(c *cobra.Command, args []string) error {
 				rules, err := readRules(args[0])
@@ -62,6 +76,7 @@ counts. What is applied replaces all rules before it, so begin with "rules show"
 				})
 			},
 		},
+		newRulesCompare(t),
 		newRulesShow(t),
 	)
 	return c

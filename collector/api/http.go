@@ -104,6 +104,7 @@ func checkRequest(next http.Handler) http.Handler {
 		"/v1/report": "Report", "/v1/unit-costs": "UnitCosts", "/v1/devices": "Devices", "/v1/verify": "Verify",
 		"/v1/status": "Status", "/v1/rate-card": "GetRateCard", "/v1/rules": "GetRules",
 		"/v1/runs": "Runs", "/v1/slo": "SLO", "/v1/reratings": "Reratings", "/v1/export": "Export",
+		"/v1/rules/compare": "CompareRules",
 	} {
 		fields := methods.ByName(method).Input().Fields()
 		known[path] = []string{}
@@ -120,6 +121,9 @@ func checkRequest(next http.Handler) http.Handler {
 				verbs = append(verbs, http.MethodPut)
 			case "/v1/reratings":
 				verbs = append(verbs, http.MethodPost)
+			case "/v1/rules/compare":
+				verbs = []string{http.MethodPost}
+				names = nil // all of the question is in the body
 			}
 			if !slices.Contains(verbs, r.Method) {
 				w.Header().Set("Allow", strings.Join(verbs, ", "))
