@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/inference"
+	"github.com/gpuledger/gpuledger/agent/inference/push"
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/sampler/dcgm"
 	"github.com/gpuledger/gpuledger/agent/sampler/nvml"
@@ -42,6 +42,7 @@ type gpuNode struct {
 	kubelet   *kubelet.Watcher
 	slurm     *slurm.Watcher
 	serving   *inference.Sampler
+	pushed    *push.Server
 	log       *slog.Logger
 	now       func() int64      // Unix ns, the timeline of events
 	orphans   []sampler.Holding // restored, and known to nothing here
@@ -196,37 +197,6 @@ func (n *gpuNode) openHolders(cfg *Config, name string, inKubernetes bool, from 
 	return err
 }
 
-// openServing opens what counts what is served. Without pods there is nothing
-// to look for servers in.
-func (n *gpuNode) openServing(cfg *Config, name string, from Beginning) error {
-	c := &cfg.Inference
-	if n.pods == nil || !c.Enabled {
-		return nil
-	}
-	formats, err := c.formats()
-	if err != nil {
-		return err
-	}
-	o := inference.Options{
-		Node: name, Pods: n.pods.View, Holders: n.allHolders, Now: from.Now, Unsealed: from.Unsealed, Durable: from.From,
-		Dir: filepath.Join(spoolDir(cfg.StateDir, cfg.Cluster, name), "inference"), Interval: c.Interval.Duration,
-		Targets: c.MaxTargets, Concurrency: c.Concurrency, Formats: formats, InsecureHTTPS: c.InsecureHTTPS, Log: n.log,
-	}
-	for i := range c.Rules {
-		o.Rules = append(o.Rules, c.Rules[i].rule())
-	}
-	n.serving, err = inference.New(o)
-	return err
-}
-
-// allHolders are those of any device, some of them more than once.
-func (n *gpuNode) allHolders() (all []*attribution.Owner) {
-	for _, u := range n.driver.Units() {
-		all = append(all, n.holders(u.ID)...)
-	}
-	return all
-}
-
 // holders are those of a device, whoever knows them.
 func (n *gpuNode) holders(device string) []*attribution.Owner {
 	switch {
@@ -259,6 +229,9 @@ func (n *gpuNode) Run(ctx context.Context, producer func() sampler.Producer) err
 		aside("resource slices", n.slices.Run)
 		aside("kubelet", func(ctx context.Context) error { return n.kubelet.Run(ctx, producer) })
 		aside("unknown pods", n.poke)
+	}
+	if n.pushed != nil {
+		aside("push", func(ctx context.Context) error { return n.pushed.Run(ctx, producer) })
 	}
 	if n.serving != nil {
 		aside("inference", func(ctx context.Context) error { return n.serving.Run(ctx, producer) })

@@ -29,6 +29,10 @@ func (n *gpuNode) collect(c *nodeCollector) {
 		s := n.serving.Stats()
 		c.inference(&s)
 	}
+	if n.pushed != nil {
+		s := n.pushed.Stats()
+		c.pushed(&s)
+	}
 	if n.slurm != nil {
 		c.slurm(n.slurm.Stats())
 	}

@@ -1,6 +1,9 @@
 package agent
 
-import "github.com/gpuledger/gpuledger/agent/inference"
+import (
+	"github.com/gpuledger/gpuledger/agent/inference"
+	"github.com/gpuledger/gpuledger/agent/inference/push"
+)
 
 // inference sends what is known of the servers that are read.
 func (c *nodeCollector) inference(s *inference.Stats) {
@@ -29,4 +32,21 @@ func (c *nodeCollector) inference(s *inference.Stats) {
 	} {
 		c.count("inference_dropped_total", "Series and values of servers' pages that don't count, by reason.", v, "reason", reason)
 	}
+}
+
+// pushed sends what is known of those who push.
+func (c *nodeCollector) pushed(s *push.Stats) {
+	c.count("push_requests_total", "Requests that were counted, by kind.", s.Records, "kind", "record")
+	c.count("push_requests_total", "Requests that were counted, by kind.", s.Exports, "kind", "otlp")
+	c.count("push_duplicates_total", "Requests and points that had been counted before, and were not again.", s.Duplicates)
+	c.count("push_ignored_points_total", "OpenTelemetry metrics that are not about what is served.", s.Ignored)
+	const refused = "What was pushed and did not count, by reason."
+	for reason, v := range map[string]uint64{
+		"point": s.Rejected, "unfit": s.Unfit, "stranger": s.Strangers, "rate": s.TooMany, "connection": s.Connections,
+		"client": s.Clients, "series": s.Series, "value": s.Excess,
+	} {
+		c.count("push_refused_total", refused, v, "reason", reason)
+	}
+	c.count("push_unkept_total", "Times that what was pushed could not be written.", s.Unkept)
+	c.count("push_damaged_total", "Times that it could not be read at a start.", s.Damaged)
 }

@@ -185,9 +185,8 @@ const beat = 250 * time.Millisecond
 
 // Run implements [sampler.Live]. What servers do is no reason for it to end.
 func (s *Sampler) Run(ctx context.Context, producer func() sampler.Producer) error {
-	p := &producers{producer(), producer()}
-	defer p[0].Close()
-	defer p[1].Close()
+	lanes := OpenLanes(producer)
+	defer lanes.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	jobs := make(chan *job, s.o.Targets)
 	results := make(chan result, s.o.Targets)
@@ -222,7 +221,7 @@ func (s *Sampler) Run(ctx context.Context, producer func() sampler.Producer) err
 		case now := <-tick.C:
 			s.look(now)
 			s.dispatch(now, jobs)
-			s.ledger.commit(now, p)
+			s.ledger.commit(now, lanes)
 		}
 	}
 }

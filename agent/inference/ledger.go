@@ -3,7 +3,6 @@ package inference
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -12,19 +11,12 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
-	"github.com/gpuledger/gpuledger/agent/workload"
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/internal/serving"
 )
 
-const (
-	commitEvery = 500 * time.Millisecond
-	// maxValues bounds the values that are yielded in a second. The meter takes
-	// 1,024 records of a producer between two seconds that it seals.
-	maxValues = 1000
-	// maxState bounds the file, in bytes.
-	maxState = 64 << 20
-)
+// commitEvery is how often what was read is counted.
+const commitEvery = 500 * time.Millisecond
 
 // observation is a reading that is to be counted.
 type observation struct {
@@ -63,7 +55,7 @@ func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*led
 	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
 		return nil, fmt.Errorf("inference: %w", err)
 	}
-	state, err := readFile(file)
+	state, err := ReadState(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err == nil:
@@ -85,21 +77,8 @@ func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*led
 	return l, nil
 }
 
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	if err == nil && len(b) > maxState {
-		err = fmt.Errorf("it has more than %d bytes", maxState)
-	}
-	return b, err
-}
-
 // commit counts what is pending.
-func (l *ledger) commit(now time.Time, p *producers) {
+func (l *ledger) commit(now time.Time, to *Lanes) {
 	if len(l.pending) == 0 || now.Sub(l.last) < commitEvery {
 		return
 	}
@@ -112,7 +91,7 @@ func (l *ledger) commit(now time.Time, p *producers) {
 	n := 0
 	for ; n < len(l.pending); n++ {
 		x := &l.pending[n]
-		if l.spent > 0 && l.spent+len(x.reading.Counts)+len(x.reading.Gauges) > maxValues {
+		if l.spent > 0 && l.spent+len(x.reading.Counts)+len(x.reading.Gauges) > MaxValues {
 			break // in the next second
 		}
 		events = append(events, l.observe(x, at, second)...)
@@ -124,9 +103,7 @@ func (l *ledger) commit(now time.Time, p *producers) {
 	if l.o.Unsealed() > second {
 		l.counts.late.Add(1)
 	}
-	for i := range events {
-		p.of(second).Yield(&events[i])
-	}
+	to.Yield(second, events)
 }
 
 // at is now, but not before the first second that is not sealed.
@@ -148,41 +125,19 @@ func (l *ledger) observe(x *observation, at int64, second attribution.Second) []
 		values = append(values, serving.Integrate(t.gauges, min(held, 3*int64(l.o.Interval)))...)
 	}
 	t.gauges, t.gaugesAt = x.reading.Gauges, x.at
-	if over := len(values) + l.spent - maxValues; over > 0 {
+	if over := len(values) + l.spent - MaxValues; over > 0 {
 		l.counts.excess.Add(uint64(over))
 		values = values[:len(values)-over]
 	}
 	l.spent += len(values)
-	return l.events(t, values, second)
+	events, over := Tallies(l.o.Node, t.owner, values, second)
+	l.counts.excess.Add(uint64(over))
+	return events
 }
 
-// events are the tallies of a server, one for each subject.
-func (l *ledger) events(t *site, values []serving.Value, second attribution.Second) (es []sampler.Event) {
-	at := map[serving.Subject]int{}
-	for i := range values {
-		v := &values[i]
-		if v.Value > workload.MaxTallyValue {
-			l.counts.excess.Add(1)
-			continue
-		}
-		v.Subject.Backend = ""
-		n, ok := at[v.Subject]
-		if !ok {
-			n = len(es)
-			at[v.Subject] = n
-			es = append(es, sampler.Event{Kind: sampler.Tallied, Time: (second + 1).Nanos(), Node: l.o.Node, Tally: &sampler.Tally{
-				Owner: t.owner, Model: v.Subject.Model, Tenant: v.Subject.Tenant, Tier: v.Subject.Tier, Seconds: 1,
-			}})
-		}
-		es[n].Tally.Values = append(es[n].Tally.Values, sampler.Value{Measure: v.Measure, Value: v.Value})
-	}
-	return es
-}
-
-// keep writes what the tracker remembers. It is not synced: what a power cut
-// takes away ends the servers too.
+// keep writes what the tracker remembers.
 func (l *ledger) keep() {
-	err := replaceFile(l.file, l.tracker.State())
+	err := ReplaceState(l.file, l.tracker.State())
 	if err != nil {
 		l.counts.unkept.Add(1)
 		if !l.failing {
@@ -191,21 +146,6 @@ func (l *ledger) keep() {
 	}
 	l.failing = err != nil
 }
-
-func replaceFile(name string, b []byte) error {
-	tmp := name + ".new"
-	err := os.WriteFile(tmp, b, 0o600)
-	if err == nil {
-		err = os.Rename(tmp, name)
-	}
-	return err
-}
-
-// producers are two that take turns, a second each: so the meter has taken what
-// one got before it gets more.
-type producers [2]sampler.Producer
-
-func (p *producers) of(s attribution.Second) sampler.Producer { return p[s&1] }
 
 func cutLast(s string) (before, after string, found bool) {
 	if i := strings.LastIndexByte(s, ':'); i >= 0 {
