@@ -37,7 +37,8 @@ type ReportRequest struct {
 	Step int64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
 	// cluster, node, device, device-model, namespace, controller, pod,
 	// container, team, budget-owner, environment, model, family, class, tier,
-	// run, basis, method, revision, label:KEY.
+	// run, kind (of the owner: container, nobody, …), basis, method, revision,
+	// label:KEY.
 	GroupBy []string `protobuf:"bytes,4,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
 	// KEY=VALUE or KEY!=VALUE with a key as in group_by; VALUE may hold * as a
 	// wildcard. Filters of one key are alternatives, keys must all match.
