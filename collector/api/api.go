@@ -73,6 +73,7 @@ type Server struct {
 	pb.UnimplementedLedgerServer
 	cfg       Config
 	verifying chan struct{}
+	exporting chan struct{}
 }
 
 var _ pb.LedgerServer = (*Server)(nil)
@@ -88,7 +89,7 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, verifying: make(chan struct{}, maxVerifying)}
+	return &Server{cfg: cfg, verifying: make(chan struct{}, maxVerifying), exporting: make(chan struct{}, maxExporting)}
 }
 
 // currency is that of the rate card in force, else of what was rerated, "" where

@@ -64,6 +64,7 @@ func NewGateway(ctx context.Context, s *Server, page http.Handler) (*Gateway, er
 	}
 	all := http.NewServeMux()
 	all.Handle("/v1/", checkRequest(mux))
+	all.Handle("/v1/export", checkRequest(exportFile(pb.NewLedgerClient(conn))))
 	if page != nil {
 		all.Handle("/", page)
 	}

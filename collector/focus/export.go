@@ -239,4 +239,4 @@ func start(s attribution.Second, step int64) attribution.Second {
 	return s - attribution.Second(((int64(s)%step)+step)%step)
 }
 
-var errNegative = errors.New("a sum of device time or cost is negative")
+var errNegative = errors.New("a sum of device time is negative")

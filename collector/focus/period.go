@@ -68,7 +68,7 @@ func newPeriod(x *export, from, to attribution.Second, ds []query.Device) *perio
 
 // add takes one row of the ledger's answer.
 func (b *period) add(r *store.Row) error {
-	if r.DeviceTime.Sign() < 0 || r.Cost.Sign() < 0 || r.Unpriced.Sign() < 0 {
+	if r.DeviceTime.Sign() < 0 || r.Unpriced.Sign() < 0 {
 		return fmt.Errorf("device %s between %d and %d: %w: %w", r.Keys[2].Value, b.from, b.to, errNegative, store.ErrCorrupt)
 	}
 	b.unpriced.Add(&b.unpriced, &r.Unpriced)
@@ -199,18 +199,23 @@ func divide(shares []*share, cost, time *big.Int) (*cut, error) {
 	if !cost.IsInt64() || !time.IsInt64() || !whole.IsInt64() {
 		return nil, fmt.Errorf("the charge exceeds 64 bits: %w", store.ErrCorrupt)
 	}
+	byCost := cost.Sign() > 0
 	for i, s := range shares {
 		costs[i], times[i] = s.cost.Int64(), s.time.Int64()
+		byCost = byCost && s.cost.Sign() >= 0 // what a rerating left may be a nano unit below 0
 	}
 	c.whole = whole.Int64()
 	if time.Sign() > 0 {
 		apportion.ByWeight(c.whole, times, c.quantities)
 	}
-	weights := costs
-	if cost.Sign() == 0 {
-		weights = times
+	switch all := pow10(ratioScale).Int64(); {
+	case byCost:
+		apportion.ByWeight(all, costs, c.ratios)
+	case time.Sign() > 0:
+		apportion.ByWeight(all, times, c.ratios)
+	default:
+		c.ratios[0] = all
 	}
-	apportion.ByWeight(pow10(ratioScale).Int64(), weights, c.ratios)
 	return c, nil
 }
 

@@ -85,7 +85,7 @@ func explains(perHour money.Amount, cost, time *big.Int) bool {
 
 // average is cost ÷ time per hour, to the nearest nano unit, ties to even.
 func average(cost, time *big.Int) Decimal {
-	if time.Sign() == 0 {
+	if time.Sign() == 0 || cost.Sign() < 0 {
 		return decimalOf(0, moneyScale)
 	}
 	return NewDecimal(divideHalfEven(new(big.Int).Mul(cost, big.NewInt(hour)), time), moneyScale)
