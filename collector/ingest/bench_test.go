@@ -25,7 +25,7 @@ func (*voidStore) Roll(context.Context, attribution.Second) error { return nil }
 func (*voidStore) Retain(context.Context, store.Retention, attribution.Second) error { return nil }
 
 func (v *voidStore) View(_ context.Context, f func(store.Reader) error) error {
-	return f(memReader{commits: v.commits})
+	return f(memReader{m: &memStore{}, commits: v.commits})
 }
 
 // BenchmarkStream is everything but the network and the store: decode, check,
