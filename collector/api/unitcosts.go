@@ -31,7 +31,7 @@ func (s *Server) UnitCosts(ctx context.Context, req *pb.UnitCostsRequest) (*pb.U
 		From: int64(ans.From), To: int64(ans.To), Currency: currency, GroupBy: names(ans.GroupBy),
 		Rows: make([]*pb.UnitCost, 0, len(ans.Rows)), Total: encodeUnitCost(&ans.Total, terms),
 		LatencyTargetMs: terms.LatencyTarget(), SplitBy: ans.SplitBy,
-		InputWeight: economics.Weight(terms.Input), CachedWeight: economics.Weight(terms.Cached), OutputWeight: economics.Weight(terms.Output),
+		InputWeight: economics.DecimalOf(terms.Input), CachedWeight: economics.DecimalOf(terms.Cached), OutputWeight: economics.DecimalOf(terms.Output),
 	}
 	for i := range ans.Rows {
 		out.Rows = append(out.Rows, encodeUnitCost(&ans.Rows[i].Row, terms))

@@ -66,8 +66,8 @@ func (t *Terms) LatencyTarget() string {
 	return t.milliseconds(t.target)
 }
 
-// Weight is a weight as decimal text.
-func Weight(x *big.Rat) string {
+// DecimalOf is a weight or target that was given, as decimal text.
+func DecimalOf(x *big.Rat) string {
 	text := x.FloatString(maxDecimals)
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
 }
