@@ -3,7 +3,6 @@ package query
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"fmt"
 	"math/big"
 	"slices"
@@ -167,19 +166,13 @@ func (c *comparer) run(ctx context.Context, s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	open := map[rollup.Fingerprint]*attribution.Owner{}
-	for _, chunk := range s.open {
-		for i := range chunk.Roster.Owners {
-			open[chunk.Roster.Owners[i].Fingerprint()] = &chunk.Roster.Owners[i]
-		}
-	}
 	// Rows are in order of owners, some bases of each.
 	for len(rows) > 0 {
 		n := min(len(rows), comparedAtOnce)
 		for n < len(rows) && rows[n].Keys[0] == rows[n-1].Keys[0] {
 			n++
 		}
-		if err := c.part(ctx, s, rows[:n], open); err != nil {
+		if err := c.part(ctx, s, rows[:n]); err != nil {
 			return err
 		}
 		rows = rows[n:]
@@ -188,14 +181,14 @@ func (c *comparer) run(ctx context.Context, s *Snapshot) error {
 }
 
 // part judges the owners of some rows.
-func (c *comparer) part(ctx context.Context, s *Snapshot, rows []store.Row, open map[rollup.Fingerprint]*attribution.Owner) error {
+func (c *comparer) part(ctx context.Context, s *Snapshot, rows []store.Row) error {
 	ids := make([]rollup.Fingerprint, 0, len(rows))
 	sums := make(map[rollup.Fingerprint]*Moved, len(rows))
 	for i := range rows {
 		r := &rows[i]
-		f, ok := fingerprint(r.Keys[0].Value)
-		if !ok {
-			return fmt.Errorf("%w: %q is no owner's id", store.ErrCorrupt, r.Keys[0].Value)
+		f, err := fingerprint(r.Keys[0].Value)
+		if err != nil {
+			return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 		}
 		if sums[f] == nil {
 			sums[f] = new(Moved)
@@ -203,7 +196,7 @@ func (c *comparer) part(ctx context.Context, s *Snapshot, rows []store.Row, open
 		}
 		sums[f].add(&r.DeviceTime, &r.Cost, &r.Unpriced)
 	}
-	owners, err := s.reader.Owners(ctx, ids)
+	owners, err := s.owners(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -215,7 +208,7 @@ func (c *comparer) part(ctx context.Context, s *Snapshot, rows []store.Row, open
 		if open, ok := s.served[f]; ok { // what is stored is in it
 			served[f] = open
 		}
-		o := cmp.Or(owners[f], open[f])
+		o := owners[f]
 		if o == nil {
 			return fmt.Errorf("%w: owner %s has time, but no facts", store.ErrCorrupt, f)
 		}
@@ -252,11 +245,6 @@ func (c *comparer) owner(o *attribution.Owner, served store.Served, sum *Moved) 
 		c.out.Moved.add(&sum.DeviceTime, &sum.Cost, &sum.Unpriced)
 	}
 	return nil
-}
-
-func fingerprint(text string) (f rollup.Fingerprint, ok bool) {
-	n, err := hex.Decode(f[:], []byte(text[:min(len(text), 2*len(f))]))
-	return f, err == nil && n == len(f) && len(text) == 2*len(f)
 }
 
 func named(s string) store.Key { return store.Key{Value: s, Missing: s == ""} }

@@ -91,7 +91,9 @@ type Snapshot struct {
 	open     []*attribution.Chunk
 	mapping  store.Mapping
 	names    *mapping.Names
-	served   scan.Served // of the open chunks' owners, once asked for
+	// Of the open chunks' owners, once asked for.
+	served     scan.Served
+	openOwners map[rollup.Fingerprint]*attribution.Owner
 }
 
 // Snapshot calls f with a state of the ledger over [from, to); 0 and 0 mean

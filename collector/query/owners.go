@@ -15,35 +15,58 @@ import (
 func (s *Snapshot) Owners(ctx context.Context, ids []string) (map[string]*attribution.Owner, error) {
 	wanted := make([]rollup.Fingerprint, len(ids))
 	for i, id := range ids {
-		raw, err := hex.DecodeString(id)
-		if err != nil || len(raw) != len(wanted[i]) {
-			return nil, fmt.Errorf("%q is no owner's id", id)
+		var err error
+		if wanted[i], err = fingerprint(id); err != nil {
+			return nil, err
 		}
-		copy(wanted[i][:], raw)
 	}
-	stored, err := s.reader.Owners(ctx, wanted)
+	known, err := s.owners(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}
-	open := map[rollup.Fingerprint]*attribution.Owner{}
-	seen := map[*attribution.Roster]bool{}
-	for _, c := range s.open {
-		if seen[c.Roster] {
-			continue
-		}
-		seen[c.Roster] = true
-		for i := range c.Roster.Owners {
-			o := &c.Roster.Owners[i]
-			open[o.Fingerprint()] = o
-		}
-	}
 	out := make(map[string]*attribution.Owner, len(ids))
 	for i, f := range wanted {
-		if o := stored[f]; o != nil {
-			out[ids[i]] = o
-		} else if o := open[f]; o != nil {
+		if o := known[f]; o != nil {
 			out[ids[i]] = o
 		}
 	}
 	return out, nil
+}
+
+// fingerprint reads a key of the dimension store.OwnerID.
+func fingerprint(id string) (f rollup.Fingerprint, err error) {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != len(f) {
+		return f, fmt.Errorf("%q is no owner's id", id)
+	}
+	copy(f[:], raw)
+	return f, nil
+}
+
+// owners is Owners by fingerprint.
+func (s *Snapshot) owners(ctx context.Context, wanted []rollup.Fingerprint) (map[rollup.Fingerprint]*attribution.Owner, error) {
+	known, err := s.reader.Owners(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if s.openOwners == nil {
+		s.openOwners = make(map[rollup.Fingerprint]*attribution.Owner)
+		seen := map[*attribution.Roster]bool{}
+		for _, c := range s.open {
+			if seen[c.Roster] {
+				continue
+			}
+			seen[c.Roster] = true
+			for i := range c.Roster.Owners {
+				o := &c.Roster.Owners[i]
+				s.openOwners[o.Fingerprint()] = o
+			}
+		}
+	}
+	for _, f := range wanted {
+		if o := s.openOwners[f]; o != nil && known[f] == nil {
+			known[f] = o
+		}
+	}
+	return known, nil
 }
