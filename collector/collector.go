@@ -29,6 +29,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rerating/plan"
+	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/collector/verify"
@@ -53,6 +54,8 @@ type Deps struct {
 type Addresses struct {
 	GRPC string `json:"grpc"`
 	HTTP string `json:"http"`
+	// OpenCost is the address of OpenCost's API alone, if it has one.
+	OpenCost string `json:"opencost,omitempty"`
 }
 
 // WriteFile makes the addresses appear in a file, whole, as JSON.
@@ -75,8 +78,11 @@ type Collector struct {
 	store  *duckdb.Store
 	ingest *ingest.Server
 	docs   *documents
+	engine *query.Engine
 	ledger *api.Server
-	grpc   *grpc.Server
+	// exported are the ledger's sums as counters.
+	exported *rollupexport.Rollups
+	grpc     *grpc.Server
 }
 
 // New opens the ledger. The configuration must be valid. Run it, or Close it.
@@ -124,6 +130,10 @@ func (c *Collector) wire(ctx context.Context) error {
 			c.ingest.SetJournal(j)
 			c.docs.journal.Store(j)
 		},
+	}
+	c.engine = engine
+	if c.exported, err = c.rollups(engine); err != nil {
+		return err
 	}
 	checks := verify.Config{Store: c.store, Workers: runtime.GOMAXPROCS(0)}
 	if r := c.cfg.retention(); r != (store.Retention{}) {
@@ -177,9 +187,17 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	g.Add(func() error { return c.ingest.Run(writing) }, func(error) { stopWriting() })
 	g.Add(func() error { return c.grpc.Serve(grpcListener) }, func(error) { c.stopGRPC() })
 	g.Add(func() error { return web.serve(httpListener) }, func(error) { web.stop() })
+	at := Addresses{GRPC: grpcListener.Addr().String(), HTTP: httpListener.Addr().String()}
+	if at.OpenCost, err = c.addOpenCost(ctx, &g); err == nil {
+		err = c.addPush(ctx, &g, at)
+	}
 	starting, stop := context.WithCancel(ctx)
+	failed := err
 	g.Add(func() error {
-		if err := c.begin(Addresses{GRPC: grpcListener.Addr().String(), HTTP: httpListener.Addr().String()}); err != nil {
+		if failed != nil {
+			return failed
+		}
+		if err := c.begin(at); err != nil {
 			return err
 		}
 		<-starting.Done()

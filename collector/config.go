@@ -31,6 +31,11 @@ type Config struct {
 	// and /metrics. Port 0 is any free one. Default: 127.0.0.1:9441.
 	HTTPListen string `yaml:"http_listen"`
 
+	// OpenCostListen is one more address for OpenCost's allocation API alone,
+	// always in plain text: 127.0.0.1:9003 is where kubectl-cost looks through
+	// a port-forward. The API is at http_listen as well. Default "": none.
+	OpenCostListen string `yaml:"opencost_listen"`
+
 	// InsecureListen allows addresses that other machines reach without TLS.
 	// Whoever reaches them may write to the ledger and read all of it: set it
 	// only where the network itself keeps others out. Default: false.
@@ -50,6 +55,7 @@ type Config struct {
 	// labels count.
 	Rules string `yaml:"rules"`
 
+	Export    ExportConfig    `yaml:"export"`
 	Retention RetentionConfig `yaml:"retention"`
 	Limits    LimitsConfig    `yaml:"limits"`
 	DuckDB    DuckDBConfig    `yaml:"duckdb"`
@@ -178,6 +184,7 @@ func DefaultConfig() Config {
 	r, l := store.DefaultRetention, ingest.DefaultLimits()
 	return Config{
 		DataDir: "/var/lib/gpuledger-collector", GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
+		Export:    defaultExport(),
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
@@ -222,6 +229,15 @@ func (c *Config) Validate() error {
 			bad(x.key, "%s can be reached from other machines, in plain text and by anyone: set tls.cert_file, or insecure_listen: true where the network keeps others out", x.addr)
 		}
 	}
+	if c.OpenCostListen != "" {
+		switch host, _, err := net.SplitHostPort(c.OpenCostListen); {
+		case err != nil:
+			bad("opencost_listen", "want host:port: %v", err)
+		case !c.InsecureListen && !isLoopback(host):
+			bad("opencost_listen", "%s can be reached from other machines, in plain text and by anyone: listen on loopback (a port-forward reaches it), or set insecure_listen: true where the network keeps others out", c.OpenCostListen)
+		}
+	}
+	c.Export.check(bad)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls.cert_file", "cert_file and key_file come together")
 	}

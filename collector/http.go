@@ -9,11 +9,14 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gpuledger/gpuledger/collector/api"
+	"github.com/gpuledger/gpuledger/collector/opencost"
+	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/web"
 )
@@ -25,6 +28,8 @@ import (
 //	/healthz   200 while the process runs
 //	/readyz    200 while the store answers
 //	/metrics   what the collector counts of itself
+//	/metrics/rollups   the ledger's sums as counters
+//	/allocation…       OpenCost's API, at /model/allocation… too
 type webServer struct {
 	gateway *api.Gateway
 	server  *http.Server
@@ -41,6 +46,11 @@ func (c *Collector) web(ctx context.Context) (*webServer, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", c.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	mux.Handle("GET /metrics/rollups", rollupexport.Handler(c.exported, 9*time.Second))
+	allocations := c.allocations()
+	for _, pattern := range opencost.Paths() {
+		mux.Handle(pattern, allocations)
+	}
 	if c.cfg.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -52,6 +62,29 @@ func (c *Collector) web(ctx context.Context) (*webServer, error) {
 		// A verification streams for as long as it takes.
 		WriteTimeout: 30 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}}, nil
+}
+
+// allocations answers OpenCost's API.
+func (c *Collector) allocations() http.Handler {
+	return opencost.New(opencost.Config{Query: c.engine, Currency: c.currency, Now: time.Now, Log: c.deps.Log})
+}
+
+// addOpenCost serves OpenCost's API at an address of its own while the group
+// runs, where it is wanted, and tells where.
+func (c *Collector) addOpenCost(ctx context.Context, g *run.Group) (addr string, err error) {
+	if c.cfg.OpenCostListen == "" {
+		return "", nil
+	}
+	l, err := listen(ctx, c.cfg.OpenCostListen, "opencost_listen")
+	if err != nil {
+		return "", err
+	}
+	w := &webServer{server: &http.Server{
+		Handler: c.allocations(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}}
+	g.Add(func() error { return w.serve(l) }, func(error) { w.stop() })
+	return l.Addr().String(), nil
 }
 
 func (c *Collector) readyz(w http.ResponseWriter, r *http.Request) {
