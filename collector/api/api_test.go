@@ -158,6 +158,13 @@ func TestAnswers(t *testing.T) {
 			return f.server.Report(ctx, &pb.ReportRequest{From: int64(querytest.Start), To: int64(querytest.Start) + 120, Step: 60})
 		}, &pb.ReportResponse{}},
 		{"unit-costs", "/v1/unit-costs", func() (proto.Message, error) { return f.server.UnitCosts(ctx, &pb.UnitCostsRequest{}) }, &pb.UnitCostsResponse{}},
+		{"customers", "/v1/unit-costs?group_by=tenant&group_by=tier&latency_target_ms=2000&split_by=requests&output_weight=3.5", func() (proto.Message, error) {
+			return f.server.UnitCosts(ctx, &pb.UnitCostsRequest{GroupBy: []string{"tenant", "tier"}, LatencyTargetMs: 2000, SplitBy: "requests", OutputWeight: "3.5"})
+		}, &pb.UnitCostsResponse{}},
+		{"runs", "/v1/runs?limit=5", func() (proto.Message, error) { return f.server.Runs(ctx, &pb.RunsRequest{Limit: 5}) }, &pb.RunsResponse{}},
+		{"slo", "/v1/slo?latency_p95_ms=2000&error_rate=0.01&cost_per_success=0.002&step=300", func() (proto.Message, error) {
+			return f.server.SLO(ctx, &pb.SLORequest{LatencyP95Ms: 2000, ErrorRate: "0.01", CostPerSuccess: "0.002", Step: 300})
+		}, &pb.SLOResponse{}},
 		{"devices", "/v1/devices", func() (proto.Message, error) { return f.server.Devices(ctx, &pb.DevicesRequest{}) }, &pb.DevicesResponse{}},
 		{"status", "/v1/status", func() (proto.Message, error) { return f.server.Status(ctx, &pb.StatusRequest{}) }, &pb.StatusResponse{}},
 		{"rate-card", "/v1/rate-card?revision=1", func() (proto.Message, error) { return f.server.GetRateCard(ctx, &pb.GetRateCardRequest{}) }, &pb.RateCard{}},
@@ -225,6 +232,10 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/v1/report?from=noon", "", 400, codes.InvalidArgument, "noon"},
 		{"GET", "/v1/report?from=7&to=3", "", 400, codes.InvalidArgument, "from must be before to"},
 		{"GET", fmt.Sprintf("/v1/report?from=%d&to=%d", querytest.Start+1, querytest.Start+30), "", 400, codes.OutOfRange, "whole minutes"},
+		{"GET", "/v1/unit-costs?split_by=hand", "", 400, codes.InvalidArgument, "want tokens or requests"},
+		{"GET", "/v1/unit-costs?input_weight=x", "", 400, codes.InvalidArgument, "the weight of input tokens"},
+		{"GET", "/v1/slo", "", 400, codes.InvalidArgument, "there is no target"},
+		{"GET", "/v1/runs?filter=tenant=x", "", 400, codes.InvalidArgument, "runs have no tenant"},
 		{"GET", "/v1/unit-costs?group_by=device", "", 400, codes.InvalidArgument, "counted per owner"},
 		{"GET", "/v1/devices?filter=" + url.QueryEscape("team=a"), "", 400, codes.InvalidArgument, "devices have no team"},
 		{"GET", "/v1/verify?from=9&to=3", "", 400, codes.InvalidArgument, "from must be before to"},

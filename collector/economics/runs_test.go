@@ -179,7 +179,7 @@ func TestLaw1RunsConserve(t *testing.T) {
 		y := newYard()
 		for i := range rapid.IntRange(1, 6).Draw(t, "pods") {
 			from := rapid.IntRange(0, 130).Draw(t, "from")
-			to := from + rapid.IntRange(1, 90).Draw(t, "seconds")
+			to := from + rapid.IntRange(1, 30).Draw(t, "seconds")
 			var checkpoints []int
 			for range rapid.IntRange(0, 2).Draw(t, "checkpoints") {
 				if at := rapid.IntRange(from, to-1).Draw(t, "at"); len(checkpoints) == 0 || checkpoints[0] != at {
