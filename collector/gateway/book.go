@@ -76,7 +76,7 @@ type entry struct {
 
 // counts of a gateway since the start.
 type counts struct {
-	restarts, fallen, refused, excess, rejected uint64
+	restarts, fallen, refused, excess, rejected, unsure uint64
 }
 
 func trackerLimits() serving.Limits {
@@ -124,6 +124,10 @@ func (b *book) observe(p *page, now attribution.Second) {
 	name, gone := b.processes.of(p.address, r.Started, now)
 	for _, g := range gone {
 		b.tracker.Forget(g)
+	}
+	if name == "" {
+		b.count.unsure++ // the next whole page has it all
+		return
 	}
 	values, note := b.tracker.Observe(serving.Target{Name: name}, b.at, r)
 	if note.Restarted {

@@ -105,6 +105,7 @@ type Status struct {
 	Fallen        uint64             // series that fell, though no page told of a restart
 	Dropped       uint64             // series that could not be counted, for what they hold or a limit
 	Folded        uint64             // names counted under "(other)"
+	Unsure        uint64             // pages passed over, as any of several processes may have made them
 	Rejected      uint64             // chunks that the ledger would not take; what they held came again
 }
 
@@ -289,7 +290,8 @@ func (g *gateway) tell(trouble error) {
 	s := &g.status
 	s.StoredThrough = g.d.Ledger.StoredThrough(g.o.Cluster, nodeName(g.o.Name))
 	s.Tenants, s.Unstored = len(b.tenants.seen), len(b.unstored)
-	s.Restarts, s.Fallen, s.Dropped, s.Rejected = b.count.restarts, b.count.fallen, b.count.refused, b.count.rejected
+	s.Restarts, s.Fallen, s.Dropped = b.count.restarts, b.count.fallen, b.count.refused
+	s.Rejected, s.Unsure = b.count.rejected, b.count.unsure
 	s.Folded = b.count.excess
 	for _, n := range b.kinds() {
 		s.Folded += n.folded

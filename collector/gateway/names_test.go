@@ -123,6 +123,16 @@ func TestProcesses(t *testing.T) {
 	if told, _ := ps.troubled(160 + warnFor); len(told) != 0 {
 		t.Error("it is warned of for ever")
 	}
+	if name := see("x", 0, 160+warnFor); name != second {
+		t.Errorf("a page that is not whole is taken for %q: want %q", name, second)
+	}
+	see("x", a, 160+warnFor)
+	if name := see("x", 0, 160+warnFor); name != "" {
+		t.Errorf("a page that may be either's is taken for %q", name)
+	}
+	if see("v", 0, 160) != "v" || see("v", a, 170) != "v" || see("v", b, 180) != "v" {
+		t.Error("what was counted without a start is counted again with one")
+	}
 	for i := range fallsToWarn {
 		if _, untold := ps.troubled(200); len(untold) > 0 {
 			t.Errorf("after %d falls: %v", i, untold)
@@ -135,7 +145,7 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("%v", untold)
 	}
 	ps.keep([]string{"x"})
-	if told, untold := ps.troubled(201); len(told) != 1 || len(untold) != 0 {
+	if told, untold := ps.troubled(161 + warnFor); len(told) != 1 || len(untold) != 0 {
 		t.Errorf("%v, %v", told, untold)
 	}
 	gone := 0
@@ -143,7 +153,7 @@ func TestProcesses(t *testing.T) {
 		_, names := ps.of("w", (i+1)*7_010_000_000, attribution.Second(1000+i))
 		gone += len(names)
 	}
-	if len(ps.seen) != mostProcesses || gone != mostProcesses+4 {
+	if len(ps.seen) != mostProcesses || gone != mostProcesses+4+1 {
 		t.Errorf("%d processes are remembered, %d forgotten", len(ps.seen), gone)
 	}
 }

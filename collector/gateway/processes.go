@@ -33,19 +33,25 @@ type address struct {
 	falls     []attribution.Second // when counts fell without the page telling a start
 }
 
+func (a *address) alternates(now attribution.Second) bool {
+	return a.alternate != 0 && now-a.alternate < warnFor
+}
+
 func newProcesses() *processes {
 	return &processes{seen: make(map[string]attribution.Second), addresses: make(map[string]*address)}
 }
 
 // of names the process that answered at an address, by when it started (Unix
-// ns; 0: the page does not tell). gone are the names of those that are
-// forgotten for it.
+// ns; 0: the page does not tell): "" where it might be any of several. gone are
+// the names of those that are forgotten for it.
 func (ps *processes) of(at string, started int64, now attribution.Second) (name string, gone []string) {
-	name = ps.name(at, started)
 	a := ps.addresses[at]
 	if a == nil {
 		a = new(address)
 		ps.addresses[at] = a
+	}
+	if name = ps.name(at, started); started == 0 && name != at && a.alternates(now) {
+		return "", nil
 	}
 	_, known := ps.seen[name]
 	if known && a.current != "" && a.current != name {
@@ -66,19 +72,35 @@ func (ps *processes) of(at string, started int64, now attribution.Second) (name 
 	return name, gone
 }
 
-// name is that of a process which is known, where it is, else a new one.
+// name is that of a process which is known, where it is, else a new one. A
+// process whose start was not told when it was first seen has the address's
+// name, and so have those after it: what was counted must not be counted again
+// under another name. A page that is not whole does not tell the start; it is
+// then taken for the process that was seen last.
 func (ps *processes) name(at string, started int64) string {
-	if started == 0 {
+	if _, ok := ps.seen[at]; ok {
 		return at
 	}
-	prefix := at + "@"
-	for n := range ps.seen {
+	prefix, newest := at+"@", ""
+	for n, last := range ps.seen {
 		rest, ok := strings.CutPrefix(n, prefix)
-		if known, err := strconv.ParseInt(rest, 10, 64); ok && err == nil && sameStart(known, started) {
+		if !ok {
+			continue
+		}
+		if known, err := strconv.ParseInt(rest, 10, 64); err == nil && started != 0 && sameStart(known, started) {
 			return n
 		}
+		if newest == "" || last > ps.seen[newest] {
+			newest = n
+		}
 	}
-	return prefix + strconv.FormatInt(started, 10)
+	switch {
+	case started != 0:
+		return prefix + strconv.FormatInt(started, 10)
+	case newest != "":
+		return newest
+	}
+	return at
 }
 
 // sameStart reports whether two starts, in Unix ns, are of one process. A
@@ -120,7 +142,7 @@ func (ps *processes) keep(addresses []string) {
 func (ps *processes) troubled(now attribution.Second) (told, untold []string) {
 	for at, a := range ps.addresses {
 		switch {
-		case a.alternate != 0 && now-a.alternate < warnFor:
+		case a.alternates(now):
 			told = append(told, at)
 		case len(a.falls) == fallsToWarn && now-a.falls[0] < warnFor:
 			untold = append(untold, at)
