@@ -20,6 +20,7 @@ import (
 type fakeLedger struct {
 	pb.UnimplementedLedgerServer
 	asked  *pb.ReportRequest
+	rerate []*pb.RerateRequest
 	verify []*pb.VerifyProgress
 	err    error
 	hang   chan struct{} // closed when a question has come that is not answered
