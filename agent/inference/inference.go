@@ -231,7 +231,7 @@ func (s *Sampler) Run(ctx context.Context, producer func() sampler.Producer) err
 // so that servers that hang cost others nothing.
 func (s *Sampler) dispatch(now time.Time, jobs chan<- *job) {
 	for _, t := range s.due(now) {
-		failing := t.failures > 0
+		failing := t.failures > 0 || (!t.locked && t.next > 0)
 		if failing && s.busy >= max(s.o.Concurrency/2, 1) {
 			continue
 		}

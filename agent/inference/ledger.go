@@ -66,6 +66,7 @@ func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*led
 			through = o.Durable.Nanos() - 1
 		}
 		if l.tracker, err = serving.RestoreTracker(state, through, limits); err == nil {
+			l.keep() // before the seconds that are taken back are sealed without it
 			return l, nil
 		}
 		fallthrough
@@ -74,6 +75,7 @@ func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*led
 		l.log.Warn("what servers had served at the end of the last run can't be read: what they have served since is not counted", "file", file, "error", err)
 	}
 	l.tracker = serving.NewTracker(o.Now(), limits)
+	l.keep() // since when it looks
 	return l, nil
 }
 

@@ -39,10 +39,11 @@ type delta struct {
 	values []serving.Value
 }
 
-// reading is what cumulative points of one metric of one resource say.
+// reading is what cumulative points of one metric of one resource say, those
+// that have counted since the same time.
 type reading struct {
 	name    string
-	started int64 // when the first of its series began, Unix ns
+	started int64 // Unix ns, 0 where they don't say
 	reading *serving.Reading
 }
 
@@ -108,6 +109,7 @@ func openBook(o *Options, c *counts) *book {
 	if b.tracker == nil {
 		b.tracker = serving.NewTracker(o.Now(), limits)
 	}
+	b.keep() // before the seconds that are taken back are sealed without them
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.damaged.Add(1)
 		o.Log.Warn("what was pushed at the end of the last run can't be read: what is sent again may count twice", "file", o.File, "error", err)
@@ -248,7 +250,6 @@ func (b *book) take(e *entry, at int64, second attribution.Second) ([]serving.Va
 
 // read is what a reading adds.
 func (b *book) read(r *reading, at int64, second attribution.Second) []serving.Value {
-	target := serving.Target{Name: r.name}
 	if _, ok := b.known[r.name]; !ok {
 		name, room := room(b.known, r.name, second, func(s attribution.Second) attribution.Second { return s })
 		if !room {
@@ -259,10 +260,9 @@ func (b *book) read(r *reading, at int64, second attribution.Second) []serving.V
 			delete(b.known, name)
 			b.tracker.Forget(name)
 		}
-		target.Started = r.started // later its series may begin and end as they like
 	}
 	b.known[r.name] = second
-	values, note := b.tracker.Observe(target, at, r.reading)
+	values, note := b.tracker.Observe(serving.Target{Name: r.name, Started: r.started}, at, r.reading)
 	b.counts.series.Add(uint64(max(note.Refused, 0)))
 	return values
 }

@@ -158,17 +158,15 @@ func (x *export) point(name string, resource *resourcepb.Resource, p *point) {
 		x.deltas = append(x.deltas, d)
 		return
 	}
+	// What began at another time is counted apart, from 0.
+	name += "@" + strconv.FormatUint(p.start, 10)
 	r := x.readings[name]
 	if r == nil {
 		r = &reading{name: name, started: int64(min(p.start, math.MaxInt64)), reading: &serving.Reading{Format: "otlp"}}
 		x.readings[name] = r
 	}
-	if p.start > 0 {
-		r.started = min(r.started, int64(min(p.start, math.MaxInt64)))
-	}
 	for _, v := range parts {
-		// A series that began anew is another one, and counts from 0.
-		id := sha256.Sum256([]byte(encode(p.attributes) + strconv.FormatUint(p.start, 10) + "/" + strconv.Itoa(v.index)))
+		id := sha256.Sum256([]byte(encode(p.attributes) + "/" + strconv.Itoa(v.index)))
 		r.reading.Counts = append(r.reading.Counts, serving.Count{
 			Subject: subject, Measure: v.measure, Series: binary.BigEndian.Uint64(id[:]), Value: v.value,
 		})
