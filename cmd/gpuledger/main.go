@@ -138,6 +138,7 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 	}
 	addGroup(root, "Ask:", newReport(t), newInferences(t), newTop(t), newDevices(t), newStatus(t), newVerify(t))
 	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
+	addGroup(root, "Hand on:", newExport(t), newFocus())
 	addGroup(root, "Set:", newRateCard(t), newRerate(t), newRules(t))
 	return root
 }

@@ -36,7 +36,8 @@ func TestScripts(t *testing.T) {
 
 // setup adds what a script can't hold.
 func setup(env *testscript.Env) error {
-	if filepath.Base(env.WorkDir) == "script-rules-compare" {
+	switch filepath.Base(env.WorkDir) {
+	case "script-rules-compare", "script-focus":
 		return smallLedger(env)
 	}
 	if filepath.Base(env.WorkDir) != "script-replay" {

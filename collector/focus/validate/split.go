@@ -15,8 +15,9 @@ const maxCharges = 4_000_000
 
 // splits sums up the parts of charges.
 type splits struct {
-	active   bool // the file has any column of a split
-	byOrigin bool // x_OriginChargeId names the origin
+	active   bool  // the file has any column of a split
+	columns  []int // which
+	byOrigin bool  // x_OriginChargeId names the origin
 	charges  map[id]*charge
 	order    []*charge
 	whole    map[id]wholeness
@@ -56,9 +57,12 @@ func newSplits() *splits {
 }
 
 func (s *splits) begin(c *checker) {
-	for name := range c.rules {
-		s.active = s.active || c.rules[name].split && c.has(name)
+	for i, name := range c.names {
+		if c.rules[name].split {
+			s.columns = append(s.columns, i)
+		}
 	}
+	s.active = len(s.columns) > 0
 	if s.active && !c.has("AllocatedMethodId") {
 		c.find("column-missing", "AllocatedMethodId", "is not in the file, but other columns of a split are")
 	}
@@ -71,9 +75,9 @@ func (s *splits) row(c *checker, row []value) {
 		return
 	}
 	split := !c.get(row, "AllocatedMethodId").null
-	for name, rule := range c.rules {
-		if rule.split && !split && !c.get(row, name).null {
-			c.find("split-method", name, "is not null, but AllocatedMethodId is")
+	for _, i := range s.columns {
+		if !split && !row[i].null {
+			c.find("split-method", c.names[i], "is not null, but AllocatedMethodId is")
 		}
 	}
 	if c.has("AllocatedResourceName") && c.get(row, "AllocatedResourceId").null != c.get(row, "AllocatedResourceName").null {
