@@ -19,7 +19,12 @@ import (
 // fakeLedger answers from values.
 type fakeLedger struct {
 	pb.UnimplementedLedgerServer
-	asked  *pb.ReportRequest
+	asked *pb.ReportRequest
+
+	units      *pb.UnitCostsResponse // what to answer; nil: something small
+	unitsAsked *pb.UnitCostsRequest
+	slo        *pb.SLORequest
+
 	rerate []*pb.RerateRequest
 	verify []*pb.VerifyProgress
 	err    error
@@ -69,7 +74,17 @@ func (f *fakeLedger) Report(ctx context.Context, req *pb.ReportRequest) (*pb.Rep
 	return res, nil
 }
 
-func (f *fakeLedger) UnitCosts(context.Context, *pb.UnitCostsRequest) (*pb.UnitCostsResponse, error) {
+func (f *fakeLedger) UnitCosts(_ context.Context, req *pb.UnitCostsRequest) (*pb.UnitCostsResponse, error) {
+	if f.unitsAsked = req; f.units != nil {
+		return f.units, nil
+	}
+	if len(req.GetGroupBy()) == 1 && req.GetGroupBy()[0] == "tenant" {
+		res := customers()
+		if req.GetLatencyTargetMs() > 0 {
+			res.LatencyTargetMs = "2048"
+		}
+		return res, nil
+	}
 	total := &pb.UnitCost{
 		AllocationCost: "4397.193749977", UsageCost: "320.976289607", DeviceTimeNs: "6331959000000000", UsedTimeNs: "462205820504442",
 		Inferences: "74117.4", Per_1KInferencesAllocation: "59.327401135461", Per_1KInferencesUsage: "4.330673254", Coverage: "0.699",
@@ -151,6 +166,15 @@ func TestAnswers(t *testing.T) {
 		"lines.csv":       {"report", "--lines", "-o", "csv"},
 		"inferences.txt":  {"inferences"},
 		"inferences.csv":  {"inferences", "-o", "csv"},
+		"tenants.txt":     {"inferences", "--by", "tenant"},
+		"tenants.csv":     {"inferences", "--by", "tenant", "-o", "csv"},
+		"tokens.txt":      {"inferences", "--by", "tenant", "--show", "tokens"},
+		"waste.txt":       {"inferences", "--by", "tenant", "--show", "waste,latency,load", "--latency-target", "2s"},
+		"runs.txt":        {"runs"},
+		"runs.csv":        {"runs", "-o", "csv"},
+		"slo.txt":         {"slo", "--p95", "2s", "--errors", "1%", "--cost", "0.002"},
+		"slo-steps.txt":   {"slo", "--p95", "2s", "--errors", "1%", "--cost", "0.002", "--step", "1h"},
+		"slo.csv":         {"slo", "--p95", "2s", "--errors", "1%", "--cost", "0.002", "--step", "1h", "-o", "csv"},
 		"devices.txt":     {"devices"},
 		"devices.csv":     {"devices", "-o", "csv"},
 		"status.txt":      {"status"},

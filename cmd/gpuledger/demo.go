@@ -246,7 +246,7 @@ func (d *demo) round(ctx context.Context, w *strings.Builder) error {
 	}
 	total := rep.GetTotal()
 	fmt.Fprintf(w, "gpuledger   %s\n%d devices, %s\n\n", d.source, len(dev.GetDevices()), spanText(rep.GetFrom(), rep.GetTo()))
-	if err := unitCostsTable(unit).write(w); err != nil {
+	if err := unitCostsTable(unit, []string{sectionCost}).write(w); err != nil {
 		return err
 	}
 	if err := unitCostsFootnotes(w, unit); err != nil {

@@ -105,6 +105,7 @@ It exits 0 when all is well, 1 when something failed, 2 when it was called
 wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		Example: `  gpuledger report --last 24h --by team
   gpuledger inferences --by model
+  gpuledger slo --p95 2s --errors 1% --cost 0.002 --last 7d
   gpuledger top
   gpuledger import gentd26 ./traces/gentd26 -o gentd26.jsonl
   gpuledger replay gentd26.jsonl --data ./ledger --ratecard prices.yaml
@@ -136,7 +137,7 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		t.data = "" // what is said now counts more than the environment
 		return nil
 	}
-	addGroup(root, "Ask:", newReport(t), newInferences(t), newTop(t), newDevices(t), newStatus(t), newVerify(t))
+	addGroup(root, "Ask:", newReport(t), newInferences(t), newRuns(t), newSLO(t), newTop(t), newDevices(t), newStatus(t), newVerify(t))
 	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
 	addGroup(root, "Hand on:", newExport(t), newFocus())
 	addGroup(root, "Set:", newRateCard(t), newRerate(t), newRules(t))
