@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/gpuledger/gpuledger/collector/api"
+	"github.com/gpuledger/gpuledger/collector/gateway"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/rerating"
@@ -80,6 +81,8 @@ type Collector struct {
 	docs   *documents
 	engine *query.Engine
 	ledger *api.Server
+	// gateways are read for what they know of customers.
+	gateways *gateway.Gateways
 	// exported are the ledger's sums as counters.
 	exported *rollupexport.Rollups
 	grpc     *grpc.Server
@@ -115,6 +118,9 @@ func (c *Collector) wire(ctx context.Context) error {
 		return err
 	}
 	c.docs.serve(c.ingest)
+	if c.gateways, err = c.openGateways(); err != nil {
+		return err
+	}
 	engine := query.New(query.Config{
 		Store: c.store, Overlay: c.ingest,
 		Mapping:     func() store.Mapping { return *c.docs.mapping.Load() },
@@ -141,7 +147,8 @@ func (c *Collector) wire(ctx context.Context) error {
 		checks.Now = c.ingest.DataTime
 	}
 	c.ledger = api.New(api.Config{
-		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past, Log: c.deps.Log,
+		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past,
+		Gateways: c.cfg.joins(), Log: c.deps.Log,
 	})
 	credentials, err := c.cfg.TLS.credentials()
 	if err != nil {
@@ -191,6 +198,8 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	if at.OpenCost, err = c.addOpenCost(ctx, &g); err == nil {
 		err = c.addPush(ctx, &g, at)
 	}
+	reading, stopReading := context.WithCancel(ctx)
+	g.Add(func() error { return c.gateways.Run(reading) }, func(error) { stopReading() })
 	starting, stop := context.WithCancel(ctx)
 	failed := err
 	g.Add(func() error {

@@ -55,7 +55,10 @@ type Config struct {
 	// labels count.
 	Rules string `yaml:"rules"`
 
-	Export    ExportConfig    `yaml:"export"`
+	Export ExportConfig `yaml:"export"`
+	// Gateways are read for what they know of customers. Empty: none.
+	Gateways []GatewayConfig `yaml:"gateways"`
+
 	Retention RetentionConfig `yaml:"retention"`
 	Limits    LimitsConfig    `yaml:"limits"`
 	DuckDB    DuckDBConfig    `yaml:"duckdb"`
@@ -185,6 +188,7 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir: "/var/lib/gpuledger-collector", GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
 		Export:    defaultExport(),
+		Gateways:  []GatewayConfig{},
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
@@ -244,6 +248,7 @@ func (c *Config) Validate() error {
 	if c.TLS.ClientCAFile != "" && c.TLS.CertFile == "" {
 		bad("tls.client_ca_file", "needs cert_file and key_file")
 	}
+	c.checkGateways(bad)
 	c.checkNumbers(bad)
 	if _, err := c.Log.level(); err != nil {
 		bad("log.level", "%v", err)

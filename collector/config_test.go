@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -76,5 +77,53 @@ func TestValidateNamesEveryKey(t *testing.T) {
 	c.GRPCListen, c.HTTPListen, c.InsecureListen = "0.0.0.0:9440", "[::1]:0", true
 	if err := c.Validate(); err != nil {
 		t.Errorf("insecure_listen: %v", err)
+	}
+}
+
+func TestGatewaysOfAConfiguration(t *testing.T) {
+	c, err := ParseConfig("c.yaml", []byte(`
+gateways:
+  - name: litellm
+    urls: [http://litellm.ai.svc:4000/metrics]
+    resolve: all
+    tenant_labels: [end_user]
+    backends:
+      - {backend: "http://10.*", namespace: prod, labels: {app: "llama*"}}
+      - {backend: "https://api.bought.com*", elsewhere: true}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := c.gatewayOptions()
+	if err != nil || len(all) != 1 || !all[0].ResolveAll || all[0].Subject.Tenant[0] != "end_user" || all[0].ModelPrefixes != nil {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if b := c.joins().Matcher("default", "gateway/litellm").Basis("https://api.bought.com/v1"); b.String() != "rule" {
+		t.Errorf("joined by %v", b)
+	}
+	for want, change := range map[string]func(*GatewayConfig){
+		"gateways[0].name":             func(g *GatewayConfig) { g.Name = "" },
+		"gateways[0].resolve":          func(g *GatewayConfig) { g.Resolve = "some" },
+		"gateways[0].format":           func(g *GatewayConfig) { g.Format = "vllm" },
+		"gateways[0].keep_model_names": func(g *GatewayConfig) { g.KeepModelNames, g.ModelPrefixes = true, []string{"x/"} },
+		"gateways[0].backends[0]":      func(g *GatewayConfig) { g.Backends = []BackendConfig{{Backend: "*"}} },
+		"gateways[1].name":             func(g *GatewayConfig) { g.Name = "twice" },
+	} {
+		c := c
+		c.Gateways = []GatewayConfig{c.Gateways[0]}
+		change(&c.Gateways[0])
+		if want == "gateways[1].name" {
+			c.Gateways = append(c.Gateways, c.Gateways[0])
+		}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want+":") && !strings.Contains(err.Error(), want+".") {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	c.Gateways[0].FormatFile = "/nowhere/formats.yaml"
+	if _, err := c.gatewayOptions(); !errors.Is(err, ErrConfig) {
+		t.Errorf("%v", err)
 	}
 }

@@ -43,4 +43,36 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	} {
 		out <- prometheus.MustNewConstMetric(desc(v.name, v.help), v.kind, float64(v.value))
 	}
+	m.gateways(out)
+}
+
+// gateways yields what is counted of each gateway.
+func (m *metrics) gateways(out chan<- prometheus.Metric) {
+	for _, g := range m.c.gateways.Status() {
+		up := uint64(0)
+		if g.Addresses > 0 && g.Answering == g.Addresses {
+			up = 1
+		}
+		for _, v := range []struct {
+			name, help string
+			kind       prometheus.ValueType
+			value      uint64
+		}{
+			{"gateway_up", "Whether every address of the gateway answered when it was last asked.", prometheus.GaugeValue, up},
+			{"gateway_last_scrape_timestamp_seconds", "When a page of the gateway was last read.", prometheus.GaugeValue, uint64(max(g.LastScrape, 0))},
+			{"gateway_tenants", "Customers that are told apart.", prometheus.GaugeValue, uint64(g.Tenants)},
+			{"gateway_unstored_chunks", "Chunks of the gateway that are not durable yet.", prometheus.GaugeValue, uint64(g.Unstored)},
+			{"gateway_scrapes_total", "Pages asked for.", prometheus.CounterValue, g.Scrapes},
+			{"gateway_scrape_failures_total", "Pages that could not be read.", prometheus.CounterValue, g.Failures},
+			{"gateway_restarts_total", "Restarts that pages told of.", prometheus.CounterValue, g.Restarts},
+			{"gateway_fallen_series_total", "Series that fell though no page told of a restart.", prometheus.CounterValue, g.Fallen},
+			{"gateway_dropped_series_total", "Series that could not be counted, for what they hold or for a limit.", prometheus.CounterValue, g.Dropped},
+			{"gateway_unsure_pages_total", "Pages passed over because any of several processes may have made them.", prometheus.CounterValue, g.Unsure},
+			{"gateway_folded_names_total", "Names counted together as (other), for a limit.", prometheus.CounterValue, g.Folded},
+			{"gateway_rejected_chunks_total", "Chunks that the ledger rejected; what they held came again.", prometheus.CounterValue, g.Rejected},
+		} {
+			d := prometheus.NewDesc("gpuledger_collector_"+v.name, v.help, []string{"cluster", "gateway"}, nil)
+			out <- prometheus.MustNewConstMetric(d, v.kind, float64(v.value), g.Cluster, g.Name)
+		}
+	}
 }

@@ -2,8 +2,10 @@ package collector
 
 import (
 	"context"
+	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -37,9 +39,19 @@ func (c *Collector) status(ctx context.Context) (*pb.StatusResponse, error) {
 	res.RulesRevision = c.docs.rules.Load().Revision
 	res.PendingChunks, res.PendingBytes = c.ingest.Pending()
 	for _, n := range c.ingest.Nodes() {
+		if strings.HasPrefix(n.Node, ingest.OwnPrefix) {
+			continue // a gateway, below
+		}
 		res.Nodes = append(res.Nodes, &pb.NodeStatus{
 			Cluster: n.Cluster, Node: n.Node, Connected: n.Connected, StoredThrough: int64(n.StoredThrough),
 			VisibleThrough: int64(n.VisibleThrough), AgentVersion: n.AgentVersion,
+		})
+	}
+	for _, g := range c.gateways.Status() {
+		res.Warnings = append(res.Warnings, g.Warnings...)
+		res.Gateways = append(res.Gateways, &pb.GatewayStatus{
+			Cluster: g.Cluster, Name: g.Name, Format: g.Format, LastScrape: int64(g.LastScrape), Addresses: int32(g.Addresses),
+			Answering: int32(g.Answering), Error: g.Error, StoredThrough: int64(g.StoredThrough), Tenants: int32(g.Tenants),
 		})
 	}
 	return res, nil

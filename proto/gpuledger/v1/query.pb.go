@@ -2430,7 +2430,8 @@ type StatusResponse struct {
 	PendingBytes     int64                  `protobuf:"varint,6,opt,name=pending_bytes,json=pendingBytes,proto3" json:"pending_bytes,omitempty"`
 	FirstSecond      int64                  `protobuf:"varint,7,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"` // stored or open; 0: nothing yet
 	LastSecond       int64                  `protobuf:"varint,8,opt,name=last_second,json=lastSecond,proto3" json:"last_second,omitempty"`
-	Warnings         []string               `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"` // unpriced devices, store errors, …
+	Warnings         []string               `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`  // unpriced devices, store errors, …
+	Gateways         []*GatewayStatus       `protobuf:"bytes,10,rep,name=gateways,proto3" json:"gateways,omitempty"` // that are configured
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2528,6 +2529,123 @@ func (x *StatusResponse) GetWarnings() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetGateways() []*GatewayStatus {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+// GatewayStatus is how a gateway does that tells of its customers. It is no
+// node: it has no devices, and no agent.
+type GatewayStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Format        string                 `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`                                     // of its page; "" where none was read yet
+	LastScrape    int64                  `protobuf:"varint,4,opt,name=last_scrape,json=lastScrape,proto3" json:"last_scrape,omitempty"`          // second in which a page was last read; 0: never
+	Addresses     int32                  `protobuf:"varint,5,opt,name=addresses,proto3" json:"addresses,omitempty"`                              // asked in the last round
+	Answering     int32                  `protobuf:"varint,6,opt,name=answering,proto3" json:"answering,omitempty"`                              // of them, those whose page could be read
+	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`                                       // why the others could not
+	StoredThrough int64                  `protobuf:"varint,8,opt,name=stored_through,json=storedThrough,proto3" json:"stored_through,omitempty"` // first second not stored
+	Tenants       int32                  `protobuf:"varint,9,opt,name=tenants,proto3" json:"tenants,omitempty"`                                  // told apart now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayStatus) Reset() {
+	*x = GatewayStatus{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayStatus) ProtoMessage() {}
+
+func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
+func (*GatewayStatus) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GatewayStatus) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetLastScrape() int64 {
+	if x != nil {
+		return x.LastScrape
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetAddresses() int32 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetAnswering() int32 {
+	if x != nil {
+		return x.Answering
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetStoredThrough() int64 {
+	if x != nil {
+		return x.StoredThrough
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetTenants() int32 {
+	if x != nil {
+		return x.Tenants
+	}
+	return 0
+}
+
 type NodeStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Cluster        string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -2542,7 +2660,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2672,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2685,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{23}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeStatus) GetCluster() string {
@@ -2621,7 +2739,7 @@ type GetRateCardRequest struct {
 
 func (x *GetRateCardRequest) Reset() {
 	*x = GetRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2751,7 @@ func (x *GetRateCardRequest) String() string {
 func (*GetRateCardRequest) ProtoMessage() {}
 
 func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2764,7 @@ func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRateCardRequest.ProtoReflect.Descriptor instead.
 func (*GetRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{24}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetRateCardRequest) GetRevision() uint32 {
@@ -2665,7 +2783,7 @@ type ApplyRateCardRequest struct {
 
 func (x *ApplyRateCardRequest) Reset() {
 	*x = ApplyRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2795,7 @@ func (x *ApplyRateCardRequest) String() string {
 func (*ApplyRateCardRequest) ProtoMessage() {}
 
 func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2808,7 @@ func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRateCardRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{25}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApplyRateCardRequest) GetCard() *RateCard {
@@ -2709,7 +2827,7 @@ type GetRulesRequest struct {
 
 func (x *GetRulesRequest) Reset() {
 	*x = GetRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2839,7 @@ func (x *GetRulesRequest) String() string {
 func (*GetRulesRequest) ProtoMessage() {}
 
 func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2852,7 @@ func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulesRequest.ProtoReflect.Descriptor instead.
 func (*GetRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetRulesRequest) GetRevision() uint32 {
@@ -2753,7 +2871,7 @@ type ApplyRulesRequest struct {
 
 func (x *ApplyRulesRequest) Reset() {
 	*x = ApplyRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +2883,7 @@ func (x *ApplyRulesRequest) String() string {
 func (*ApplyRulesRequest) ProtoMessage() {}
 
 func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +2896,7 @@ func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRulesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ApplyRulesRequest) GetRules() *Rules {
@@ -2800,7 +2918,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2930,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2943,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rules) GetRevision() uint32 {
@@ -2869,7 +2987,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +2999,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3012,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Rule) GetTarget() string {
@@ -2994,7 +3112,7 @@ type CompareRulesRequest struct {
 
 func (x *CompareRulesRequest) Reset() {
 	*x = CompareRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3124,7 @@ func (x *CompareRulesRequest) String() string {
 func (*CompareRulesRequest) ProtoMessage() {}
 
 func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3137,7 @@ func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesRequest.ProtoReflect.Descriptor instead.
 func (*CompareRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CompareRulesRequest) GetRules() *Rules {
@@ -3064,7 +3182,7 @@ type CompareRulesResponse struct {
 
 func (x *CompareRulesResponse) Reset() {
 	*x = CompareRulesResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3194,7 @@ func (x *CompareRulesResponse) String() string {
 func (*CompareRulesResponse) ProtoMessage() {}
 
 func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3207,7 @@ func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesResponse.ProtoReflect.Descriptor instead.
 func (*CompareRulesResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CompareRulesResponse) GetFrom() int64 {
@@ -3151,7 +3269,7 @@ type RuleMove struct {
 
 func (x *RuleMove) Reset() {
 	*x = RuleMove{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3281,7 @@ func (x *RuleMove) String() string {
 func (*RuleMove) ProtoMessage() {}
 
 func (x *RuleMove) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3294,7 @@ func (x *RuleMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleMove.ProtoReflect.Descriptor instead.
 func (*RuleMove) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RuleMove) GetTarget() string {
@@ -3250,7 +3368,7 @@ type RerateRequest struct {
 
 func (x *RerateRequest) Reset() {
 	*x = RerateRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3380,7 @@ func (x *RerateRequest) String() string {
 func (*RerateRequest) ProtoMessage() {}
 
 func (x *RerateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3393,7 @@ func (x *RerateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRequest.ProtoReflect.Descriptor instead.
 func (*RerateRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RerateRequest) GetFrom() int64 {
@@ -3342,7 +3460,7 @@ type RerateResponse struct {
 
 func (x *RerateResponse) Reset() {
 	*x = RerateResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3354,7 +3472,7 @@ func (x *RerateResponse) String() string {
 func (*RerateResponse) ProtoMessage() {}
 
 func (x *RerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3367,7 +3485,7 @@ func (x *RerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateResponse.ProtoReflect.Descriptor instead.
 func (*RerateResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RerateResponse) GetRerating() *Rerating {
@@ -3427,7 +3545,7 @@ type RerateRow struct {
 
 func (x *RerateRow) Reset() {
 	*x = RerateRow{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3557,7 @@ func (x *RerateRow) String() string {
 func (*RerateRow) ProtoMessage() {}
 
 func (x *RerateRow) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3570,7 @@ func (x *RerateRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRow.ProtoReflect.Descriptor instead.
 func (*RerateRow) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RerateRow) GetTeam() string {
@@ -3512,7 +3630,7 @@ type ReratingsRequest struct {
 
 func (x *ReratingsRequest) Reset() {
 	*x = ReratingsRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3642,7 @@ func (x *ReratingsRequest) String() string {
 func (*ReratingsRequest) ProtoMessage() {}
 
 func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3655,7 @@ func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsRequest.ProtoReflect.Descriptor instead.
 func (*ReratingsRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
 }
 
 type ReratingsResponse struct {
@@ -3549,7 +3667,7 @@ type ReratingsResponse struct {
 
 func (x *ReratingsResponse) Reset() {
 	*x = ReratingsResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3679,7 @@ func (x *ReratingsResponse) String() string {
 func (*ReratingsResponse) ProtoMessage() {}
 
 func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3692,7 @@ func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsResponse.ProtoReflect.Descriptor instead.
 func (*ReratingsResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReratingsResponse) GetReratings() []*Rerating {
@@ -3604,7 +3722,7 @@ type Rerating struct {
 
 func (x *Rerating) Reset() {
 	*x = Rerating{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3734,7 @@ func (x *Rerating) String() string {
 func (*Rerating) ProtoMessage() {}
 
 func (x *Rerating) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3747,7 @@ func (x *Rerating) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rerating.ProtoReflect.Descriptor instead.
 func (*Rerating) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Rerating) GetId() uint32 {
@@ -3730,7 +3848,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +3860,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +3873,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExportRequest) GetFrom() int64 {
@@ -4067,7 +4185,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x03law\x18\a \x01(\x05R\x03law\x12\x16\n" +
 	"\x06broken\x18\b \x01(\tR\x06broken\x12\x1c\n" +
 	"\tunchecked\x18\t \x03(\tR\tunchecked\"\x0f\n" +
-	"\rStatusRequest\"\xdb\x02\n" +
+	"\rStatusRequest\"\x94\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12.\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x18.gpuledger.v1.NodeStatusR\x05nodes\x12,\n" +
@@ -4078,7 +4196,20 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\ffirst_second\x18\a \x01(\x03R\vfirstSecond\x12\x1f\n" +
 	"\vlast_second\x18\b \x01(\x03R\n" +
 	"lastSecond\x12\x1a\n" +
-	"\bwarnings\x18\t \x03(\tR\bwarnings\"\xcd\x01\n" +
+	"\bwarnings\x18\t \x03(\tR\bwarnings\x127\n" +
+	"\bgateways\x18\n" +
+	" \x03(\v2\x1b.gpuledger.v1.GatewayStatusR\bgateways\"\x89\x02\n" +
+	"\rGatewayStatus\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06format\x18\x03 \x01(\tR\x06format\x12\x1f\n" +
+	"\vlast_scrape\x18\x04 \x01(\x03R\n" +
+	"lastScrape\x12\x1c\n" +
+	"\taddresses\x18\x05 \x01(\x05R\taddresses\x12\x1c\n" +
+	"\tanswering\x18\x06 \x01(\x05R\tanswering\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x12%\n" +
+	"\x0estored_through\x18\b \x01(\x03R\rstoredThrough\x12\x18\n" +
+	"\atenants\x18\t \x01(\x05R\atenants\"\xcd\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -4234,7 +4365,7 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
@@ -4259,27 +4390,28 @@ var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*VerifyProgress)(nil),       // 20: gpuledger.v1.VerifyProgress
 	(*StatusRequest)(nil),        // 21: gpuledger.v1.StatusRequest
 	(*StatusResponse)(nil),       // 22: gpuledger.v1.StatusResponse
-	(*NodeStatus)(nil),           // 23: gpuledger.v1.NodeStatus
-	(*GetRateCardRequest)(nil),   // 24: gpuledger.v1.GetRateCardRequest
-	(*ApplyRateCardRequest)(nil), // 25: gpuledger.v1.ApplyRateCardRequest
-	(*GetRulesRequest)(nil),      // 26: gpuledger.v1.GetRulesRequest
-	(*ApplyRulesRequest)(nil),    // 27: gpuledger.v1.ApplyRulesRequest
-	(*Rules)(nil),                // 28: gpuledger.v1.Rules
-	(*Rule)(nil),                 // 29: gpuledger.v1.Rule
-	(*CompareRulesRequest)(nil),  // 30: gpuledger.v1.CompareRulesRequest
-	(*CompareRulesResponse)(nil), // 31: gpuledger.v1.CompareRulesResponse
-	(*RuleMove)(nil),             // 32: gpuledger.v1.RuleMove
-	(*RerateRequest)(nil),        // 33: gpuledger.v1.RerateRequest
-	(*RerateResponse)(nil),       // 34: gpuledger.v1.RerateResponse
-	(*RerateRow)(nil),            // 35: gpuledger.v1.RerateRow
-	(*ReratingsRequest)(nil),     // 36: gpuledger.v1.ReratingsRequest
-	(*ReratingsResponse)(nil),    // 37: gpuledger.v1.ReratingsResponse
-	(*Rerating)(nil),             // 38: gpuledger.v1.Rerating
-	(*ExportRequest)(nil),        // 39: gpuledger.v1.ExportRequest
-	nil,                          // 40: gpuledger.v1.UnitCost.ReasonsEntry
-	nil,                          // 41: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 42: gpuledger.v1.RateCard
-	(*httpbody.HttpBody)(nil),    // 43: google.api.HttpBody
+	(*GatewayStatus)(nil),        // 23: gpuledger.v1.GatewayStatus
+	(*NodeStatus)(nil),           // 24: gpuledger.v1.NodeStatus
+	(*GetRateCardRequest)(nil),   // 25: gpuledger.v1.GetRateCardRequest
+	(*ApplyRateCardRequest)(nil), // 26: gpuledger.v1.ApplyRateCardRequest
+	(*GetRulesRequest)(nil),      // 27: gpuledger.v1.GetRulesRequest
+	(*ApplyRulesRequest)(nil),    // 28: gpuledger.v1.ApplyRulesRequest
+	(*Rules)(nil),                // 29: gpuledger.v1.Rules
+	(*Rule)(nil),                 // 30: gpuledger.v1.Rule
+	(*CompareRulesRequest)(nil),  // 31: gpuledger.v1.CompareRulesRequest
+	(*CompareRulesResponse)(nil), // 32: gpuledger.v1.CompareRulesResponse
+	(*RuleMove)(nil),             // 33: gpuledger.v1.RuleMove
+	(*RerateRequest)(nil),        // 34: gpuledger.v1.RerateRequest
+	(*RerateResponse)(nil),       // 35: gpuledger.v1.RerateResponse
+	(*RerateRow)(nil),            // 36: gpuledger.v1.RerateRow
+	(*ReratingsRequest)(nil),     // 37: gpuledger.v1.ReratingsRequest
+	(*ReratingsResponse)(nil),    // 38: gpuledger.v1.ReratingsResponse
+	(*Rerating)(nil),             // 39: gpuledger.v1.Rerating
+	(*ExportRequest)(nil),        // 40: gpuledger.v1.ExportRequest
+	nil,                          // 41: gpuledger.v1.UnitCost.ReasonsEntry
+	nil,                          // 42: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 43: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 44: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
@@ -4290,61 +4422,62 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
 	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
 	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
-	40, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
+	41, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
 	11, // 9: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
 	11, // 10: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
 	14, // 11: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
 	15, // 12: gpuledger.v1.SLORow.by_interval:type_name -> gpuledger.v1.SLOInterval
 	18, // 13: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
 	4,  // 14: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
-	23, // 15: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
-	42, // 16: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
-	28, // 17: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	29, // 18: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	41, // 19: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
-	28, // 20: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	32, // 21: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
-	42, // 22: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
-	38, // 23: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
-	35, // 24: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
-	35, // 25: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
-	38, // 26: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
-	42, // 27: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
-	0,  // 28: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	5,  // 29: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	16, // 30: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	19, // 31: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	21, // 32: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	24, // 33: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	25, // 34: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	26, // 35: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	27, // 36: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	30, // 37: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
-	9,  // 38: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
-	12, // 39: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
-	33, // 40: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
-	36, // 41: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
-	39, // 42: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
-	1,  // 43: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	6,  // 44: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	17, // 45: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	20, // 46: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	22, // 47: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	42, // 48: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	42, // 49: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	28, // 50: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	28, // 51: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	31, // 52: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
-	10, // 53: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
-	13, // 54: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
-	34, // 55: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
-	37, // 56: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
-	43, // 57: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
-	43, // [43:58] is the sub-list for method output_type
-	28, // [28:43] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	24, // 15: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
+	23, // 16: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
+	43, // 17: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	29, // 18: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	30, // 19: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
+	42, // 20: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	29, // 21: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	33, // 22: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
+	43, // 23: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	39, // 24: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
+	36, // 25: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
+	36, // 26: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
+	39, // 27: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
+	43, // 28: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	0,  // 29: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 30: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 31: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 32: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	21, // 33: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	25, // 34: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	26, // 35: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	27, // 36: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	28, // 37: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	31, // 38: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 39: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 40: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	34, // 41: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	37, // 42: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	40, // 43: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	1,  // 44: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 45: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 46: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	20, // 47: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	22, // 48: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	43, // 49: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	43, // 50: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	29, // 51: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	29, // 52: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	32, // 53: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 54: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 55: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	35, // 56: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	38, // 57: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	44, // 58: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	44, // [44:59] is the sub-list for method output_type
+	29, // [29:44] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -4359,7 +4492,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
