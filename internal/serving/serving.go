@@ -49,9 +49,10 @@ type Reading struct {
 	// triple once. A pair of subject and measure that is there with 0 is
 	// measured: none. A pair that is not there is not measured.
 	Counts []Count
-	// Unsettled is how much of a pair's sum may still be taken back, because
-	// requests are in flight: only what exceeds it is counted yet. It is
-	// ordered by (subject, measure), each pair once; nearly always empty.
+	// Unsettled has the pairs whose sums may fall, with how much may still be
+	// taken back because requests are in flight: only what exceeds it is
+	// counted yet. It is ordered by (subject, measure), each pair once; most
+	// servers have none.
 	Unsettled []Value
 	// Gauges are as of now: [attribution.Queue], [attribution.Running] and
 	// [attribution.KVCache], in millionths, not yet times seconds; ordered by

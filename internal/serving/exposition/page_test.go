@@ -209,8 +209,10 @@ func TestHostilePagesKeepLittle(t *testing.T) {
 		return b.String()
 	}
 	for name, line := range map[string]func(i int) string{
-		"a million series":     func(i int) string { return fmt.Sprintf("a{i=\"%d\"} 1\n", i) },
-		"many labels":          func(i int) string { return fmt.Sprintf("a{i=\"%d\",%s} 1\n", i, labels(60, func(int) string { return "" })) },
+		"a million series": func(i int) string { return fmt.Sprintf("a{i=\"%d\"} 1\n", i) },
+		"many labels": func(i int) string {
+			return fmt.Sprintf("a{i=\"%d\",%s} 1\n", i, labels(60, func(int) string { return "" }))
+		},
 		"new texts":            func(i int) string { return "a{" + labels(60, func(j int) string { return fmt.Sprint(i, j) }) + "} 1\n" },
 		"long texts":           func(i int) string { return fmt.Sprintf("a{i=\"%d%s\"} 1\n", i, strings.Repeat("x", 4000)) },
 		"new families":         func(i int) string { return fmt.Sprintf("a%d 1\n", i) },

@@ -1,6 +1,7 @@
 package format
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -32,7 +33,8 @@ type compiledAlternative struct {
 	series   selector
 	minus    []selector
 	requests []selector // empty where everything is settled
-	each     *selector
+	each     *selector  // nil: one
+	times    float64
 }
 
 type compiledHistogram struct {
@@ -145,7 +147,11 @@ func (c *compiled) alternative(a *Alternative) (out compiledAlternative, err err
 	if len(a.Unsettled.Requests) == 0 || len(a.Minus) == 0 {
 		return out, fmt.Errorf("unsettled: requests are wanted, and minus")
 	}
-	if out.requests, err = c.selectors(a.Unsettled.Requests, ""); err != nil {
+	if a.Unsettled.Times < 0 || a.Unsettled.Times > 1e6 {
+		return out, fmt.Errorf("unsettled: times is not negative, and at most a million")
+	}
+	out.times = cmp.Or(a.Unsettled.Times, 1)
+	if out.requests, err = c.selectors(a.Unsettled.Requests, ""); err != nil || a.Unsettled.Each == "" {
 		return out, err
 	}
 	each, err := c.selector(a.Unsettled.Each, "_bucket")

@@ -91,10 +91,14 @@ func (r *reader) unsettled(c *compiledCount, a *compiledAlternative) {
 			f.number += int64(math.Ceil(max(0, min(s.Value, maxCount))))
 		})
 	}
-	r.highest(a.each, func(of serving.Subject, bound float64) { at(of).each = max(at(of).each, bound) })
-
+	if a.each != nil {
+		r.highest(a.each, func(of serving.Subject, bound float64) { at(of).each = max(at(of).each, bound*a.times) })
+	}
 	m := attribution.Measure(c.Measure)
-	whole := func(of serving.Subject) bool { f := at(of); return f.series && f.minus && f.requests }
+	whole := func(of serving.Subject) bool {
+		f := at(of)
+		return f.series && (a.each == nil || f.minus && f.requests)
+	}
 	add := func(minus bool) func(*exposition.Sample, serving.Subject) {
 		return func(s *exposition.Sample, of serving.Subject) {
 			if whole(of) {
@@ -107,7 +111,10 @@ func (r *reader) unsettled(c *compiledCount, a *compiledAlternative) {
 		r.selected(&a.minus[i], add(true))
 	}
 	for of, f := range flights {
-		if whole(of) && f.number > 0 {
+		if a.each == nil {
+			f.each = 1
+		}
+		if whole(of) { // with 0, too: that it is a difference must be known
 			r.out.Unsettled = append(r.out.Unsettled, serving.Value{Subject: of, Measure: m, Value: f.hold(m)})
 		}
 	}
@@ -115,6 +122,9 @@ func (r *reader) unsettled(c *compiledCount, a *compiledAlternative) {
 
 // hold is what the requests in flight may have added, at most.
 func (f *flight) hold(m attribution.Measure) int64 {
+	if f.number == 0 {
+		return 0
+	}
 	hold := float64(f.number) * f.each
 	if !slices.Contains(countMeasures[1:], m) {
 		hold *= float64(attribution.One)
@@ -125,15 +135,11 @@ func (f *flight) hold(m attribution.Measure) int64 {
 	return int64(math.Ceil(hold))
 }
 
-// highest finds the upper bound of each histogram's highest bucket that has
-// any: +Inf where that is the last one.
+// highest finds each histogram's highest finite bound.
 func (r *reader) highest(sel *selector, each func(of serving.Subject, bound float64)) {
 	for _, h := range r.histogramsOf(sel) {
-		for i, b := range slices.Backward(h.buckets) {
-			if h.count(i) > 0 {
-				each(h.subject, b.bound)
-				break
-			}
+		if n := len(h.buckets); n > 1 {
+			each(h.subject, h.buckets[n-2].bound)
 		}
 	}
 }

@@ -87,8 +87,7 @@ type Alternative struct {
 	Series string   `yaml:"series"`
 	Minus  []string `yaml:"minus"`
 	// Unsettled says what of the difference belongs to requests in flight,
-	// which may still end either way. The pair is read only where Series, Minus
-	// and Requests all have its subject.
+	// which may still end either way.
 	Unsettled *Unsettled `yaml:"unsettled"`
 }
 
@@ -96,10 +95,13 @@ type Alternative struct {
 type Unsettled struct {
 	// Requests selects gauges of requests in flight, which add up.
 	Requests []string `yaml:"requests"`
-	// Each names a histogram of what a request adds: at most the upper bound of
-	// the highest bucket that has any. Where that is none, nothing is settled
-	// before no request is in flight.
-	Each string `yaml:"each"`
+	// Each names a histogram of what a request adds: at most Times (1 if not
+	// said) its highest finite bound. Where there is none, nothing is settled
+	// before no request is in flight; and the measure is read only of subjects
+	// that Series, Minus and Requests all have. Without Each, a request adds
+	// one, and a subject without Requests has none in flight.
+	Each  string  `yaml:"each"`
+	Times float64 `yaml:"times"`
 }
 
 // Histogram is a measure of durations: latency or first-token.
