@@ -66,7 +66,7 @@ func (c *CSV) Close() error {
 }
 
 // rowGroup bounds how many rows are held until they are written.
-const rowGroup = 50_000
+const rowGroup = 20_000
 
 // Parquet writes decimals as DECIMAL(38, s), times as TIMESTAMP in UTC, and
 // text and JSON as STRING. Every column may be null, as FOCUS's readers expect

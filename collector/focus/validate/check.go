@@ -25,8 +25,12 @@ func (c *checker) check(row []value) {
 				c.find("not-null", name, "is null")
 			}
 			continue
+		case known && rule.kind != number && c.good[i] == v.text:
+			// As in a row before, where nothing was found.
 		case known:
-			c.cell(name, &rule, v.text)
+			if before := c.found; c.cell(name, &rule, v.text); c.found == before {
+				c.good[i] = v.text
+			}
 		default:
 			if p := badText(name, v.text); p != "" {
 				c.find("blank", name, "%s", p)

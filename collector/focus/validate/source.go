@@ -77,7 +77,7 @@ func (c *checker) header(names []string) error {
 	if len(names) > maxColumns {
 		return fmt.Errorf("%w: %d columns, at most %d are read", ErrUnreadable, len(names), maxColumns)
 	}
-	c.names = make([]string, len(names))
+	c.names, c.good = make([]string, len(names)), make([]string, len(names))
 	custom := ""
 	for i, n := range names {
 		n = strings.Clone(n)

@@ -105,6 +105,8 @@ type checker struct {
 	cost    decimal
 	row     int64
 	numbers map[string]*decimal // of the row, parsed
+	good    []string            // per column, the last value without a finding
+	found   int64               // findings so far
 	split   *splits
 }
 
@@ -131,6 +133,7 @@ func (c *checker) findAt(row int64, rule, column, format string, args ...any) {
 	if !ok {
 		panic("BUG: validate: no rule is called " + rule)
 	}
+	c.found++
 	if c.report.Count[rule]++; c.report.Count[rule] <= MaxFindings {
 		c.report.Findings = append(c.report.Findings, Finding{row, clip(column), rule, fmt.Sprintf(format, args...), hint})
 	}
