@@ -28,8 +28,10 @@ func (c *checker) check(row []value) {
 		case known && rule.kind != number && c.good[i] == v.text:
 			// As in a row before, where nothing was found.
 		case known:
-			if before := c.found; c.cell(name, &rule, v.text); c.found == before {
-				c.good[i] = v.text
+			before := c.found
+			c.cell(name, &rule, v.text)
+			if c.found == before {
+				c.good[i] = strings.Clone(v.text)
 			}
 		default:
 			if p := badText(name, v.text); p != "" {
