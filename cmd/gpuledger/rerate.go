@@ -215,6 +215,8 @@ func rerateCells(name string, row *pb.RerateRow) []string {
 	switch b, a := positive(before), positive(after); {
 	case a && before == after:
 		note = "UNPRICED " + hoursText(after) + " h"
+	case a && !b:
+		note = "UNPRICED " + hoursText(after) + " h that had a price"
 	case a:
 		note = "UNPRICED " + hoursText(after) + " h, before " + hoursText(before) + " h"
 	case b:

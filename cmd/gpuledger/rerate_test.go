@@ -13,7 +13,7 @@ import (
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
-var rerating = pb.Rerating{
+var shown = pb.Rerating{
 	Id: 3, From: 1767225600, To: 1769904000, Applied: 1770000000, Reason: "invoice \x1b[31m4711", Currency: "USD", CostBefore: "1250.5", CostAfter: "1000.4",
 	Card: &pb.RateCard{Revision: 2, Currency: "USD"},
 }
@@ -23,7 +23,7 @@ func (f *fakeLedger) Rerate(_ context.Context, req *pb.RerateRequest) (*pb.Rerat
 	if f.err != nil {
 		return nil, f.err
 	}
-	e := proto.CloneOf(&rerating)
+	e := proto.CloneOf(&shown)
 	e.Undoes = req.GetUndo()
 	return &pb.RerateResponse{
 		Rerating: e, Rows: 20480, DeviceTimeNs: "3600000000000000",
@@ -38,10 +38,10 @@ func (f *fakeLedger) Rerate(_ context.Context, req *pb.RerateRequest) (*pb.Rerat
 }
 
 func (f *fakeLedger) Reratings(context.Context, *pb.ReratingsRequest) (*pb.ReratingsResponse, error) {
-	one, two := proto.CloneOf(&rerating), proto.CloneOf(&rerating)
+	one, two := proto.CloneOf(&shown), proto.CloneOf(&shown)
 	one.Id, one.UndoneBy, one.Reason, one.CostBefore = 1, 2, "", ""
 	two.Id, two.Undoes, two.Card, two.To = 2, 1, nil, 1769904005
-	return &pb.ReratingsResponse{Reratings: []*pb.Rerating{one, two, &rerating}}, nil
+	return &pb.ReratingsResponse{Reratings: []*pb.Rerating{one, two, &shown}}, nil
 }
 
 const rerateCard = `currency: USD

@@ -398,6 +398,7 @@ type TransferRow struct {
 	Revision, To uint32      // under which it was, and is
 	Sums         rollup.Sums // as it was
 	CostAfter    int64       // as it is
+	Count        int64       // of the transfers that this is the sum of
 }
 
 // TallyFactRow is a stored tally row with its facts.

@@ -43,43 +43,46 @@ func (s *Store) Transfers(_ context.Context, res rollup.Resolution, from, to att
 		series   rollup.Series
 		revision uint32
 	}
-	rows := map[key]*store.TransferRow{}
+	var ts rerating.Transfers
+	owners, devices := map[rollup.Fingerprint]*attribution.Owner{}, map[rollup.Fingerprint]*attribution.Device{}
 	for _, c := range s.Decoded {
 		facts := rollup.FactsOf(c.Roster)
-		owners, devices := map[rollup.Fingerprint]*attribution.Owner{}, map[rollup.Fingerprint]*attribution.Device{}
 		for i := range c.Roster.Owners {
 			owners[facts.Owner(uint32(i))] = &c.Roster.Owners[i]
 		}
 		for i := range c.Roster.Devices {
 			devices[facts.Device(uint32(i))] = &c.Roster.Devices[i]
 		}
-		var ts rerating.Transfers
 		s.journal.Steps(c, func(id uint32, before, after *attribution.Chunk) { ts.Add(id, before, after, facts) })
-		for _, t := range ts.List() {
-			if t.Bucket < from || t.Bucket >= to {
-				continue
-			}
-			k := key{t.Entry, res.Start(t.Bucket), t.Series, t.To}
-			if rows[k] == nil {
-				rows[k] = &store.TransferRow{
-					Entry: t.Entry, Bucket: k.bucket, Device: devices[t.Series.Device], Owner: owners[t.Series.Owner],
-					Basis: t.Series.Basis, Method: t.Series.Method, Revision: t.Series.Revision, To: t.To,
-				}
-			}
-			x := rows[k]
-			x.Sums.Time += t.Sums.Time
-			x.Sums.SMActive += t.Sums.SMActive
-			x.Sums.Memory += t.Sums.Memory
-			x.Sums.Energy += t.Sums.Energy
-			x.Sums.Cost += t.Sums.Cost
-			x.CostAfter += t.CostAfter
+	}
+	rows := map[key]*store.TransferRow{}
+	for _, t := range ts.List() {
+		if t.Bucket < from || t.Bucket >= to {
+			continue
 		}
+		k := key{t.Entry, res.Start(t.Bucket), t.Series, t.To}
+		if rows[k] == nil {
+			rows[k] = &store.TransferRow{
+				Entry: t.Entry, Bucket: k.bucket, Device: devices[t.Series.Device], Owner: owners[t.Series.Owner],
+				Basis: t.Series.Basis, Method: t.Series.Method, Revision: t.Series.Revision, To: t.To,
+			}
+		}
+		x := rows[k]
+		x.Sums.Time += t.Sums.Time
+		x.Sums.SMActive += t.Sums.SMActive
+		x.Sums.Memory += t.Sums.Memory
+		x.Sums.Energy += t.Sums.Energy
+		x.Sums.Cost += t.Sums.Cost
+		x.CostAfter += t.CostAfter
+		x.Count++
 	}
 	var out []*store.TransferRow
 	for _, r := range rows {
 		out = append(out, r)
 	}
-	slices.SortFunc(out, func(a, b *store.TransferRow) int { return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Entry, b.Entry)) })
+	slices.SortFunc(out, func(a, b *store.TransferRow) int {
+		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.Entry, b.Entry))
+	})
 	for _, r := range out {
 		if err := f(r); err != nil {
 			return err

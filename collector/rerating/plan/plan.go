@@ -232,7 +232,7 @@ func (pl *Planner) Undo(ctx context.Context, r store.Reader, e rerating.Entry) (
 			return nil
 		}
 		f.owner(x.Owner).add(x.Sums.Time, money.Amount(x.CostAfter), money.Amount(x.Sums.Cost), x.To != 0, x.Revision != 0)
-		p.Moved++
+		p.Moved += x.Count
 		p.MovedTime.Add(&p.MovedTime, big.NewInt(x.Sums.Time))
 		return nil
 	})

@@ -243,7 +243,7 @@ func (r *reader) Kept(res rollup.Resolution) attribution.Second { return r.state
 
 // Transfers implements [store.Reader].
 func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.TransferRow) error) error {
-	part := fmt.Sprintf(`SELECT entry, bucket * (length::BIGINT) // %[1]d AS bucket, source, target, %[2]s FROM transfer
+	part := fmt.Sprintf(`SELECT entry, bucket * (length::BIGINT) // %[1]d AS bucket, source, target, %[2]s, count(*) AS n FROM transfer
 		WHERE length <= %[1]d AND bucket * (length::BIGINT) >= %[3]d AND bucket * (length::BIGINT) < %[4]d GROUP BY ALL`,
 		res, transferSums, from, to)
 	known := facts{make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)}
@@ -252,13 +252,13 @@ func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to 
 	err := r.need(ctx, known.owners, known.devices, `SELECT owner FROM series WHERE id IN (`+of+`)`, `SELECT device FROM series WHERE id IN (`+of+`)`)
 	if err == nil {
 		err = each(ctx, r.conn, `SELECT x.entry, x.bucket, s.device, s.owner, s.basis, w.name, s.revision, t.revision,
-			x.time, x.gap, x.memory, x.energy, x.cost_before, x.cost_after
+			x.time, x.gap, x.memory, x.energy, x.cost_before, x.cost_after, x.n
 			FROM (`+part+`) x JOIN series s ON s.id = x.source JOIN series t ON t.id = x.target JOIN method w ON w.id = s.method
 			ORDER BY x.bucket, x.entry`, nil, func(rows *sql.Rows) error {
 			var x store.TransferRow
 			var device, owner int32
 			if err := rows.Scan(&x.Entry, &x.Bucket, &device, &owner, &x.Basis, &x.Method, &x.Revision, &x.To,
-				&x.Sums.Time, &x.Sums.SMActive, &x.Sums.Memory, &x.Sums.Energy, &x.Sums.Cost, &x.CostAfter); err != nil {
+				&x.Sums.Time, &x.Sums.SMActive, &x.Sums.Memory, &x.Sums.Energy, &x.Sums.Cost, &x.CostAfter, &x.Count); err != nil {
 				return err
 			}
 			x.Bucket *= attribution.Second(res)
