@@ -3,12 +3,14 @@ package rollupexport_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +36,8 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var update = flag.Bool("update", false, "write the golden file")
 
 const start = querytest.Start // a Wednesday, 00:00
 
@@ -99,12 +103,37 @@ func parse(t testing.TB, page string) map[string]*dto.MetricFamily {
 	return families
 }
 
+// latencies is a chunk in which three requests took up to 1.024 s, the bucket
+// that one second is in, one a bit more, and one an hour.
+func latencies() *attribution.Chunk {
+	w := querytest.NewWorld()
+	w.Measures = []attribution.Measure{"latency/40", "latency/41", "latency/88"}
+	key := attribution.ChunkKey{Cluster: "east", Node: "n1", Boot: attribution.Boot{1}, Sequence: start + 600}
+	return attribution.BuildChunk(key, 1, w, []attribution.DeviceWindow{{
+		Second: key.Sequence, Price: querytest.Price,
+		Slices: []attribution.Slice{{Owner: querytest.Llama, Basis: attribution.Used, Time: attribution.WindowNanos}},
+	}}, []attribution.Tally{
+		{Second: key.Sequence, Measure: 0, Value: 3 * int64(attribution.One)},
+		{Second: key.Sequence, Measure: 1, Value: int64(attribution.One)},
+		{Second: key.Sequence, Measure: 2, Value: int64(attribution.One)},
+	})
+}
+
 func TestThePageIsTheReport(t *testing.T) {
-	f := newFixture(t, rollupexport.Options{Targets: []time.Duration{time.Second}}, querytest.NewWorld().Chunks(0, 600)...)
+	f := newFixture(t, rollupexport.Options{Targets: []time.Duration{time.Second, time.Minute}}, querytest.NewWorld().Chunks(0, 600)...)
+	f.store.Add(latencies())
 	page := f.page(t)
 	problems, err := promlint.New(strings.NewReader(page)).Lint()
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v %v", problems, err)
+	}
+	if *update {
+		if err := os.WriteFile("testdata/page.txt", []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, err := os.ReadFile("testdata/page.txt"); err != nil || string(want) != page {
+		t.Errorf("testdata/page.txt is not what is served (-update writes it): %v\n%s", err, page)
 	}
 	families := parse(t, page)
 	report, err := f.engine.Report(t.Context(), &query.Request{From: monday, To: start + 86400, GroupBy: rollupexport.DefaultDimensions()})
@@ -157,6 +186,12 @@ func TestThePageIsTheReport(t *testing.T) {
 	// 120 times 1.333333 + 3, and 60 times 20; 120 times 790 and 0 + 5 + … + 595.
 	if served["success"] != 120*4.333333+1200 || served["failure"] != 60 || served["input"] != 120*790+35700 || served["output"] != 120*110 {
 		t.Errorf("served %v", served)
+	}
+	for target, want := range map[string]float64{"1s": 3, "1m": 4} {
+		line := fmt.Sprintf(`gpuledger_rollup_inferences_within_total{class="",cluster="east",model="llama-70b",target=%q,team="search"} %v`, target, want)
+		if !strings.Contains(page, line+"\n") {
+			t.Errorf("no %s", line)
+		}
 	}
 	if v := families["gpuledger_rollup_start_timestamp_seconds"].GetMetric()[0].GetGauge().GetValue(); v != float64(monday) {
 		t.Errorf("since %v", v)

@@ -383,10 +383,22 @@ func (c *counting) tally(t *store.TallyRow) {
 		b, ok := attribution.BucketOf(m, attribution.LatencyPrefix)
 		for i, target := range c.r.buckets {
 			if ok && b <= target {
-				c.count(t, Within, c.r.o.Targets[i].String())
+				c.count(t, Within, short(c.r.o.Targets[i]))
 			}
 		}
 	}
+}
+
+// short writes 1m0s as 1m.
+func short(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
 }
 
 func (c *counting) count(t *store.TallyRow, metric Metric, kind string) {
