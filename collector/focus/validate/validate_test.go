@@ -271,6 +271,8 @@ func TestParquetTypes(t *testing.T) {
 	for i, c := range slices.Sorted(maps.Keys(rows()[0])) {
 		v := parquet.ByteArrayValue([]byte(rows()[0][c]))
 		switch c {
+		case "SkuMeter":
+			v = parquet.ByteArrayValue([]byte{})
 		case "ListCost":
 			v = parquet.DoubleValue(2.5)
 		case "ChargePeriodEnd":
@@ -298,10 +300,13 @@ func TestParquetTypes(t *testing.T) {
 	}
 	found := map[string]bool{}
 	for _, f := range rep.Findings {
-		if f.Rule != "column-type" {
+		if f.Rule != "column-type" && f.Column != "SkuMeter" {
 			t.Error(f)
 		}
 		found[f.Column] = true
+	}
+	if rep.Count["blank"] != 1 || !found["SkuMeter"] {
+		t.Errorf("empty text is not null: found %v", rep.Findings)
 	}
 	if !found["ListCost"] || !found["ChargePeriodEnd"] || !found["EffectiveCost"] || found["BilledCost"] || found["PricingQuantity"] {
 		t.Errorf("found %v", found)
