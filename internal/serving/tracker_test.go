@@ -1,8 +1,10 @@
 package serving
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"slices"
 	"testing"
@@ -365,11 +367,16 @@ func FuzzRestoreTracker(f *testing.F) {
 	tr := NewTracker(1, DefaultLimits())
 	tr.Observe(server, second, success(1, 2))
 	tr.Observe(server, 2*second, success(2, 3))
-	f.Add(tr.State(), int64(0))
-	f.Fuzz(func(t *testing.T, state []byte, through int64) {
+	state := tr.State()
+	f.Add(state[:len(state)-4], int64(0))
+	f.Fuzz(func(t *testing.T, body []byte, through int64) {
+		state := binary.BigEndian.AppendUint32(body, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
 		tr, err := RestoreTracker(state, through, DefaultLimits())
-		if err == nil {
-			tr.State()
+		if err != nil {
+			return
+		}
+		if again, err := RestoreTracker(tr.State(), through, DefaultLimits()); err != nil || len(again.targets) != len(tr.targets) {
+			t.Fatalf("%v", err)
 		}
 	})
 }

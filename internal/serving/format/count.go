@@ -18,7 +18,9 @@ func (r *reader) count(c *compiledCount) {
 	}
 	a := &c.of[i]
 	if len(a.requests) > 0 {
-		r.unsettled(c, a)
+		if a.each == nil || !r.out.Partial { // what is missing would seem to be given up
+			r.unsettled(c, a)
+		}
 		return
 	}
 	add := func(minus bool) func(*exposition.Sample, serving.Subject) {

@@ -69,7 +69,7 @@ type life struct {
 	kind    *kind
 	began   time.Time
 	tallies map[who]*tally
-	next    int // shard
+	next    int               // shard
 	open    map[Request][]int // the shards of requests in flight
 }
 
