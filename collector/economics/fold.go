@@ -209,8 +209,10 @@ func (x *stretch) settle(u *unit) {
 		whole.add(c)
 	}
 	for i, r := range whole.split(weigh(u.parts)) {
-		r.Covered = *r.Allocation()
 		r.Served = u.parts[i].served
+		if r.Served.Inference() {
+			r.Covered = *r.Allocation()
+		}
 		x.emit(u, u.time, u.parts[i].keys, &r)
 	}
 }

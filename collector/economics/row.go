@@ -103,6 +103,17 @@ func (s *Served) count(m attribution.Measure, v *big.Int) {
 	sum.Add(sum, v)
 }
 
+// Inference reports whether requests or tokens were counted at all. A training
+// process that reports its checkpoints serves nothing.
+func (s Served) Inference() bool {
+	for m := range s {
+		if m == attribution.Success || isFailure(m) || m == attribution.TokensInput || m == attribution.TokensOutput {
+			return true
+		}
+	}
+	return false
+}
+
 // any reports whether anything was counted that is not 0.
 func (s Served) any() bool {
 	for _, v := range s {
@@ -145,7 +156,7 @@ type Row struct {
 	Keys                                                  []store.Key
 	Used, Reserved, Unobserved, Unallocated, Unattributed Costs
 	// Covered is the part of the allocation basis of which something counted
-	// what it served.
+	// the requests or tokens that it served.
 	Covered   Costs
 	Served    Served
 	Customers Sources
