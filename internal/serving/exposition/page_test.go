@@ -21,12 +21,7 @@ func all([]byte) bool { return true }
 
 func only(names ...string) func([]byte) bool {
 	return func(b []byte) bool {
-		for _, n := range names {
-			if string(b) == n {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(names, string(b))
 	}
 }
 

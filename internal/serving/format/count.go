@@ -1,6 +1,7 @@
 package format
 
 import (
+	"encoding/binary"
 	"math"
 	"slices"
 	"strconv"
@@ -187,6 +188,7 @@ func (h *histogram) rises() bool {
 func (r *reader) histogramsOf(sel *selector) []*histogram {
 	groups := make(map[string]*histogram)
 	var order []*histogram
+	var key []byte
 	r.selected(sel, func(s *exposition.Sample, of serving.Subject) {
 		le, _ := s.Labels.Get("le")
 		bound, err := strconv.ParseFloat(le, 64)
@@ -194,11 +196,11 @@ func (r *reader) histogramsOf(sel *selector) []*histogram {
 			r.out.Dropped++
 			return
 		}
-		key := groupKey(s)
-		h := groups[key]
+		key = appendGroupKey(key[:0], s)
+		h := groups[string(key)]
 		if h == nil {
 			h = &histogram{subject: of}
-			groups[key] = h
+			groups[string(key)] = h
 			order = append(order, h)
 		}
 		h.buckets = append(h.buckets, bucket{s, bound})
@@ -222,15 +224,19 @@ func (r *reader) histogramsOf(sel *selector) []*histogram {
 	})
 }
 
-// groupKey is a series' name and labels but le.
-func groupKey(s *exposition.Sample) string {
-	key := strconv.AppendQuote(nil, s.Name)
+// appendGroupKey appends a series' name and labels but le.
+func appendGroupKey(key []byte, s *exposition.Sample) []byte {
+	key = appendPart(key, s.Name)
 	for _, l := range s.Labels {
 		if l.Key != "le" {
-			key = strconv.AppendQuote(strconv.AppendQuote(key, l.Key), l.Value)
+			key = appendPart(appendPart(key, l.Key), l.Value)
 		}
 	}
-	return string(key)
+	return key
+}
+
+func appendPart(key []byte, part string) []byte {
+	return append(binary.AppendUvarint(key, uint64(len(part))), part...)
 }
 
 // durations reads a histogram into the ledger's own buckets: each of its own
@@ -250,9 +256,8 @@ func (r *reader) durations(c *compiledHistogram) {
 			if ns := b.bound * c.unit; ns < math.MaxInt64 {
 				own = r.layout.Bucket(int64(math.Ceil(ns)))
 			}
-			m := attribution.BucketMeasure(c.prefix, own)
 			r.out.Counts = append(r.out.Counts, serving.Count{
-				Subject: h.subject, Measure: m, Series: seriesID(b.sample, c.prefix), Value: v,
+				Subject: h.subject, Measure: r.layout.measures[c.prefix][own], Series: seriesID(b.sample, c.prefix), Value: v,
 			})
 		}
 	}

@@ -35,9 +35,25 @@ var builtin []byte
 // Set is the formats that are known. It never changes; any number of
 // goroutines may use it.
 type Set struct {
-	formats   []*compiled
-	wanted    map[string]struct{}
-	histogram *attribution.Histogram
+	formats []*compiled
+	wanted  map[string]struct{}
+	layout  *layout
+}
+
+// layout is the ledger's own buckets, and their measures' names.
+type layout struct {
+	*attribution.Histogram
+	measures map[attribution.Measure][]attribution.Measure
+}
+
+func newLayout() *layout {
+	l := &layout{attribution.NewHistogram(), make(map[attribution.Measure][]attribution.Measure)}
+	for _, prefix := range []attribution.Measure{attribution.LatencyPrefix, attribution.FirstTokenPrefix} {
+		for i := range attribution.Buckets {
+			l.measures[prefix] = append(l.measures[prefix], attribution.BucketMeasure(prefix, i))
+		}
+	}
+	return l
 }
 
 // Builtin is the formats that come with the program.
@@ -46,7 +62,7 @@ func Builtin() *Set {
 	if err != nil {
 		panic(fmt.Sprintf("BUG: builtin.yaml: %v", err))
 	}
-	s, err := (&Set{histogram: attribution.NewHistogram()}).With(rules)
+	s, err := (&Set{layout: newLayout()}).With(rules)
 	if err != nil {
 		panic(fmt.Sprintf("BUG: builtin.yaml: %v", err))
 	}
@@ -56,7 +72,7 @@ func Builtin() *Set {
 // With is the set with more formats, those of rule files, which come first and
 // replace those of the same name.
 func (s *Set) With(rules []Rule) (*Set, error) {
-	out := &Set{histogram: s.histogram, wanted: make(map[string]struct{})}
+	out := &Set{layout: s.layout, wanted: make(map[string]struct{})}
 	for i := range rules {
 		c, err := compile(&rules[i])
 		if err != nil {
@@ -148,7 +164,7 @@ func (s *Set) Read(p *exposition.Page, o Options) (*serving.Reading, error) {
 	if c == nil || !c.detects(familiesOf(p)) {
 		return nil, &UnknownError{Format: o.Format, Seen: seen(p)}
 	}
-	return newReader(c, p, o, s.histogram).read(), nil
+	return newReader(c, p, o, s.layout).read(), nil
 }
 
 // UnknownError says that no format fits a page, and what was seen on it.

@@ -24,7 +24,7 @@ type reader struct {
 	page     *exposition.Page
 	labels   Labels
 	leaveOut []string
-	layout   *attribution.Histogram
+	layout   *layout
 	families map[string][]*exposition.Sample // by their own names
 	joined   map[string]string
 	model    string // the page's only one
@@ -32,7 +32,7 @@ type reader struct {
 	out      *serving.Reading
 }
 
-func newReader(c *compiled, p *exposition.Page, o Options, h *attribution.Histogram) *reader {
+func newReader(c *compiled, p *exposition.Page, o Options, h *layout) *reader {
 	r := &reader{
 		compiled: c, page: p, leaveOut: o.LeaveOut, layout: h,
 		labels: Labels{

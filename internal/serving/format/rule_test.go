@@ -22,7 +22,7 @@ const minimal = "    counts:\n      - {measure: success, of: [{series: x_request
 func TestRulesThatAreRefused(t *testing.T) {
 	for rest, want := range map[string]string{
 		"": "at least one measure is wanted",
-		"    counts:\n      - {measure: sucess, of: [{series: x}]}\n":                             "no such count: want success",
+		"    counts:\n      - {measure: successes, of: [{series: x}]}\n":                          "no such count: want success",
 		"    counts:\n      - {measure: failure, of: [{series: x}]}\n":                            "reason: the label that tells it is wanted",
 		"    counts:\n      - {measure: success, reason: r, of: [{series: x}]}\n":                 "only the measure failure has one",
 		"    counts:\n      - {measure: failure/Bad One, of: [{series: x}]}\n":                    "small letters",

@@ -1,7 +1,6 @@
 package servingtest
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +15,7 @@ type labels []string
 func (ls labels) with(more ...string) labels { return append(append(labels{}, ls...), more...) }
 
 func (p *page) family(name, kind string) {
-	fmt.Fprintf(p, "# HELP %s What it is.\n# TYPE %s %s\n", name, name, kind)
+	p.WriteString("# HELP " + name + " What it is.\n# TYPE " + name + " " + kind + "\n")
 }
 
 func (p *page) sample(name string, ls labels, v float64) {
