@@ -25,6 +25,7 @@ package rerating
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -133,11 +134,9 @@ func (j *Journal) With(e Entry) (*Journal, error) {
 	next := &Journal{undone: make(map[uint32]uint32)}
 	if j != nil {
 		next.entries, next.rules = j.entries, j.rules
-		for id, by := range j.undone {
-			next.undone[id] = by
-		}
+		maps.Copy(next.undone, j.undone)
 	}
-	next.entries = append(next.entries[:len(next.entries):len(next.entries)], e)
+	next.entries = append(slices.Clip(next.entries), e)
 	if e.Undoes != 0 {
 		if err := j.CanUndo(e.Undoes); err != nil {
 			return nil, err
@@ -152,7 +151,7 @@ func (j *Journal) With(e Entry) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	next.rules = append(next.rules[:len(next.rules):len(next.rules)], rule{e.ID, e.From, e.To, rater})
+	next.rules = append(slices.Clip(next.rules), rule{e.ID, e.From, e.To, rater})
 	return next, nil
 }
 
