@@ -51,6 +51,7 @@ var fields = []field{
 	{"owner", store.BudgetOwner, whole},
 	{"environment", store.Environment, whole},
 	{"model", store.Model, whole},
+	{"family", store.Family, whole},
 	{"class", store.Class, whole},
 	{"tier", store.Tier, whole},
 }

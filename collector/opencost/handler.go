@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net/http"
+	"path"
 	"strconv"
 	"time"
 
@@ -57,6 +58,11 @@ func Paths() []string {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
+	if clean := path.Clean("/" + r.URL.Path); clean != r.URL.Path {
+		// kubectl-cost asks for //allocation/compute.
+		r = r.Clone(r.Context())
+		r.URL.Path, r.URL.RawPath = clean, ""
+	}
 	h.mux.ServeHTTP(w, r)
 }
 

@@ -188,7 +188,7 @@ func TestKubectlCost(t *testing.T) {
 			}
 		}
 	}
-	a := s.ask("/allocation/compute", "window=1h&aggregate=namespace&accumulate=true&includeIdle=true&filterNamespaces=ads")
+	a := s.ask("//allocation/compute", "window=1h&aggregate=namespace&accumulate=true&includeIdle=true&filterNamespaces=ads")
 	if len(a.Data) != 1 || len(a.Data[0]) != 1 || a.Data[0]["ads"].TotalCost <= 0 {
 		t.Errorf("of one namespace: %+v", a.Data)
 	}
@@ -335,7 +335,7 @@ func TestLaw1TotalsAreTheLedgers(t *testing.T) {
 	s := newServer(t)
 	aggregates := []string{
 		"cluster", "node", "namespace", "controllerKind", "controller", "deployment", "pod", "container", "label:team", "label:app",
-		"team", "model", "class",
+		"team", "model", "family", "class",
 	}
 	filters := []struct{ opencost, report string }{
 		{"", ""},
