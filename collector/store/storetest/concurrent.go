@@ -14,6 +14,9 @@ import (
 	"testing"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/collector/rerating"
+	"github.com/gpuledger/gpuledger/collector/rerating/plan"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
@@ -152,7 +155,8 @@ func Main(m *testing.M, d Driver) int {
 }
 
 // commitForEver commits minute after minute and writes down each commit that
-// was acknowledged, until it is killed or fails.
+// was acknowledged, until it is killed or fails. Now and then it rolls, and
+// rates everything anew.
 func commitForEver(d Driver, place string) error {
 	ctx := context.Background()
 	s, err := d.Open(ctx, place)
@@ -160,13 +164,18 @@ func commitForEver(d Driver, place string) error {
 		return err
 	}
 	var n uint64
-	if err := s.View(ctx, func(r store.Reader) error { n = r.Commits(); return nil }); err != nil {
+	var journal *rerating.Journal
+	if err := s.View(ctx, func(r store.Reader) error {
+		n = r.Commits()
+		journal, err = r.Journal(ctx)
+		return err
+	}); err != nil {
 		return err
 	}
 	for {
 		n++
 		at := Day + attribution.Second(n)*600
-		if err := s.Commit(ctx, Batch(n, Minute(0, at)...)); err != nil {
+		if err := s.Commit(ctx, Rated(journal, n, Minute(0, at)...)); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintln(os.Stdout, n); err != nil {
@@ -177,7 +186,65 @@ func commitForEver(d Driver, place string) error {
 				return err
 			}
 		}
+		if n%3 == 0 {
+			if journal, err = rerateAll(ctx, s, at+10, money.Amount(n)*money.Unit); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// rerateAll gives everything up to a second another price.
+func rerateAll(ctx context.Context, s store.Store, to attribution.Second, price money.Amount) (*rerating.Journal, error) {
+	var p *plan.Plan
+	var journal *rerating.Journal
+	err := s.View(ctx, func(r store.Reader) (err error) {
+		if journal, err = r.Journal(ctx); err != nil {
+			return err
+		}
+		p, err = planner.Rerate(ctx, r, rerating.Entry{From: Day, To: to, Card: flat(price)})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Rerate(ctx, p.Rerating()); err != nil {
+		return nil, err
+	}
+	return journal.With(p.Entry)
+}
+
+// costed fails unless rows cost what the journal makes of the chunks.
+func costed(r store.Reader) error {
+	ctx := context.Background()
+	journal, err := r.Journal(ctx)
+	if err != nil {
+		return err
+	}
+	var want, got int64
+	err = r.Chunks(ctx, 0, 2*Day, func(c *store.Chunk, ro *store.Roster) error {
+		x, err := Decode(c, ro)
+		if err != nil {
+			return err
+		}
+		for _, w := range journal.Rate(x).Windows {
+			for _, s := range w.Slices {
+				want += int64(s.Cost)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rows, err := r.Query(ctx, &store.Query{From: 0, To: 2 * Day, GroupBy: []store.Dimension{store.Revision}})
+	for i := range rows {
+		got += rows[i].Cost.Int64()
+	}
+	if err == nil && got != want {
+		err = fmt.Errorf("%d reratings, and rows cost %d, want %d", journal.Next()-1, got, want)
+	}
+	return err
 }
 
 // law4Crash kills a committing process, again and again.
@@ -220,7 +287,7 @@ func law4Crash(t *testing.T, d Driver) {
 			if n := r.Commits(); n < acknowledged || n > acknowledged+1 {
 				return fmt.Errorf("commit %d was acknowledged, and the ledger has %d", acknowledged, n)
 			}
-			return total(r)
+			return errors.Join(total(r), costed(r))
 		})
 		if err := errors.Join(err, s.Close()); err != nil {
 			t.Fatalf("after kill %d: %v", round, err)
