@@ -39,7 +39,7 @@ func TestLinks(t *testing.T) {
 // TestMetrics: the metrics that the pages name are those of the programs.
 func TestMetrics(t *testing.T) {
 	for program, sources := range map[string][]string{
-		"agent":     {"../agent/metrics.go", "../agent/gpunode_metrics.go", "../agent/exporter/prom/descs.go"},
+		"agent":     {"../agent/metrics.go", "../agent/gpunode_metrics.go", "../agent/inference_metrics.go", "../agent/exporter/prom/descs.go"},
 		"collector": {"../collector/metrics.go"},
 	} {
 		code, found := "", 0

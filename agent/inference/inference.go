@@ -74,7 +74,8 @@ type Options struct {
 	// Unsealed is the first second that is not sealed yet: tallies of earlier
 	// ones come late.
 	Unsealed func() attribution.Second
-	// Durable is the first second that did not outlast the last run.
+	// Durable is the first second that did not outlast the last run; 0 where
+	// none did.
 	Durable attribution.Second
 	// Dir is where what the tracker remembers is kept. It is made if need be.
 	Dir string

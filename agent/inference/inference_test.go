@@ -467,3 +467,27 @@ func TestDiscoveryOfSharedPorts(t *testing.T) {
 		}
 	}
 }
+
+// The first agent of a node dies before any second has lasted: all that it read
+// is counted again.
+func TestLaw4NothingHasLastedYet(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		wait(time.Second)
+		w.pod(llm("a", "10.0.0.1", 1), "llm")
+		s := w.serve("10.0.0.1:8000", &server{})
+		s.served.Store(9)
+		wait(2 * time.Second)
+		if w.successes() != 9 {
+			t.Fatal("it has not been read")
+		}
+		w.kill()
+		clear(w.ledger)
+		w.lasting = 0
+		w.start()
+		wait(8 * time.Second)
+		if got := w.successes(); got != 9 {
+			t.Errorf("%d successes, want 9", got)
+		}
+	})
+}

@@ -59,13 +59,8 @@ func openLedger(o *Options, file string, limits serving.Limits, c *counts) (*led
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err == nil:
-		// Where the spool is new the ledger has lost its last seconds; what was
-		// counted then is not counted again.
-		through := o.Now()
-		if o.Durable > 0 {
-			through = o.Durable.Nanos() - 1
-		}
-		if l.tracker, err = serving.RestoreTracker(state, through, limits); err == nil {
+		// Where no second has lasted at all, Durable is 0: everything is taken back.
+		if l.tracker, err = serving.RestoreTracker(state, o.Durable.Nanos()-1, limits); err == nil {
 			l.keep() // before the seconds that are taken back are sealed without it
 			return l, nil
 		}

@@ -56,14 +56,15 @@ func (p *pod) object() []byte {
 	o := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.namespace, Name: p.name, UID: types.UID(p.uid), Labels: map[string]string{"app": p.name},
+			Annotations: p.annotations,
 		},
 		Spec:   corev1.PodSpec{NodeName: p.n.name},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.ip},
 	}
 	for _, c := range p.containers {
 		o.Spec.Containers = append(o.Spec.Containers, corev1.Container{Name: c.name})
 		o.Status.ContainerStatuses = append(o.Status.ContainerStatuses, corev1.ContainerStatus{
-			Name: c.name, ContainerID: "containerd://" + c.id, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			Name: c.name, ContainerID: "containerd://" + c.id, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(p.started)}},
 		})
 	}
 	b, err := o.Marshal()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -238,6 +239,10 @@ type pod struct {
 	containers      []*container
 	unlisted        bool
 	static          bool
+
+	ip          string
+	annotations map[string]string
+	started     time.Time // of its containers, zero: it does not say
 }
 
 // container is one of a pod's.
@@ -276,6 +281,16 @@ func has(name string, ids ...string) spec {
 // claims is a container with a device of a DRA claim.
 func claims(name, claim, pool, device string) spec {
 	return spec{name: name, grants: []grant{{claim: claim, pool: pool, device: device}}}
+}
+
+// serves says where the pod's first container serves: at an address of its own
+// machine.
+func (p *pod) serves(url string) {
+	p.n.t.Helper()
+	host, port, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(url, "/metrics"), "http://"))
+	p.n.must(err)
+	p.ip, p.annotations, p.started = host, map[string]string{"gpuledger.io/port": port}, time.Now()
+	p.n.podsAPI.Put(p.uid, p.object())
 }
 
 // pod adds a pod "namespace/name" to the kubelet, running.

@@ -125,10 +125,7 @@ func (b *book) restore(text []byte, limits serving.Limits) error {
 	if err := json.Unmarshal(text, &k); err != nil {
 		return err
 	}
-	through := b.o.Now()
-	if b.o.From > 0 {
-		through = b.o.From.Nanos() - 1
-	}
+	through := b.o.From.Nanos() - 1 // 0: no second has lasted at all
 	t, err := serving.RestoreTracker(k.Tracker, through, limits)
 	if err != nil {
 		return err

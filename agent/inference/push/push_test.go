@@ -45,6 +45,7 @@ type agent struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
 	mu      sync.Mutex
+	dead    bool // nothing is sealed any more, and what is yielded is gone
 	events  []sampler.Event
 	ledger  map[attribution.Measure]int64 // of what lasts
 	conn    *grpc.ClientConn
@@ -78,10 +79,22 @@ func newAgent(t *testing.T, listen string) *agent {
 }
 
 func (a *agent) unsealed() attribution.Second {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sealed()
+}
+
+func (a *agent) sealed() attribution.Second {
+	if a.dead {
+		return a.lasting
+	}
 	return attribution.Second(a.clock.Load() - a.lag.Load())
 }
 
 func (a *agent) start() {
+	a.mu.Lock()
+	a.dead = false
+	a.mu.Unlock()
 	o := a.options
 	o.Node, o.Listen, o.Owners, o.File, o.From = "n", a.listen, a.owners, filepath.Join(a.dir, "pushed"), a.lasting
 	o.Now = func() int64 { return a.clock.Load() * int64(time.Second) }
@@ -111,7 +124,7 @@ func (a *agent) kill() {
 		return
 	}
 	a.mu.Lock()
-	a.lasting = a.unsealed()
+	a.dead, a.lasting = true, a.sealed()
 	for _, e := range a.events {
 		if attribution.SecondOf(e.Time-1) >= a.lasting {
 			continue
@@ -147,7 +160,9 @@ type producer agent
 func (p *producer) Yield(e *sampler.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.events = append(p.events, *e)
+	if !p.dead {
+		p.events = append(p.events, *e)
+	}
 }
 
 func (*producer) Close() {}
