@@ -194,11 +194,15 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	g.Add(func() error { return c.ingest.Run(writing) }, func(error) { stopWriting() })
 	g.Add(func() error { return c.grpc.Serve(grpcListener) }, func(error) { c.stopGRPC() })
 	g.Add(func() error { return web.serve(httpListener) }, func(error) { web.stop() })
+	// What runs beside the writer outlives ctx, too: the first that ends, ends
+	// all, and it must not be before everything is durable.
+	beside := context.WithoutCancel(ctx)
 	at := Addresses{GRPC: grpcListener.Addr().String(), HTTP: httpListener.Addr().String()}
 	if at.OpenCost, err = c.addOpenCost(ctx, &g); err == nil {
-		err = c.addPush(ctx, &g, at)
+		err = c.addPush(beside, &g, at)
 	}
-	reading, stopReading := context.WithCancel(ctx)
+	reading, stopReading := context.WithCancel(beside)
+	defer stopReading()
 	g.Add(func() error { return c.gateways.Run(reading) }, func(error) { stopReading() })
 	starting, stop := context.WithCancel(ctx)
 	failed := err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/internal/loopback"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -102,12 +103,9 @@ func (r *running) get(path string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// deliver sends chunks on a new stream and waits until the last is
-// acknowledged, or not, where flush is false.
-func (r *running) deliver(cs []*attribution.Chunk, flush bool) {
+// stream sends chunks on a new stream.
+func (r *running) stream(ctx context.Context, cs []*attribution.Chunk, flush bool) grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent] {
 	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	s, err := pb.NewIngestClient(r.conn).Stream(ctx)
 	if err != nil {
 		r.t.Fatal(err)
@@ -132,6 +130,16 @@ func (r *running) deliver(cs []*attribution.Chunk, flush bool) {
 			r.t.Fatal(err)
 		}
 	}
+	return s
+}
+
+// deliver sends chunks on a new stream and waits until the last is
+// acknowledged, or not, where flush is false.
+func (r *running) deliver(cs []*attribution.Chunk, flush bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := r.stream(ctx, cs, flush)
 	last := int64(cs[len(cs)-1].Key.Sequence)
 	for {
 		m, err := s.Recv()
@@ -143,6 +151,23 @@ func (r *running) deliver(cs []*attribution.Chunk, flush bool) {
 		}
 		if m.GetAck().GetSequence() == last {
 			return
+		}
+	}
+}
+
+// send sends chunks and waits until they are seen, not until they are durable.
+func (r *running) send(cs []*attribution.Chunk) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r.stream(ctx, cs, false)
+	for through := int64(0); through < int64(cs[len(cs)-1].End()); {
+		st, err := pb.NewLedgerClient(r.conn).Status(ctx, &pb.StatusRequest{})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if len(st.GetNodes()) > 0 {
+			through = st.GetNodes()[0].GetVisibleThrough()
 		}
 	}
 }
@@ -238,6 +263,34 @@ func TestLaw4OneLedgerOverRestarts(t *testing.T) {
 		}
 	}
 	r.end()
+}
+
+// Whatever else runs, a stop makes durable what is pending.
+func TestAStopCommitsWhateverRunsBeside(t *testing.T) {
+	away, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t.TempDir())
+	cfg.Gateways = []GatewayConfig{{Name: "g", URLs: []string{"http://" + away}}}
+	cfg.Export.OTLP.Endpoint, cfg.Export.OTLP.Insecure = away, true
+	cfg.OpenCostListen = "127.0.0.1:0"
+	for n := range 5 {
+		r := serve(t, cfg)
+		l := pb.NewLedgerClient(r.conn)
+		st, err := l.Status(context.Background(), &pb.StatusRequest{})
+		if err != nil || len(st.GetGateways()) != 1 || st.GetGateways()[0].GetName() != "g" {
+			t.Errorf("status %v, %v", st, err)
+		}
+		if last := st.GetLastSecond(); n > 0 && last != int64(base)+int64(10*n)-1 {
+			t.Errorf("after stop %d the ledger ends at %d", n, last)
+		}
+		if code, body := r.get("/metrics"); code != http.StatusOK || !strings.Contains(body, `gpuledger_collector_gateway_up{cluster="default",gateway="g"} 0`) {
+			t.Errorf("%d %s", code, body)
+		}
+		r.send(chunks(base+attribution.Second(10*n), 1))
+		r.end()
+	}
 }
 
 func TestHTTP(t *testing.T) {
