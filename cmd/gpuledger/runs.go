@@ -12,7 +12,7 @@ import (
 
 func newRuns(t *target) *cobra.Command {
 	var q struct {
-		timeRange
+		span   timeRange
 		filter []string
 		limit  int32
 		out    string
@@ -45,7 +45,7 @@ Runs, and what belongs to none, sum to the bill.`,
 			if q.limit < 0 {
 				return usagef("--limit %d: want 1 or more, or 0 for all", q.limit)
 			}
-			from, to, err := q.unix(time.Now())
+			from, to, err := q.span.unix(time.Now())
 			if err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ Runs, and what belongs to none, sum to the bill.`,
 			})
 		},
 	}
-	q.timeRange.flags(c)
+	q.span.flags(c)
 	f := c.Flags()
 	f.StringArrayVar(&q.filter, "filter", nil, "keep KEY=VALUE or KEY!=VALUE, * is a wildcard; may be repeated")
 	f.Int32Var(&q.limit, "limit", 0, "most runs, by cost (0: all)")

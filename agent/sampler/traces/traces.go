@@ -44,7 +44,7 @@ type Progress struct {
 
 // All lists the importers.
 func All() []Importer {
-	return []Importer{gentd26(), azureLLM(), openb()}
+	return []Importer{gentd26(), gentd26Lora(), azureLLM(), openb()}
 }
 
 // ByName finds an importer.

@@ -24,6 +24,7 @@ type totals struct {
 	devices, owners        int
 	device, gap, active    int64 // ns
 	success, input, output int64
+	failures               int64
 	header                 replay.Header
 	events                 []sampler.Event
 }
@@ -86,7 +87,13 @@ func total(t *testing.T, recording []byte) (x totals) {
 				case attribution.TokensOutput:
 					x.output += v.Value
 				default:
-					t.Errorf("measure %q", v.Measure)
+					_, latency := attribution.BucketOf(v.Measure, attribution.LatencyPrefix)
+					switch {
+					case strings.HasPrefix(string(v.Measure), string(attribution.FailurePrefix)):
+						x.failures += v.Value
+					case !latency:
+						t.Errorf("measure %q", v.Measure)
+					}
 				}
 			}
 		case sampler.Held, sampler.Released:
@@ -312,6 +319,11 @@ func TestBadTraces(t *testing.T) {
 		{"tokens", "azure-llm", "azure", azureFile, "800,60", "800,-60", azureFile + ` line 2: "-60" is not a number of tokens`},
 		{"order", "azure-llm", "azure", azureFile, "18:15:46.9", "18:15:40.9", azureFile + " line 3: the request comes before"},
 		{"no requests", "azure-llm", "azure", azureFile, "*", "TIMESTAMP,ContextTokens,GeneratedTokens\n", "has no requests"},
+		{"time of a request", "gentd26-lora", "gentd26-lora", loraFile, "2024-11-15 16:57:55", "yesterday", loraFile + ` line 3: gmt_create "yesterday"`},
+		{"work", "gentd26-lora", "gentd26-lora", loraFile, "32.0", "-32.0", loraFile + ` line 2: exec_time_seconds "-32.0": the number is negative`},
+		{"long work", "gentd26-lora", "gentd26-lora", loraFile, "32.0", "86401", loraFile + ` line 2: exec_time_seconds "86401": the number is too large`},
+		{"status", "gentd26-lora", "gentd26-lora", loraFile, "FAILED", "", loraFile + ` line 3: the request has no predict_status`},
+		{"order of requests", "gentd26-lora", "gentd26-lora", loraFile, "16:58:10", "16:57:10", loraFile + " line 5: the request comes before"},
 		{"gpus", "openb", "openb", openbNodes, "2,T4", "99,T4", openbNodes + ` line 2: gpu "99"`},
 		{"node twice", "openb", "openb", openbNodes, "node-1", "node-0", openbNodes + ` line 3: node "node-0"`},
 		{"milli", "openb", "openb", openbPods, "1,600", "1,1600", openbPods + " line 4: 1 GPUs of 1600 thousandths"},
@@ -371,6 +383,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"gentd26", "model", ""},
 		{"azure-llm", "devices", "0"},
 		{"azure-llm", "prefill", "fast"},
+		{"gentd26-lora", "devices", "-1"},
 		{"openb", "duration", "1.5s"},
 		{"openb", "activity", "real"},
 		{"openb", "epoch", "today"},
@@ -385,7 +398,7 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("%s %s=%q: %v", c.trace, c.option, c.value, err)
 		}
 	}
-	if _, err := ByName("gentd"); err == nil || !strings.Contains(err.Error(), "gentd26, azure-llm, openb") {
+	if _, err := ByName("gentd"); err == nil || !strings.Contains(err.Error(), "gentd26, gentd26-lora, azure-llm, openb") {
 		t.Error(err)
 	}
 }
