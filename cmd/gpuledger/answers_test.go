@@ -119,7 +119,11 @@ func (f *fakeLedger) Status(context.Context, *pb.StatusRequest) (*pb.StatusRespo
 			{Cluster: "lab", Node: "n1", Connected: true, AgentVersion: "v1", StoredThrough: 1700009940, VisibleThrough: 1700010000},
 			{Cluster: "lab", Node: "n2"},
 		},
-		Warnings: []string{"1 device has no price"},
+		Gateways: []*pb.GatewayStatus{
+			{Cluster: "lab", Name: "litellm", Format: "litellm", LastScrape: 1700009995, Addresses: 2, Answering: 2, StoredThrough: 1700009940, Tenants: 31},
+			{Cluster: "lab", Name: "edge", Addresses: 1, Error: "connection refused"},
+		},
+		Warnings: []string{"1 device has no price", "gateway edge: 1 of 1 addresses can't be read: connection refused"},
 	}, nil
 }
 

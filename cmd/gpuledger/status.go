@@ -18,8 +18,10 @@ func newStatus(t *target) *cobra.Command {
 		Short: "Nodes, how current they are, and what needs attention",
 		Long: `status lists every node that the ledger knows: whether its agent is connected,
 up to when its time is durable (STORED) and up to when questions see it
-(VISIBLE). Below it stands what needs attention, such as devices without a
-price; no warnings means that there are none.`,
+(VISIBLE). Then come the gateways that tell of customers: how many of their
+addresses answered when they were last asked, and when a page was last read.
+Below stands what needs attention, such as devices without a price; no warnings
+means that there are none.`,
 		Example: `  gpuledger status
   gpuledger status -o json`,
 		Args: exactArgs(0, "no arguments"),
@@ -67,11 +69,39 @@ func printStatus(out io.Writer, res *pb.StatusResponse) error {
 			return err
 		}
 	}
+	if err := writeGateways(w, res.GetGateways()); err != nil {
+		return err
+	}
 	for _, warning := range res.GetWarnings() {
 		fmt.Fprintf(w, "\n! %s\n", keyText(warning, false))
 	}
 	_, err := io.WriteString(out, w.String())
 	return err
+}
+
+func writeGateways(w io.Writer, gateways []*pb.GatewayStatus) error {
+	if len(gateways) == 0 {
+		return nil
+	}
+	tab := newTable("CLUSTER", "GATEWAY", "FORMAT", "ANSWERING", "LAST READ (UTC)", "STORED (UTC)", "CUSTOMERS")
+	for _, g := range gateways {
+		tab.add(keyText(g.GetCluster(), false), keyText(g.GetName(), false), formatText(g.GetFormat()),
+			fmt.Sprintf("%d of %d", g.GetAnswering(), g.GetAddresses()), momentText(g.GetLastScrape()), momentText(g.GetStoredThrough()),
+			fmt.Sprint(g.GetTenants()))
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return tab.write(w)
+}
+
+// formatText is the format of a gateway's page, which is not known before one
+// was read.
+func formatText(format string) string {
+	if format == "" {
+		return unknown
+	}
+	return keyText(format, false)
 }
 
 func revision(what string, n uint32, none string) string {
