@@ -26,6 +26,13 @@ func options(kind string) format.Options {
 	return format.Options{}
 }
 
+// patient are limits for a machine that is busy with other tests.
+func patient() exposition.Limits {
+	l := exposition.DefaultLimits()
+	l.Timeout = time.Minute
+	return l
+}
+
 // scraper reads a fake as the agent and the collector do.
 type scraper struct {
 	fake    *servingtest.Fake
@@ -43,7 +50,7 @@ type scraper struct {
 
 func (s *scraper) scrape(t *rapid.T) {
 	s.now = s.now.Add(time.Second)
-	page, err := exposition.Fetch(t.Context(), s.client, s.fake.URL, nil, s.set.Wanted, exposition.DefaultLimits())
+	page, err := exposition.Fetch(t.Context(), s.client, s.fake.URL, nil, s.set.Wanted, patient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +89,7 @@ func (s *scraper) scrape(t *rapid.T) {
 
 func (s *scraper) cut(t *rapid.T) {
 	s.fake.Cut(rapid.IntRange(0, max(0, len(s.fake.Page())-1)).Draw(t, "after"))
-	if page, err := exposition.Fetch(t.Context(), s.client, s.fake.URL, nil, s.set.Wanted, exposition.DefaultLimits()); err == nil {
+	if page, err := exposition.Fetch(t.Context(), s.client, s.fake.URL, nil, s.set.Wanted, patient()); err == nil {
 		t.Fatalf("a page that was cut off was read: %+v", page)
 	}
 }
@@ -195,7 +202,7 @@ func TestWhatWasBeforeIsNotCounted(t *testing.T) {
 		f := servingtest.Start(t, kind, began)
 		tracker := serving.NewTracker(began.Add(time.Minute).UnixNano(), serving.DefaultLimits())
 		read := func() []serving.Value {
-			page, err := exposition.Fetch(t.Context(), http.DefaultClient, f.URL, nil, set.Wanted, exposition.DefaultLimits())
+			page, err := exposition.Fetch(t.Context(), http.DefaultClient, f.URL, nil, set.Wanted, patient())
 			if err != nil {
 				t.Fatal(err)
 			}
