@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,7 @@ type world struct {
 	t         *testing.T
 	dir       string
 	directory *pods.Directory
+	mu        sync.Mutex
 	held      []*attribution.Owner
 	options   Options // changed before start
 
@@ -106,7 +108,11 @@ func (w *world) start() {
 	w.t.Helper()
 	o := w.options
 	o.Node, o.Pods, o.Now, o.Unsealed, o.Dir = "n", w.directory.View, now, unsealed, w.dir
-	o.Holders = func() []*attribution.Owner { return w.held }
+	o.Holders = func() []*attribution.Owner {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return slices.Clone(w.held)
+	}
 	o.Durable = w.lasting
 	o.Log = slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := New(o)
@@ -184,6 +190,8 @@ func (w *world) successes() int64 { return w.counted(attribution.Success) / int6
 // pod adds a pod with one container that holds a device.
 func (w *world) pod(p *pods.Pod, holders ...string) {
 	w.directory.Put(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, c := range holders {
 		w.held = append(w.held, w.directory.View().ByUID(p.UID).Owner(c))
 	}
