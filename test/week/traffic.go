@@ -62,7 +62,7 @@ func traffic() []sampler.Event {
 		}})
 	}
 	backend := &attribution.Owner{
-		Kind: attribution.Gateway, Cluster: "prod", Node: "gateway/litellm",
+		Kind: attribution.Gateway, Cluster: "prod", Node: "litellm",
 		ControllerKind: "Backend", Controller: "http://llama-chat.search.svc.cluster.local:8000/v1",
 	}
 	replicas := []*attribution.Owner{chat(0), chat(1)}

@@ -47,7 +47,7 @@ const (
 // Record writes the week as a recording.
 func Record(w io.Writer) error {
 	r := replay.NewWriter(w)
-	nodes := []sampler.Node{{Cluster: "prod", Name: "gpu-a"}, {Cluster: "prod", Name: "gpu-b"}, {Cluster: "prod", Name: "gateway/litellm"}}
+	nodes := []sampler.Node{{Cluster: "prod", Name: "gpu-a"}, {Cluster: "prod", Name: "gpu-b"}, {Cluster: "prod", Name: "litellm"}}
 	err := r.Begin(replay.Header{
 		Source: "a week of a small fleet", Notes: "made up: whole numbers that depend on the minute alone",
 		Start: Start.Nanos(), End: End.Nanos(), MaxInterval: 2 * minute,
