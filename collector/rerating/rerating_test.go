@@ -196,7 +196,8 @@ func TestWhatCannotBeAnEntry(t *testing.T) {
 		"2 lies over 1 and has to be undone":  {ID: 5, To: 1, Undoes: 1},
 	} {
 		_, err := j.With(e)
-		if err == nil || !strings.Contains(err.Error(), want) || !(errors.Is(err, rerating.ErrInvalid) || errors.Is(err, rerating.ErrUndo)) {
+		known := errors.Is(err, rerating.ErrInvalid) || errors.Is(err, rerating.ErrUndo)
+		if !known || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: got %v, want %q", e, err, want)
 		}
 	}
