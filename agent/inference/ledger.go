@@ -15,8 +15,9 @@ import (
 	"github.com/gpuledger/gpuledger/internal/serving"
 )
 
-// commitEvery is how often what was read is counted.
-const commitEvery = 500 * time.Millisecond
+// commitEvery is how often what was read is counted, at most: each time all that
+// is remembered is written, for however many servers.
+const commitEvery = time.Second
 
 // observation is a reading that is to be counted.
 type observation struct {
