@@ -8,7 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # NVML's symbols are resolved when a driver is there, not when the agent starts.
 CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
-CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/...
+CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/... ./collector/gateway/... ./collector/rollupexport/... ./internal/serving ./internal/serving/exposition
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo demo-node test race bench lint fmt generate check-generated check-tidy kill-test test-kube test-gpu test-gpu-bundle interop clean tools
