@@ -11,6 +11,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/apportion"
 	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
@@ -64,6 +65,10 @@ func (e *Engine) raters(ctx context.Context, s *Snapshot, q *store.Query) (map[s
 	if err != nil {
 		return nil, err
 	}
+	journal, err := s.reader.Journal(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]*rating.Rater{}
 	for i := range rows {
 		k := rows[i].Keys[0].Value
@@ -75,18 +80,31 @@ func (e *Engine) raters(ctx context.Context, s *Snapshot, q *store.Query) (map[s
 		if err != nil || n == 0 {
 			continue // unpriced
 		}
-		card, err := e.cfg.Card(ctx, uint32(n))
-		if errors.Is(err, store.ErrNotFound) {
-			continue
-		}
+		card, err := e.card(ctx, journal, uint32(n))
 		if err != nil {
 			return nil, err
+		}
+		if card == nil {
+			continue
 		}
 		if out[k], err = rating.NewRater(card); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// card is what prices of a revision are by, a rate card or an entry of the
+// journal of reratings; nil where it is on record no more.
+func (e *Engine) card(ctx context.Context, journal *rerating.Journal, revision uint32) (*rating.Card, error) {
+	if id, ok := rerating.ID(revision); ok {
+		return journal.Card(id), nil
+	}
+	card, err := e.cfg.Card(ctx, revision)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return card, err
 }
 
 // changes are the seconds within (from, to) at which any price may change.

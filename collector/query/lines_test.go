@@ -13,6 +13,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
@@ -66,6 +67,30 @@ func TestReportLines(t *testing.T) {
 	}
 	if got := linesOf(rep.Total.Lines); got != fmt.Sprintf("(unknown) %v ", &rep.Total.Sum.Cost) {
 		t.Errorf("without a card: %s", got)
+	}
+}
+
+// Cost that was rated again is itemised by the card that it was rated by, in
+// what is stored as in what is open; the rest by its own.
+func TestReportLinesOfRerated(t *testing.T) {
+	all := querytest.NewWorld().Chunks(0, 600)
+	s := querytest.NewStore(all[:100]...)
+	again := &rating.Card{
+		Currency: "USD", Policy: "sm",
+		Prices:    []rating.PriceRule{{Model: "NVIDIA H100", PerDeviceHour: 3 * money.Unit}},
+		Overheads: []rating.Overhead{{Name: "lease", PerDeviceHour: money.Unit}},
+	}
+	if err := s.Rerate(t.Context(), &store.Rerating{Entry: rerating.Entry{ID: 1, From: querytest.Start, To: querytest.Start + 600, Card: again}}); err != nil {
+		t.Fatal(err)
+	}
+	e := query.New(query.Config{Store: s, Overlay: &querytest.Open{Items: all[100:]}, Card: lineCard})
+	rep, err := e.Report(t.Context(), &query.Request{GroupBy: []string{"node"}, Lines: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Two GPUs for 600 s at 4.00 an hour, each rounded down.
+	if got := linesOf(rep.Rows[0].Lines); got != "gpu 999999999 lease 333333333 " {
+		t.Errorf("got %s of %v", got, &rep.Rows[0].Sum.Cost)
 	}
 }
 
