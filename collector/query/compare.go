@@ -71,7 +71,7 @@ func (e *Engine) CompareRules(ctx context.Context, req *CompareRequest) (*Compar
 		}
 	}
 	c := comparer{
-		targets: req.Targets, after: judge{req.Rules.Compile(), req.Rules.Names()},
+		targets: slices.Compact(slices.Sorted(slices.Values(req.Targets))), after: judge{req.Rules.Compile(), req.Rules.Names()},
 		moves: map[move]*Move{}, out: &Comparison{},
 	}
 	if len(c.targets) == 0 {

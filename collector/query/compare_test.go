@@ -82,6 +82,9 @@ rules:
 		{"run,class", `
 			run — → research/train: 208333333, 300.000 s, 1
 			208333333 of 812499999`},
+		{"run,run", `
+			run — → research/train: 208333333, 300.000 s, 1
+			208333333 of 812499999`},
 		{"tier", `0 of 812499999`},
 	} {
 		var targets []string
