@@ -11,7 +11,7 @@ import (
 // The state is: magic, since, targets; of each its name, facts, series and
 // steps; and a CRC-32C of all before it. Series' keys take 8 bytes, everything
 // else is a varint.
-const stateMagic = "gls1"
+const stateMagic = "gls2"
 
 // ErrState says that a tracker's state is damaged, or of another version.
 var ErrState = errors.New("the state of the inference counters is damaged or of another version: counting starts at the next reading")
@@ -44,13 +44,13 @@ func (f facts) append(b []byte) []byte {
 	b = binary.AppendVarint(b, f.page)
 	b = binary.AppendVarint(b, f.outside)
 	b = binary.BigEndian.AppendUint64(b, f.rules)
-	return appendBool(b, f.open)
+	return appendBool(appendBool(b, f.open), f.told)
 }
 
 func (s step) append(b []byte) []byte {
 	b = s.before.append(b)
 	b = binary.AppendVarint(b, s.at)
-	b = appendBool(b, s.first)
+	b = appendBool(appendBool(b, s.first), s.past)
 	b = binary.AppendUvarint(b, uint64(len(s.changes)))
 	for _, c := range s.changes {
 		b = binary.BigEndian.AppendUint64(b, c.series)
@@ -110,8 +110,8 @@ func (d *decoder) target() *target {
 		k := d.fixed()
 		tg.series[k] = d.varint()
 	}
-	for range d.count(12) {
-		s := step{before: d.facts(), at: d.varint(), first: d.bool()}
+	for range d.count(16) {
+		s := step{before: d.facts(), at: d.varint(), first: d.bool(), past: d.bool()}
 		for range d.count(10) {
 			s.changes = append(s.changes, change{d.fixed(), d.bool(), d.varint()})
 		}
@@ -122,7 +122,7 @@ func (d *decoder) target() *target {
 }
 
 func (d *decoder) facts() facts {
-	return facts{at: d.varint(), page: d.varint(), outside: d.varint(), rules: d.fixed(), open: d.bool()}
+	return facts{at: d.varint(), page: d.varint(), outside: d.varint(), rules: d.fixed(), open: d.bool(), told: d.bool()}
 }
 
 func (d *decoder) fail() {

@@ -1,15 +1,9 @@
 package serving
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
 	"maps"
-	"math"
 	"slices"
 	"strings"
-
-	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // Target names a server to a [Tracker].
@@ -44,6 +38,11 @@ type Note struct {
 	// Restarted says that the server began anew, by its start: all that it
 	// counted since is new.
 	Restarted bool
+	// Mixed says that another process answered under the same name than the
+	// last time, of which the two lived at once: several behind one address, or
+	// a clock that was put back. Their counts can't be compared, so the reading
+	// is a baseline, too: First.
+	Mixed bool
 	// Fallen is how many series fell although nothing told of a restart. Each
 	// of them began anew for itself: its value is what is new.
 	Fallen int
@@ -60,6 +59,7 @@ type Stats struct {
 	Targets  int    // now
 	Series   int    // now
 	Restarts uint64 // of servers
+	Mixed    uint64 // readings of one process after another's that lived at the same time
 	Fallen   uint64 // series that fell without a restart
 	Refused  uint64 // series passed over for a limit
 }
@@ -69,6 +69,11 @@ const (
 	// Two sources may give the same start with other digits; two starts of one
 	// server are further apart than that, or its counts fall.
 	startSlack = 2e9
+	// A page's clock and the reader's are no further apart than that.
+	clockSlack = 60e9
+	// mostSteps bounds a history that time does not: a clock that was put back
+	// makes none of it old.
+	mostSteps = 512
 )
 
 // Tracker turns readings into what was served since the last one. It belongs
@@ -81,8 +86,9 @@ const (
 //     of an older one the first reading is the baseline.
 //   - A series that appears later at a known server counts from 0. One that
 //     goes missing is remembered, so that it costs nothing when it returns.
-//   - Another start is a restart: everything counts from 0. A series that
-//     falls without it has begun anew for itself.
+//   - A start after the last reading is a restart: everything counts from 0.
+//     A series that falls without it has begun anew for itself. Another start
+//     before the last reading is another process: a baseline.
 //   - Where a pair has series to take away, or some that is unsettled, its sum
 //     may fall for a while: only what exceeds the highest it has been is new.
 type Tracker struct {
@@ -108,6 +114,7 @@ type facts struct {
 	outside int64  // the same, by other sources
 	rules   uint64 // by which it was read
 	open    bool   // no whole page yet: series may be missing from the baseline
+	told    bool   // the last page said when it started
 }
 
 // step is how a reading is undone.
@@ -115,6 +122,7 @@ type step struct {
 	before  facts
 	at      int64
 	first   bool // there was no target before
+	past    bool // it is the baseline of a server from before the tracker
 	changes []change
 }
 
@@ -149,6 +157,7 @@ func (t *Tracker) Observe(to Target, at int64, r *Reading) ([]Value, Note) {
 	}
 	o := observation{target: tg, reading: r, limit: t.limits.Series, step: step{before: tg.facts, at: at, first: !known}}
 	o.begin(to, t.since)
+	o.step.past = o.note.First
 	values := o.values()
 	o.end(to, at, t.limits)
 
@@ -156,6 +165,9 @@ func (t *Tracker) Observe(to Target, at int64, r *Reading) ([]Value, Note) {
 	t.stats.Refused += uint64(o.note.Refused)
 	if o.note.Restarted {
 		t.stats.Restarts++
+	}
+	if o.note.Mixed {
+		t.stats.Mixed++
 	}
 	if o.note.First {
 		values = nil
@@ -185,151 +197,6 @@ func (t *Tracker) Stats() Stats {
 
 func clip(name string) string { return name[:min(len(name), maxName)] }
 
-// observation is one reading on its way through a target.
-type observation struct {
-	*target
-	reading  *Reading
-	limit    int
-	step     step
-	baseline bool // series that are not known were there before, uncounted
-	moved    bool
-	note     Note
-}
-
-// begin finds out what unknown series mean, and whether the server began anew.
-func (o *observation) begin(to Target, since int64) {
-	switch {
-	case o.step.first:
-		if max(to.Started, o.reading.Started) <= since {
-			o.note.First, o.baseline, o.open = true, true, true
-		}
-	case another(o.page, o.reading.Started) || another(o.outside, to.Started):
-		o.note.Restarted = true
-		o.open = false
-		for k, v := range o.series {
-			o.step.changes = append(o.step.changes, change{k, true, v})
-		}
-		clear(o.series)
-	default:
-		o.baseline = o.open || o.rules != o.reading.Rules
-	}
-}
-
-func another(a, b int64) bool {
-	return a != 0 && b != 0 && (b-a > startSlack || a-b > startSlack)
-}
-
-// values goes through the pairs.
-func (o *observation) values() []Value {
-	var out []Value
-	counts, unsettled := o.reading.Counts, o.reading.Unsettled
-	for len(counts) > 0 {
-		v := Value{Subject: counts[0].Subject, Measure: counts[0].Measure}
-		var plus, minus int64
-		signed, read := false, false
-		for len(counts) > 0 && counts[0].Subject == v.Subject && counts[0].Measure == v.Measure {
-			c := counts[0]
-			counts = counts[1:]
-			d, ok := o.rise(c.Series, c.Value)
-			read = read || ok
-			if c.Minus {
-				signed, minus = true, addSat(minus, d)
-			} else {
-				plus = addSat(plus, d)
-			}
-		}
-		for len(unsettled) > 0 && unsettled[0].ComparePair(v) < 0 {
-			unsettled = unsettled[1:]
-		}
-		v.Value = plus
-		if held := len(unsettled) > 0 && unsettled[0].ComparePair(v) == 0; held || signed {
-			hold := int64(0)
-			if held {
-				hold = unsettled[0].Value
-			}
-			v.Value = o.settle(v, plus-minus, hold)
-		}
-		o.moved = o.moved || v.Value > 0
-		if read && (v.Value > 0 || !isBucket(v.Measure)) {
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
-// rise is by how much a series has risen; false where it is not remembered.
-func (o *observation) rise(series uint64, value int64) (int64, bool) {
-	last, known := o.series[series]
-	switch {
-	case !known && len(o.series) >= o.limit:
-		o.note.Refused++
-		return 0, false
-	case !known && o.baseline:
-		o.series[series] = value // nothing is counted, so there is nothing to undo
-		return 0, true
-	case known && value == last:
-		return 0, true
-	}
-	o.set(series, value)
-	if value < last {
-		o.note.Fallen++
-		return value, true
-	}
-	return value - last, true // last is 0 where it is not known
-}
-
-// set remembers a value, and what was before it.
-func (o *observation) set(series uint64, value int64) {
-	last, known := o.series[series]
-	o.step.changes = append(o.step.changes, change{series, known, last})
-	o.series[series] = value
-}
-
-// settle adds to a pair's sum what has been found, and returns by how much all
-// but what is on hold exceeds the highest it has been.
-func (o *observation) settle(v Value, found, hold int64) int64 {
-	sumKey, markKey := pairKeys(v)
-	sum, mark := o.series[sumKey], o.series[markKey]
-	sum = addSat(sum, found)
-	if found != 0 {
-		o.set(sumKey, sum)
-	}
-	level := addSat(sum, -hold)
-	if level <= mark {
-		return 0
-	}
-	o.set(markKey, level)
-	return level - mark
-}
-
-// end remembers the reading's facts, and how to undo it.
-func (o *observation) end(to Target, at int64, l Limits) {
-	o.at = at
-	o.page = cmp.Or(o.reading.Started, o.page)
-	o.outside = cmp.Or(to.Started, o.outside)
-	o.rules = o.reading.Rules
-	o.open = o.open && o.reading.Partial
-	busy := slices.ContainsFunc(o.reading.Gauges, func(g Value) bool {
-		return g.Value > 0 && (g.Measure == attribution.Queue || g.Measure == attribution.Running)
-	})
-	if o.still++; o.moved || !busy {
-		o.still = 0
-	}
-	o.note.Still = o.still
-
-	o.steps = append(o.steps, o.step)
-	o.undo += len(o.step.changes)
-	forget := 0
-	for i := range o.steps[:len(o.steps)-1] {
-		if o.undo <= l.Undo && o.steps[i].at >= at-l.History {
-			break
-		}
-		o.undo -= len(o.steps[i].changes)
-		forget = i + 1
-	}
-	o.steps = slices.Delete(o.steps, 0, forget)
-}
-
 // rewind undoes what was read after through. It reports whether the server was
 // known then. A baseline stays: nothing was counted with it.
 func (tg *target) rewind(through int64) bool {
@@ -345,39 +212,11 @@ func (tg *target) rewind(through int64) bool {
 		tg.undo -= len(s.changes)
 		tg.steps = tg.steps[:n-1]
 		if s.first {
-			return len(tg.series) > 0
+			return s.past
 		}
 		open := tg.open
 		tg.facts = s.before
 		tg.open = open // the baseline has what was on the page that was whole
 	}
 	return true
-}
-
-// pairKeys are where a pair's sum and mark are remembered, among the series.
-func pairKeys(v Value) (sum, mark uint64) {
-	var h []byte
-	for _, part := range []string{v.Subject.Model, v.Subject.Tenant, v.Subject.Tier, v.Subject.Backend, string(v.Measure)} {
-		h = append(binary.AppendUvarint(h, uint64(len(part))), part...)
-	}
-	digest := sha256.Sum256(h)
-	return binary.BigEndian.Uint64(digest[:]), binary.BigEndian.Uint64(digest[8:])
-}
-
-func isBucket(m attribution.Measure) bool {
-	return strings.HasPrefix(string(m), string(attribution.LatencyPrefix)) ||
-		strings.HasPrefix(string(m), string(attribution.FirstTokenPrefix))
-}
-
-// addSat adds, and stays at the ends of what 64 bits hold: pages may say
-// anything.
-func addSat(a, b int64) int64 {
-	s := a + b
-	switch {
-	case a > 0 && b > 0 && s < 0:
-		return math.MaxInt64
-	case a < 0 && b < 0 && s >= 0:
-		return -math.MaxInt64
-	}
-	return s
 }

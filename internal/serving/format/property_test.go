@@ -1,8 +1,10 @@
 package format_test
 
 import (
+	"flag"
 	"net/http"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -24,6 +26,23 @@ func options(kind string) format.Options {
 		return format.Options{Labels: format.Labels{Tenant: []string{"x_tenant"}}}
 	}
 	return format.Options{}
+}
+
+// rounds bounds how often rapid repeats a property whose rounds go over HTTP,
+// unless the command line says how often.
+func rounds(t *testing.T, n int) {
+	t.Helper()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
+	if given {
+		return
+	}
+	checks := flag.Lookup("rapid.checks")
+	before := checks.Value.String()
+	t.Cleanup(func() { _ = checks.Value.Set(before) })
+	if err := checks.Value.Set(strconv.Itoa(n)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // patient are limits for a machine that is busy with other tests.
@@ -119,6 +138,7 @@ func requests() *rapid.Generator[servingtest.Request] {
 // Whatever happens to a server, what is counted is what it served, except what
 // nobody can know: what it served between the last page and its end.
 func TestWhatIsCountedIsWhatWasServed(t *testing.T) {
+	rounds(t, 25)
 	set := format.Builtin()
 	for _, kind := range servingtest.Kinds() {
 		t.Run(kind, func(t *testing.T) {

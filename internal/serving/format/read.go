@@ -15,7 +15,8 @@ const (
 	maxReasons = 16
 	maxCount   = 1e12 // events or gauges, of which millionths are taken
 	maxTokens  = 1e18
-	maxText    = 512 // bytes of a subject's parts
+	maxSum     = 8e18 // of gauges
+	maxText    = 512  // bytes of a subject's parts
 )
 
 // reader reads one page by one format.
@@ -163,16 +164,18 @@ func (r *reader) read() *serving.Reading {
 }
 
 // started is the least value of the first family that is there. On a page that
-// is not whole the least one may be missing, and then it says nothing.
+// is not whole the least one may be missing, and then it says nothing, unless
+// the series has no labels, and so no others beside it.
 func (r *reader) started() int64 {
 	for _, family := range r.rule.Started {
-		least := math.Inf(1)
-		for _, s := range r.families[family] {
+		least, samples := math.Inf(1), r.families[family]
+		alone := len(samples) == 1 && len(samples[0].Labels) == 0
+		for _, s := range samples {
 			if s.Value > 0 {
 				least = min(least, s.Value)
 			}
 		}
-		if least < 1e10 && !r.out.Partial {
+		if least < 1e10 && (alone || !r.out.Partial) {
 			return int64(least*1e3) * 1e6 // to the millisecond: floats hold no more
 		}
 	}
@@ -229,7 +232,7 @@ func (r *reader) gauge(g *compiledGauge) {
 	r.selected(&g.of[i], func(s *exposition.Sample, of serving.Subject) {
 		if v, ok := r.inMillionths(s.Value); ok {
 			sum := sums[of]
-			sums[of] = serving.Value{Subject: of, Measure: g.measure, Value: sum.Value + v}
+			sums[of] = serving.Value{Subject: of, Measure: g.measure, Value: min(sum.Value+v, maxSum)}
 			numbers[of]++
 		}
 	})
