@@ -169,6 +169,16 @@ func (d *documents) RateCard(ctx context.Context, revision uint32) (*rating.Card
 	if id, ok := rerating.ID(revision); ok {
 		card := d.journal.Load().Card(id)
 		if card == nil {
+			// It may be durable without having been told of.
+			if err := d.store.View(ctx, func(r store.Reader) error {
+				j, err := r.Journal(ctx)
+				card = j.Card(id)
+				return err
+			}); err != nil {
+				return nil, err
+			}
+		}
+		if card == nil {
 			return nil, fmt.Errorf("%w: rerating %d", store.ErrNotFound, id)
 		}
 		return card, nil

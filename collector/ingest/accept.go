@@ -22,7 +22,7 @@ var ErrRejected = errors.New("the chunk is rejected")
 // Accept takes in a chunk that the collector itself has made. Like one that a
 // stream sends it is seen by queries from now on, is a duplicate where it is
 // there already, and is made durable with the others of its minute;
-// [Server.StoredThrough] tells when. Until then the caller keeps it, and gives
+// [Server.Stored] tells when. Until then the caller keeps it, and gives
 // it to the next collector after a crash.
 //
 // It waits for memory as long as ctx lasts. An error that does not wrap
@@ -117,12 +117,41 @@ func (s *Server) placeOwn(c *chunk) (n *node, gs []*group, v verdict, err error)
 	return n, gs, v, nil
 }
 
+// Stored reports whether all seconds of a chunk are durable, as they came from
+// its boot.
+func (s *Server) Stored(c *attribution.Chunk) bool {
+	n := s.nodeOf(c.Key.Cluster, c.Key.Node)
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	x := span{c.Key.Sequence, c.End(), c.Key.Boot}
+	return n.has.judge(x) == duplicate && n.durable(x.from, x.to)
+}
+
+// Has reports whether a second of a node is accepted or stored.
+func (s *Server) Has(cluster, node string, second attribution.Second) bool {
+	n := s.nodeOf(cluster, node)
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.has.has(second)
+}
+
+// nodeOf is the node of a name, nil where none is known.
+func (s *Server) nodeOf(cluster, node string) *node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes[nodeID{cluster, node}]
+}
+
 // StoredThrough is the first second after the newest of a node that is durable,
 // 0 where there is none.
 func (s *Server) StoredThrough(cluster, node string) attribution.Second {
-	s.mu.Lock()
-	n := s.nodes[nodeID{cluster, node}]
-	s.mu.Unlock()
+	n := s.nodeOf(cluster, node)
 	if n == nil {
 		return 0
 	}

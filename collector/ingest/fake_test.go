@@ -65,6 +65,9 @@ func (m *memStore) apply(b *store.Batch) error {
 	if b.Number != m.commits+1 {
 		return fmt.Errorf("%w: number %d after %d", store.ErrBadBatch, b.Number, m.commits)
 	}
+	if n := m.journal.Next() - 1; b.Journal != n {
+		return fmt.Errorf("%w: %d entries, not %d", store.ErrOutdated, n, b.Journal)
+	}
 	for _, c := range b.Chunks {
 		id := nodeID{c.Key.Cluster, c.Key.Node}
 		if h := m.has[id]; h != nil && h.judge(chunkSpan(c)) != fresh {

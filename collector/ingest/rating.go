@@ -1,14 +1,36 @@
 package ingest
 
 import (
+	"context"
+	"errors"
+	"fmt"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
 )
 
 // SetJournal has everything that is committed from now on rated by a journal of
 // reratings. It is called within [Server.Do], once the store has the journal.
 func (s *Server) SetJournal(j *rerating.Journal) { s.journal.Store(j) }
+
+// readJournal reads the journal that the store has. It is another one than the
+// server's where the store made a rerating durable and failed to say so.
+func (s *Server) readJournal(ctx context.Context) error {
+	return s.store.View(ctx, func(r store.Reader) error {
+		j, err := r.Journal(ctx)
+		if err != nil {
+			return fmt.Errorf("read the journal of reratings: %w", err)
+		}
+		if j.Next() == s.journal.Load().Next() {
+			return errors.New("the store refuses the journal that it has")
+		}
+		s.o.Log.Warn("the ledger holds reratings that were not known of: what is stored from here on is rated by them", "entries", j.Next()-1)
+		s.SetJournal(j)
+		return nil
+	})
+}
 
 // add adds a chunk's sums, as the group's journal rates it, and what each of
 // its reratings made of it. An error leaves everything as it was.

@@ -16,6 +16,12 @@ import (
 // the new prices, with what to give back should that be undone. Chunks stay as
 // they came.
 func TestLaw6PendingChunksAreSummedByTheJournalInForce(t *testing.T) {
+	t.Run("as it is told", func(t *testing.T) { pendingAreRated(t, true) })
+	// A store may fail to say that a rerating is durable.
+	t.Run("as it finds out", func(t *testing.T) { pendingAreRated(t, false) })
+}
+
+func pendingAreRated(t *testing.T, told bool) {
 	id, boot := nodeID{"c", "n0"}, attribution.Boot{1}
 	all := chunksOf(id, boot, base, 5)
 	st := newMemStore()
@@ -38,7 +44,15 @@ func TestLaw6PendingChunksAreSummedByTheJournalInForce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := r.s.Do(t.Context(), func(context.Context) error { r.s.SetJournal(j); return nil }); err != nil {
+	if err := r.s.Do(t.Context(), func(context.Context) error {
+		st.mu.Lock()
+		st.journal = j
+		st.mu.Unlock()
+		if told {
+			r.s.SetJournal(j)
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range all[3:] {

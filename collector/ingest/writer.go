@@ -147,6 +147,11 @@ func (s *Server) commit(ctx context.Context, gs []*group) error {
 			return nil
 		case ctx.Err() != nil:
 			return err
+		case errors.Is(err, store.ErrOutdated):
+			if err := s.readJournal(ctx); err != nil {
+				return err
+			}
+			continue
 		case errors.Is(err, store.ErrDuplicate), failed && errors.Is(err, store.ErrBadBatch):
 			// The latter where the attempt that failed did succeed.
 			if err := s.dropDuplicates(ctx, gs, err); err != nil {
@@ -191,7 +196,7 @@ func (s *Server) wait(ctx context.Context, d time.Duration) error {
 // that sees the commit must not have them laid over it.
 func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 	b := &store.Batch{
-		Number: number,
+		Number: number, Journal: s.journal.Load().Next() - 1,
 		Owners: make(map[rollup.Fingerprint]*attribution.Owner), Devices: make(map[rollup.Fingerprint]*attribution.Device),
 	}
 	rosters := make(map[rollup.Fingerprint]bool)

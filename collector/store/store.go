@@ -62,6 +62,10 @@ var ErrBadQuery = errors.New("bad query")
 // is left as it is.
 var ErrCorrupt = errors.New("the ledger cannot be read")
 
+// ErrOutdated says that a batch is rated by another journal of reratings than
+// the ledger's: nothing was stored. Rate it by that, and try again.
+var ErrOutdated = errors.New("the journal of reratings is another by now")
+
 // ErrBadBatch says that a batch can never be committed: its number does not
 // follow, it is not complete, or its sums exceed what rollup.MaxSecond allows.
 var ErrBadBatch = errors.New("bad batch")
@@ -87,6 +91,7 @@ type Roster struct {
 // and does not keep it.
 type Batch struct {
 	Number  uint64 // 1 + Reader.Commits
+	Journal uint32 // entries of the journal of reratings that it is rated by
 	Chunks  []Chunk
 	Rosters []Roster
 	Owners  map[rollup.Fingerprint]*attribution.Owner
@@ -344,7 +349,8 @@ type Store interface {
 	// Commit stores a batch durably, or nothing of it. Its number must follow
 	// the last commit's. A chunk that holds a second which the node has
 	// already makes the whole commit fail with an error that wraps
-	// ErrDuplicate: the caller de-duplicates first, by Ranges.
+	// ErrDuplicate: the caller de-duplicates first, by Ranges. One that is
+	// rated by another journal than the ledger's fails with ErrOutdated.
 	Commit(ctx context.Context, b *Batch) error
 
 	// Rerate appends an entry to the journal and moves its transfers at every

@@ -64,6 +64,9 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 	if err := s.check(b); err != nil {
 		return err
 	}
+	if err := s.checkJournal(ctx, b); err != nil {
+		return err
+	}
 	c := &commit{db: s.db, dims: s.dims, state: s.state, mapping: s.mapping, batch: b}
 	err := s.write(ctx, "commit", func() error { return c.write(ctx) }, func(now state) bool { return now.commits == b.Number })
 	if err != nil {

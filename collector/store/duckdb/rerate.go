@@ -72,6 +72,19 @@ func (c *commit) writeTransfers(ctx context.Context, ts []rerating.Transfer) err
 	})
 }
 
+// checkJournal refuses a batch that is rated by another journal than this
+// ledger's: an error of Rerate may hide that it was done.
+func (s *Store) checkJournal(ctx context.Context, b *store.Batch) error {
+	journal, err := s.journals.at(ctx, s.db.writer)
+	if err != nil {
+		return err
+	}
+	if n := journal.Next() - 1; b.Journal != n {
+		return fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, b.Journal, n)
+	}
+	return nil
+}
+
 // writeMoved keeps what reratings in force made of the batch's chunks.
 func (c *commit) writeMoved(ctx context.Context) error {
 	return c.writeTransfers(ctx, c.batch.Transfers)
@@ -155,7 +168,7 @@ func (s *Store) checkRerating(ctx context.Context, r *store.Rerating) ([]byte, e
 }
 
 // move makes the transfers of an entry, or takes them back, in every table that
-// holds rows of their time.
+// keeps rows of their time: seconds may be kept for longer than minutes.
 func (c *commit) move(ctx context.Context, entry uint32, back bool) error {
 	from, to, before, after := "source", "target", "cost_before", "cost_after"
 	if back {
@@ -164,8 +177,9 @@ func (c *commit) move(ctx context.Context, entry uint32, back bool) error {
 	for _, res := range []rollup.Resolution{rollup.Minute, rollup.Hour, rollup.Day} {
 		// Finer transfers are in coarser rows too, as far as they are rolled.
 		const rolled = `SELECT bucket * (length::BIGINT) // %[1]d AS bucket, * EXCLUDE (bucket) FROM transfer
-			WHERE entry = %[2]d AND (length = %[1]d OR length < %[1]d AND bucket * (length::BIGINT) < %[3]d)`
-		part := fmt.Sprintf(rolled, res, entry, c.state.rolled(res))
+			WHERE entry = %[2]d AND bucket * (length::BIGINT) >= %[4]d
+				AND (length = %[1]d OR length < %[1]d AND bucket * (length::BIGINT) < %[3]d)`
+		part := fmt.Sprintf(rolled, res, entry, c.state.rolled(res), c.state.kept(res))
 		if err := c.exec(ctx,
 			`CREATE OR REPLACE TEMP TABLE delta AS
 				SELECT bucket::INTEGER AS bucket, series, `+factSums+`, bool_or(taken) AS taken FROM (

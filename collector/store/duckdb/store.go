@@ -158,7 +158,7 @@ func (s *Store) write(ctx context.Context, what string, f func() error, done fun
 // unavailable says that an operation failed and may be tried again, unless the
 // batch was bad, the answer too large, or the caller gave up.
 func unavailable(what string, err error) error {
-	for _, e := range []error{store.ErrBadBatch, store.ErrTooMany, store.ErrUnavailable, store.ErrCorrupt, context.Canceled, context.DeadlineExceeded} {
+	for _, e := range []error{store.ErrBadBatch, store.ErrTooMany, store.ErrUnavailable, store.ErrCorrupt, store.ErrOutdated, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("store: %s: %w", what, err)
 		}

@@ -63,6 +63,7 @@ func Batch(number uint64, chunks ...*attribution.Chunk) *store.Batch {
 func Rated(j *rerating.Journal, number uint64, chunks ...*attribution.Chunk) *store.Batch {
 	b := &store.Batch{
 		Number:  number,
+		Journal: j.Next() - 1,
 		Owners:  make(map[rollup.Fingerprint]*attribution.Owner),
 		Devices: make(map[rollup.Fingerprint]*attribution.Device),
 	}

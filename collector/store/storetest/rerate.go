@@ -158,6 +158,10 @@ func law6Undone(t *testing.T, d Driver) {
 			l.must(l.Roll(t.Context(), Day+86400))
 			l.must(l.Retain(t.Context(), store.Retention{Second: time.Hour, Minute: keep * time.Second}, Day+4*3600))
 		},
+		"minutes are dropped before seconds": func(l *ledger) {
+			l.must(l.Roll(t.Context(), Day+86400))
+			l.must(l.Retain(t.Context(), store.Retention{Minute: keep * time.Second}, Day+4*3600))
+		},
 		"all but days are dropped": func(l *ledger) {
 			l.commit(Minute(9, Day+3*86400)...)
 			l.must(l.Roll(t.Context(), Day+3*86400))
@@ -296,6 +300,46 @@ func law6Atomic(t *testing.T, d Driver) {
 		t.Errorf("%d sums of %s ns moved", p.Moved, &p.MovedTime)
 	}
 	l.agree(&store.Query{From: Day, To: Day + 7200, GroupBy: []store.Dimension{store.Pod, store.Revision}})
+}
+
+// law6Kept rates by seconds what has no minutes or hours any more.
+func law6Kept(t *testing.T, d Driver) {
+	l := open(t, d, d.New(t))
+	ctx := t.Context()
+	l.commit(append(Minute(0, Day), Minute(0, Day+3600)...)...)
+	l.commit(Minute(0, Day+2*86400)...)
+	l.must(l.Roll(ctx, Day+2*86400))
+	l.must(l.Retain(ctx, store.Retention{Minute: time.Hour, Hour: 2 * time.Hour}, Day+2*86400))
+	before := l.dumpRows()
+	by := &store.Query{From: Day, To: Day + 86400, GroupBy: []store.Dimension{store.Pod, store.Revision}}
+	if p := l.rerate(Day, Day+86400, flat(2*money.Unit)); p.Moved != 8 || p.Note() != "" {
+		t.Errorf("%d sums moved; %s", p.Moved, p.Note())
+	}
+	l.agree(by)
+	l.commit(Minute(1, Day+600)...)
+	l.agree(by)
+	l.must(l.Retain(ctx, store.Retention{}, 0))
+	l.agree(by)
+	l.undo(1)
+	l.agree(by)
+	if len(l.dumpRows()) <= len(before) {
+		t.Error("the late rows are gone")
+	}
+}
+
+// law6Journal refuses what is rated by another journal than the ledger's.
+func law6Journal(t *testing.T, d Driver) {
+	l := open(t, d, d.New(t))
+	l.commit(Minute(0, Day)...)
+	was := l.journal
+	l.rerate(Day, Day+86400, flat(2*money.Unit))
+	before := l.dump()
+	if err := l.Commit(t.Context(), Rated(was, l.commits+1, Minute(1, Day)...)); !errors.Is(err, store.ErrOutdated) {
+		t.Errorf("rated by the journal before: %v", err)
+	}
+	same(t, "refused", l.dump(), before, show)
+	l.commit(Minute(1, Day)...)
+	l.agree(&store.Query{From: Day, To: Day + 86400, GroupBy: []store.Dimension{store.Pod, store.Revision}})
 }
 
 // law5Rerated has chunks arrive for times that were rated anew, once and twice,

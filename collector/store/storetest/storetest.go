@@ -47,6 +47,8 @@ func Run(t *testing.T, d Driver) {
 		{"TestLaw6ReratedIsAsIfRatedSoFromTheStart", law6Rerated},
 		{"TestLaw6UndoingRestoresEveryRow", law6Undone},
 		{"TestLaw6OfSumsEachDeviceIsRatedExactly", law6Sums},
+		{"TestLaw6SecondsMayBeKeptLongerThanMinutes", law6Kept},
+		{"TestLaw6ABatchIsRatedByTheLedgersJournal", law6Journal},
 		{"TestLaw6AReratingHappensAsAWholeOrNotAtAll", law6Atomic},
 		{"TestLaw5LateChunksOfAReratedTimeCostWhatItCosts", law5Rerated},
 		{"TestLaw7ACorrectedRuleCorrectsHistory", law7},
