@@ -25,7 +25,7 @@ const (
 
 // nameOf cuts the family's name off a line.
 func nameOf(line []byte) (name, rest []byte, kind lineKind) {
-	line = bytes.TrimLeft(line, " \t")
+	line = skipBlanks(line)
 	if len(line) == 0 {
 		return nil, nil, lineEmpty
 	}
@@ -37,19 +37,38 @@ func nameOf(line []byte) (name, rest []byte, kind lineKind) {
 		name, rest = cutBlank(rest)
 		return name, rest, lineType
 	}
-	end := bytes.IndexAny(line, "{ \t")
-	if end < 0 {
-		return line, nil, lineSample
+	end := 0
+	for end < len(line) && line[end] != '{' && !isBlank(line[end]) {
+		end++
 	}
 	return line[:end], line[end:], lineSample
 }
 
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// skipBlanks is what bytes.TrimLeft does, which takes longer than all the rest
+// of a line that nobody wants.
+func skipBlanks(b []byte) []byte {
+	for len(b) > 0 && isBlank(b[0]) {
+		b = b[1:]
+	}
+	return b
+}
+
+// cutEnd takes the line's end off.
+func cutEnd(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
 // cutBlank cuts the first word off.
 func cutBlank(b []byte) (word, rest []byte) {
-	b = bytes.TrimLeft(b, " \t")
-	end := bytes.IndexAny(b, " \t")
-	if end < 0 {
-		return b, nil
+	b = skipBlanks(b)
+	end := 0
+	for end < len(b) && !isBlank(b[end]) {
+		end++
 	}
 	return b[:end], b[end:]
 }
@@ -83,7 +102,7 @@ type lineParser struct {
 // parse parses the rest of a line, after its name.
 func (p *lineParser) parse(rest []byte, l Limits) (float64, error) {
 	p.labels, p.text, p.bytes = p.labels[:0], p.text[:0], 0
-	rest = bytes.TrimLeft(rest, " \t")
+	rest = skipBlanks(rest)
 	if len(rest) > 0 && rest[0] == '{' {
 		var err error
 		if rest, err = p.parseLabels(rest[1:], l); err != nil {
@@ -129,7 +148,7 @@ func checkTail(rest []byte) error {
 // follows. A comma after the last label is common, and no harm.
 func (p *lineParser) parseLabels(rest []byte, l Limits) ([]byte, error) {
 	for {
-		rest = bytes.TrimLeft(rest, " \t")
+		rest = skipBlanks(rest)
 		if len(rest) == 0 {
 			return nil, errMalformed
 		}
@@ -145,7 +164,7 @@ func (p *lineParser) parseLabels(rest []byte, l Limits) ([]byte, error) {
 			return nil, errLabels
 		}
 		p.labels = append(p.labels, label)
-		rest = bytes.TrimLeft(after, " \t")
+		rest = skipBlanks(after)
 		switch {
 		case len(rest) > 0 && rest[0] == ',':
 			rest = rest[1:]
@@ -169,11 +188,11 @@ func (p *lineParser) parseLabel(rest []byte) (label rawLabel, after []byte, err 
 	if err != nil || len(label.name) == 0 || string(label.name) == "__name__" {
 		return label, nil, errMalformed
 	}
-	rest = bytes.TrimLeft(rest, " \t")
+	rest = skipBlanks(rest)
 	if len(rest) == 0 || rest[0] != '=' {
 		return label, nil, errMalformed
 	}
-	rest = bytes.TrimLeft(rest[1:], " \t")
+	rest = skipBlanks(rest[1:])
 	if len(rest) == 0 || rest[0] != '"' {
 		return label, nil, errMalformed
 	}

@@ -41,7 +41,7 @@ func parse(r io.Reader, framed bool, wanted func(name []byte) bool, l Limits) (*
 		names:  make(map[string]string),
 	}
 	for lines.next() {
-		line := bytes.TrimRight(lines.line, "\r\n")
+		line := cutEnd(lines.line)
 		switch name, rest, kind := nameOf(line); kind {
 		case lineEmpty, lineComment:
 		case lineType:

@@ -9,6 +9,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -199,7 +200,7 @@ func TestHostilePagesKeepLittle(t *testing.T) {
 	labels := func(n int, value func(j int) string) string {
 		var b strings.Builder
 		for j := range n {
-			fmt.Fprintf(&b, "l%d=%q,", j, value(j))
+			b.WriteString("l" + strconv.Itoa(j) + "=\"" + value(j) + "\",")
 		}
 		return b.String()
 	}
@@ -208,9 +209,11 @@ func TestHostilePagesKeepLittle(t *testing.T) {
 		"many labels": func(i int) string {
 			return fmt.Sprintf("a{i=\"%d\",%s} 1\n", i, labels(60, func(int) string { return "" }))
 		},
-		"new texts":            func(i int) string { return "a{" + labels(60, func(j int) string { return fmt.Sprint(i, j) }) + "} 1\n" },
+		"new texts": func(i int) string {
+			return "a{" + labels(60, func(j int) string { return strconv.Itoa(i*100 + j) }) + "} 1\n"
+		},
 		"long texts":           func(i int) string { return fmt.Sprintf("a{i=\"%d%s\"} 1\n", i, strings.Repeat("x", 4000)) },
-		"new families":         func(i int) string { return fmt.Sprintf("a%d 1\n", i) },
+		"new families":         func(i int) string { return "a" + strconv.Itoa(i) + " 1\n" },
 		"types":                func(i int) string { return fmt.Sprintf("# TYPE a%d counter\n", i) },
 		"one line":             func(int) string { return "aaaaaaaa" },
 		"names nobody printed": func(i int) string { return fmt.Sprintf("%s\x00%d 1\n", strings.Repeat("n", 100), i) },
