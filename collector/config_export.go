@@ -74,8 +74,8 @@ func defaultExport() ExportConfig {
 		Dimensions: rollupexport.DefaultDimensions(), MaxGroups: 2000, MinInterval: Duration{15 * time.Second},
 		OTLP: ExportOTLPConfig{Interval: Duration{time.Minute}, Timeout: Duration{10 * time.Second}, Headers: map[string]string{}},
 	}
-	for _, s := range []time.Duration{1, 2, 5, 10, 30} {
-		c.LatencyTargets = append(c.LatencyTargets, Duration{s * time.Second})
+	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second} {
+		c.LatencyTargets = append(c.LatencyTargets, Duration{d})
 	}
 	return c
 }

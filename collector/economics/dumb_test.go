@@ -14,6 +14,8 @@ type thing struct {
 	owner   uint32
 	model   string
 	tenants map[string][2]int64 // tokens, requests
+	good    map[string]int64    // successes, by tier of servers, that they know no tenant of
+	tokens  map[string]bool     // whether there are counts of those
 	cost    *big.Rat
 	counted bool
 	pool    int
@@ -26,6 +28,15 @@ func (x *thing) sum(i int) (n int64) {
 	return n
 }
 
+func (x *thing) blind() bool {
+	for tier, n := range x.good {
+		if n > 0 && !x.tokens[tier] {
+			return true
+		}
+	}
+	return false
+}
+
 // dumb works out what each tenant ("": none) costs on the day that begins at d,
 // in fractions.
 func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
@@ -34,7 +45,7 @@ func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
 	at := func(o uint32, model string) *thing {
 		k := [2]any{o, model}
 		if things[k] == nil {
-			things[k] = &thing{owner: o, model: model, tenants: map[string][2]int64{}, cost: new(big.Rat), counted: true}
+			things[k] = &thing{owner: o, model: model, tenants: map[string][2]int64{}, good: map[string]int64{}, tokens: map[string]bool{}, cost: new(big.Rat), counted: true}
 		}
 		return things[k]
 	}
@@ -67,7 +78,15 @@ func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
 			s := w.Subjects[c.Subject]
 			x := at(s.Owner, name(s))
 			v := x.tenants[s.Tenant]
+			tier, pooled := s.Tier, s.Tenant == ""
+			if s.Owner >= byService {
+				tier, pooled = "", true
+			}
+			if pooled && c.Measure == 0 {
+				x.good[tier] += c.Value
+			}
 			if c.Measure == 1 || c.Measure == 2 {
+				x.tokens[tier] = x.tokens[tier] || pooled
 				v[0] += c.Value
 			} else {
 				v[1] += c.Value
@@ -181,12 +200,12 @@ func pooled(things map[[2]any]*thing, splitBy string, give func(string, *big.Rat
 	for _, s := range servers {
 		var seen, served [2]int64
 		tenants := map[string][2]int64{}
-		known := false
+		known, blind := false, false
 		for _, f := range flows {
 			if f.pool != s.pool || !slices.ContainsFunc(servers, func(x *thing) bool { return joined(x, f) }) || !slices.ContainsFunc(flows, func(x *thing) bool { return joined(s, x) }) {
 				continue
 			}
-			known = true
+			known, blind = true, blind || f.blind()
 			for tenant, v := range f.tenants {
 				have := tenants[tenant]
 				for i := range v {
@@ -202,13 +221,14 @@ func pooled(things map[[2]any]*thing, splitBy string, give func(string, *big.Rat
 		}
 		for _, x := range servers {
 			if x.pool == s.pool {
+				blind = blind || x.blind()
 				for i := range served {
 					served[i] += x.tenants[""][i]
 				}
 			}
 		}
 		by := 0
-		if splitBy == economics.ByRequests || seen[0] == 0 {
+		if splitBy == economics.ByRequests || seen[0] == 0 || blind && seen[1] > 0 {
 			by = 1
 		}
 		unseen := max(0, served[by]-seen[by])

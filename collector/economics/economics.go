@@ -32,8 +32,10 @@
 //     again.
 //   - Owners that share a backend, and backends that share an owner, make a
 //     pool. The cost of a pool's day is split over the tenants and tiers that
-//     gateways saw that day, by tokens or requests. What the pool's servers
-//     counted beyond that is a row of its own, without tenant: "unseen". Where
+//     gateways saw that day, by tokens or requests: requests, too, where a
+//     server or a gateway of the pool counts no tokens of what it serves. What the
+//     pool's servers counted beyond that is a row of its own, without tenant:
+//     "unseen". Where
 //     gateways saw more than the servers did, their shares are taken of the
 //     servers' cost, so nothing exceeds it.
 //   - What no gateway is joined to has no tenant: "unseen", too.
@@ -71,7 +73,8 @@ type Request struct {
 	Step     int64     // seconds; > 0: a row for each group and bucket of so many seconds
 }
 
-// What gateways split cost by. Where they count no tokens, it is requests.
+// What gateways split cost by. Where they, or the servers behind them, count no
+// tokens, it is requests.
 const (
 	ByTokens   = "tokens"
 	ByRequests = "requests"

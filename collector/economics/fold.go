@@ -104,8 +104,19 @@ func (f *fold) stretch(ctx context.Context, s *query.Snapshot, from, to attribut
 		x.emit(nil, uncounted[i].Time, uncounted[i].Keys, rowOf(&uncounted[i]))
 	}
 	for at, p := range x.pools {
-		p.settle(f.splitBy, func(keys []store.Key, r *Row) { x.into(at, keys, r) })
+		err := p.settle(ctx, f.splitBy, func(keys []store.Key, r *Row) error {
+			x.into(at, keys, r)
+			return f.bounded()
+		})
+		if err != nil {
+			return err
+		}
 	}
+	return f.bounded()
+}
+
+// bounded refuses more rows than an answer may have.
+func (f *fold) bounded() error {
 	if len(f.groups) > query.MaxRows {
 		return query.TooMany(len(f.groups))
 	}
@@ -218,7 +229,7 @@ func (x *stretch) settle(u *unit) {
 }
 
 // weigh is how a unit's cost is split over what it served: by input and output
-// tokens, else by requests, else equally.
+// tokens, else by requests, else equally over what counts any, else over all.
 func weigh(parts []part) []*big.Int {
 	by := func(w func(Served) *big.Int) (ws []*big.Int, ok bool) {
 		for i := range parts {
@@ -231,6 +242,9 @@ func weigh(parts []part) []*big.Int {
 		return ws
 	}
 	if ws, ok := by(requests); ok {
+		return ws
+	}
+	if ws, ok := by(servers); ok {
 		return ws
 	}
 	ws, _ := by(func(Served) *big.Int { return big.NewInt(1) })
@@ -246,6 +260,14 @@ func tokens(s Served) *big.Int {
 func requests(s Served) *big.Int {
 	ok, not := s.Counter(attribution.Success), s.Failures()
 	return new(big.Int).Add(&ok.Value, &not.Value)
+}
+
+// servers weighs what counts inferences 1, and checkpoints or gauges nothing.
+func servers(s Served) *big.Int {
+	if s.Inference() {
+		return big.NewInt(1)
+	}
+	return new(big.Int)
 }
 
 // emit sends a row of an owner (nil: of many) to its group: by way of the

@@ -107,18 +107,18 @@ func (x *stretch) pooled(u *unit, keys []store.Key, r *Row) bool {
 	if p == nil {
 		return false
 	}
-	model := keys[slices.Index(x.dims, store.Model)]
+	model, counted := keys[slices.Index(x.dims, store.Model)], r.Served.Inference()
 	var joined []int
 	for i := range p.flows {
 		f := &p.flows[i]
-		if sameModel(model, f.model, x.join.backends[f.backend].basis, len(u.parts) > 0) && x.joins(u, f.backend) {
+		if sameModel(model, f.model, x.join.backends[f.backend].basis, counted) && x.joins(u, f.backend) {
 			joined = append(joined, i)
 		}
 	}
 	if len(joined) == 0 {
 		return false
 	}
-	p.add(joined, keys, len(u.parts) > 0, r)
+	p.add(joined, keys, counted, r)
 	return true
 }
 
@@ -166,6 +166,9 @@ func (x *stretch) known(ctx context.Context, s *query.Snapshot) error {
 		return err
 	}
 	for id, o := range owners {
+		if o.Kind == attribution.Nobody || o.Kind == attribution.UnknownProcess {
+			continue // whatever a rule says, they are no server
+		}
 		facts := join.FactsOf(o)
 		x.join.owners[id] = &facts
 	}

@@ -79,8 +79,9 @@ func (p *podsOfRun) settle(out *RunsAnswer) *Run {
 	r.Restarts = restarts(pods, end)
 	if r.Checkpoints.Measured {
 		r.Lost = &Costs{}
+		began := lastStart(pods)
 		for _, x := range pods {
-			if began := lastStart(pods); len(x.byTime) > 0 && began >= end(x) {
+			if len(x.byTime) > 0 && began >= end(x) {
 				r.Lost.add(x.after(checkpoints, end(x)))
 			}
 		}

@@ -1,6 +1,7 @@
 package economics
 
 import (
+	"context"
 	"math/big"
 	"slices"
 	"strings"
@@ -40,6 +41,7 @@ type bag struct {
 	flow    int // any of its pool's
 	keys    []store.Key
 	counted bool // by its servers
+	blind   bool // some of them count no tokens of what they serve
 	row     Row
 }
 
@@ -96,6 +98,7 @@ func (p *pools) add(joined []int, keys []store.Key, counted bool, r *Row) {
 		b = &bag{flow: joined[0], keys: keys, counted: counted}
 		p.bags[name] = b
 	}
+	b.blind = b.blind || r.Served.blind()
 	b.row.add(r)
 }
 
@@ -106,27 +109,40 @@ type pool struct {
 	by        func(Served) *big.Int // what its cost is split by
 }
 
-// settle splits the pools' costs and hands the rows over.
-func (p *pools) settle(splitBy string, into func([]store.Key, *Row)) {
-	seen := make(map[int]map[string]*customer)
+// maxParts is how many parts a pool may be split into: customers times groups.
+// Each takes some kilobytes.
+const maxParts = 1 << 20
+
+// settle splits the pools' costs and hands the rows over. What into returns
+// ends it.
+func (p *pools) settle(ctx context.Context, splitBy string, into func([]store.Key, *Row) error) error {
+	seen, blind := make(map[int]map[string]*customer), make(map[int]bool)
 	for n := range p.flows {
 		r := p.root(n)
 		if seen[r] == nil {
 			seen[r] = map[string]*customer{}
 		}
+		var flow Served
 		for _, c := range p.flows[n].customers {
 			addCustomer(seen[r], c.keys).served.add(c.served)
+			flow.add(c.served)
 		}
+		blind[r] = blind[r] || flow.blind()
 	}
-	all := make(map[int]*pool)
+	bags := make(map[int][]*bag)
 	for _, b := range p.bags {
 		r := p.root(b.flow)
-		if all[r] == nil {
-			all[r] = newPool(seen[r], splitBy)
-		}
-		all[r].bags = append(all[r].bags, b)
+		bags[r] = append(bags[r], b)
+		blind[r] = blind[r] || b.blind
+	}
+	all := make(map[int]*pool)
+	for r, bs := range bags {
+		all[r] = newPool(seen[r], bs, splitBy, blind[r])
 	}
 	for _, x := range all {
+		if n := (len(x.customers) + 1) * len(x.bags); n > maxParts {
+			return query.TooMany(n)
+		}
 		slices.SortFunc(x.bags, func(a, b *bag) int {
 			if c := query.CompareKeys(a.keys, b.keys); c != 0 || a.counted == b.counted {
 				return c
@@ -136,18 +152,23 @@ func (p *pools) settle(splitBy string, into func([]store.Key, *Row)) {
 			}
 			return 1
 		})
-		x.settle(p, into)
+		if err := x.settle(ctx, p, into); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func newPool(customers map[string]*customer, splitBy string) *pool {
-	x := &pool{by: requests}
-	var sum big.Int
+// newPool decides what a pool is split by. Tokens compare nothing where a server
+// or a gateway is blind to them, as long as gateways count requests.
+func newPool(customers map[string]*customer, bags []*bag, splitBy string, blind bool) *pool {
+	x := &pool{by: requests, bags: bags}
+	var all Served
 	for _, c := range customers {
 		x.customers = append(x.customers, c)
-		sum.Add(&sum, tokens(c.served))
+		all.add(c.served)
 	}
-	if splitBy == ByTokens && sum.Sign() > 0 {
+	if splitBy == ByTokens && tokens(all).Sign() > 0 && (!blind || requests(all).Sign() == 0) {
 		x.by = tokens
 	}
 	slices.SortFunc(x.customers, func(a, b *customer) int { return query.CompareKeys(a.keys, b.keys) })
@@ -156,7 +177,7 @@ func newPool(customers map[string]*customer, splitBy string) *pool {
 
 // settle splits a pool: each bag's cost in the same proportion, what was served
 // over the bags as their servers counted it.
-func (x *pool) settle(p *pools, into func([]store.Key, *Row)) {
+func (x *pool) settle(ctx context.Context, p *pools, into func([]store.Key, *Row) error) error {
 	shares := x.shares()
 	last := len(x.customers)
 	counts := make([][]Served, last+1) // by customer, the unseen last; by bag
@@ -165,6 +186,9 @@ func (x *pool) settle(p *pools, into func([]store.Key, *Row)) {
 	}
 	counts[last] = x.spread(x.unseen())
 	for n, b := range x.bags {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		for i, r := range b.row.split(shares) {
 			r.Served = counts[i][n]
 			keys := slices.Clone(b.keys)
@@ -180,11 +204,15 @@ func (x *pool) settle(p *pools, into func([]store.Key, *Row)) {
 			if i < last || b.counted {
 				r.Covered = *r.Allocation()
 			}
-			if i < last || shares[last].Sign() > 0 || r.Served.any() {
-				into(keys, &r)
+			if i == last && shares[last].Sign() == 0 && !r.Served.any() {
+				continue // there is none
+			}
+			if err := into(keys, &r); err != nil {
+				return err
 			}
 		}
 	}
+	return nil
 }
 
 // shares weighs the customers, and behind them what no gateway saw: what the

@@ -24,10 +24,11 @@ func (c *Costs) add(x *Costs) {
 // Priced reports whether any of the time has a price.
 func (c *Costs) Priced() bool { return c.Time.Cmp(&c.Unpriced) > 0 || c.Cost.Sign() != 0 }
 
-// split divides costs in proportion to the weights. Time, cost and unpriced
-// time are each exact.
+// split divides costs in proportion to the weights. Priced time, cost and
+// unpriced time are each exact, and so is time, their sum: a part never has more
+// unpriced time than time.
 func (c *Costs) split(weights []*big.Int, to func(int) *Costs) {
-	for i, p := range apportion.Big(&c.Time, weights) {
+	for i, p := range apportion.Big(new(big.Int).Sub(&c.Time, &c.Unpriced), weights) {
 		to(i).Time.Set(p)
 	}
 	for i, p := range apportion.Big(&c.Cost, weights) {
@@ -35,6 +36,7 @@ func (c *Costs) split(weights []*big.Int, to func(int) *Costs) {
 	}
 	for i, p := range apportion.Big(&c.Unpriced, weights) {
 		to(i).Unpriced.Set(p)
+		to(i).Time.Add(&to(i).Time, p)
 	}
 }
 
@@ -112,6 +114,12 @@ func (s Served) Inference() bool {
 		}
 	}
 	return false
+}
+
+// blind reports whether successes were counted, but no tokens of them.
+func (s Served) blind() bool {
+	successes := s.Counter(attribution.Success)
+	return successes.Value.Sign() > 0 && !s.Counter(attribution.TokensInput).Measured && !s.Counter(attribution.TokensOutput).Measured
 }
 
 // any reports whether anything was counted that is not 0.

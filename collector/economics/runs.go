@@ -250,10 +250,12 @@ func (t *Run) sum(r *Run) {
 	t.add(&r.Row)
 	t.Pods += r.Pods
 	t.Restarts += r.Restarts
-	if t.Last == 0 || r.First < t.First {
-		t.First = r.First
+	if r.Pods > 0 { // else only its counts are on record
+		if t.Last == 0 || r.First < t.First {
+			t.First = r.First
+		}
+		t.Last = max(t.Last, r.Last)
 	}
-	t.Last = max(t.Last, r.Last)
 	t.Checkpoints.Measured = t.Checkpoints.Measured || r.Checkpoints.Measured
 	t.Checkpoints.Value.Add(&t.Checkpoints.Value, &r.Checkpoints.Value)
 	if r.Lost != nil {

@@ -143,6 +143,7 @@ func (f *fold) decode(j *job) error {
 		return lawOf(err, chunkName(c))
 	}
 	f.chunk(f.journal.Rate(decoded), j.roster)
+	f.journal.Steps(decoded, func(id uint32, before, after *attribution.Chunk) { f.step(id, before, after, j.roster) })
 	return nil
 }
 

@@ -59,6 +59,7 @@ type fold struct {
 	tallies map[tallyKey]int64
 	journal *rerating.Journal // that chunks are rated by
 	minutes map[deviceMinute]minuteSum
+	moves   map[move]moved // what the journal's entries make of the chunks
 
 	chunks, windows, slices int64
 
@@ -74,7 +75,7 @@ type series struct {
 }
 
 func newFold(j *rerating.Journal) *fold {
-	return &fold{journal: j, rows: map[rowKey]rollup.Sums{}, tallies: map[tallyKey]int64{}, minutes: map[deviceMinute]minuteSum{}}
+	return &fold{journal: j, rows: map[rowKey]rollup.Sums{}, tallies: map[tallyKey]int64{}, minutes: map[deviceMinute]minuteSum{}, moves: map[move]moved{}}
 }
 
 // chunk adds a chunk that keeps the laws. Chunks lie within one minute.
@@ -156,6 +157,9 @@ func (f *fold) merge(o *fold) {
 		sum := f.minutes[k]
 		sum.add(&m)
 		f.minutes[k] = sum
+	}
+	for k, m := range o.moves {
+		f.moves[k] = f.moves[k].plus(m)
 	}
 	f.chunks += o.chunks
 	f.windows += o.windows

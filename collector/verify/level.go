@@ -74,7 +74,7 @@ func (r *run) closeLevel(ctx context.Context, l *level, t attribution.Second, ne
 	if err != nil {
 		return err
 	}
-	if err := r.settleRerated(ctx, l.res, from, min(end, l.rolled)); err != nil {
+	if err := r.settleRerated(ctx, l.res, from, min(end, l.rolled), nil); err != nil {
 		return err
 	}
 	err = r.reader.TallyRows(ctx, l.res, from, end, func(x *store.TallyFactRow) error {

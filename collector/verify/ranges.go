@@ -3,8 +3,10 @@ package verify
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/gateway/join"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -30,7 +32,7 @@ func (r *run) readRanges(ctx context.Context) error {
 			return broken(3, where, "seconds are on record twice: the range before ends at %s", clock(last.To))
 		}
 		if same && x.From > last.To && last.To >= r.from && x.From < r.to {
-			r.notes.add("node %q: nothing on record from %s to %s (the node was down, or its agent has not sent it yet)", x.Node, clock(last.To), clock(x.From))
+			r.notes.add("node %q: nothing on record from %s to %s (%s)", x.Node, clock(last.To), clock(x.From), whyGap(x.Node))
 		}
 		last = x
 		from, to := max(x.From, r.from), min(x.To, r.to)
@@ -49,6 +51,15 @@ func (r *run) readRanges(ctx context.Context) error {
 	r.nodes = r.facts.nodes()
 	r.noteDropped()
 	return nil
+}
+
+// whyGap says what a gap in a node's record may come from. A gateway's owns no
+// device time, and what it served meanwhile is in the first second after.
+func whyGap(node string) string {
+	if strings.HasPrefix(node, join.NodePrefix) {
+		return "the gateway did not answer, or the collector was down; what it went on counting is in the first second after"
+	}
+	return "the node was down, or its agent has not sent it yet"
 }
 
 func (r *run) noteDropped() {

@@ -41,6 +41,9 @@ func (r *run) prune(cover *coverage, sums *fold) {
 	maps.DeleteFunc(sums.rows, func(k rowKey, _ rollup.Sums) bool {
 		return !cover.complete(nodeMinute{r.facts.homes[k.device], k.bucket})
 	})
+	maps.DeleteFunc(sums.moves, func(k move, _ moved) bool {
+		return k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.homes[k.row.device], k.row.bucket})
+	})
 	maps.DeleteFunc(sums.tallies, func(k tallyKey, _ int64) bool {
 		o := &r.facts.owners.facts[k.owner]
 		return !cover.complete(nodeMinute{r.facts.node(o.Cluster, o.Node), k.bucket})
@@ -87,8 +90,22 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 			return err
 		}
 	}
-	if err := r.settleRerated(ctx, rollup.Minute, from, to); err != nil {
+	if err := r.settleRerated(ctx, rollup.Minute, from, to, func(k move, m moved) error {
+		if k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.homes[k.row.device], k.row.bucket}) {
+			return nil
+		}
+		if want := sums.moves[k]; m != want {
+			return broken(6, r.rowName(k.row, rollup.Minute), "rerating %d is on record as having moved %d ns for %d nano, before %d nano, from revision %d to %d; by its chunks %d ns for %d, before %d",
+				k.entry, m.Time, m.costAfter, m.Cost, k.row.revision, k.to, want.Time, want.costAfter, want.Cost)
+		}
+		delete(sums.moves, k)
+		return nil
+	}); err != nil {
 		return err
+	}
+	if k, ok := least(sums.moves, compareMoves); ok {
+		return broken(6, r.rowName(k.row, rollup.Minute), "rerating %d moved %d ns of it from revision %d to %d, but that is not on record, so it could not be undone",
+			k.entry, sums.moves[k].Time, k.row.revision, k.to)
 	}
 	if k, ok := least(sums.rows, compareRowKeys); ok && k.bucket >= r.keptMinutes {
 		return broken(2, r.rowName(k, rollup.Minute), "its chunks have %d ns of it, but the row is missing", sums.rows[k].Time)

@@ -190,6 +190,15 @@ func TestLaw3GapsAreNoted(t *testing.T) {
 	if len(p.Unchecked) != 1 || !strings.HasPrefix(p.Unchecked[0], `node "n1": nothing on record from 2023-11-15T00:00:30Z to 2023-11-15T00:01:35Z`) {
 		t.Errorf("unchecked: %q", p.Unchecked)
 	}
+	// A gateway's node has no agent, and cannot be down.
+	gateway := func(at attribution.Second) *attribution.Chunk {
+		key := attribution.ChunkKey{Cluster: "c", Node: "gateway/edge", Boot: attribution.Boot{1}, Sequence: at}
+		return attribution.BuildChunk(key, 1, new(attribution.Roster).Facts(), nil, nil)
+	}
+	p = run(t, querytest.NewStore(gateway(start), gateway(start+95)))
+	if p.Broken != nil || len(p.Unchecked) != 1 || !strings.Contains(p.Unchecked[0], "the gateway did not answer") {
+		t.Errorf("a gateway's gap: %q, broken %v", p.Unchecked, p.Broken)
+	}
 }
 
 // Part of the ledger: whole minutes, and nothing of the rest.
