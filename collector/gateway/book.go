@@ -41,6 +41,7 @@ type book struct {
 	owner   attribution.Owner // of all backends, but for the backend
 	boot    attribution.Boot
 	through attribution.Second // first after the last chunk; 0: none yet
+	newest  attribution.Second // first after every chunk that there ever was
 
 	tracker   *serving.Tracker
 	at        int64 // when the tracker last observed, Unix ns
@@ -52,6 +53,7 @@ type book struct {
 	owed map[sum]int64
 	// unstored are the chunks that are not known to be durable, in order.
 	unstored []*entry
+	unsaved  bool // something was counted that the state file does not have
 	count    counts
 }
 
@@ -70,7 +72,6 @@ func (s sum) compare(o sum) int {
 type entry struct {
 	chunk *attribution.Chunk
 	wire  *chunkState // once it was encoded
-	saved bool        // in the state file
 	given bool        // accepted by this process's ledger
 }
 
@@ -88,7 +89,7 @@ func trackerLimits() serving.Limits {
 // past.
 func newBook(o *Options, boot attribution.Boot, now time.Time, through attribution.Second) *book {
 	return &book{
-		o: o, boot: boot, through: through, owner: ownerOf(o),
+		o: o, boot: boot, through: through, newest: through, owner: ownerOf(o),
 		tracker: serving.NewTracker(now.UnixNano(), trackerLimits()), at: now.UnixNano(), processes: newProcesses(),
 		tenants: newNames(o.MaxTenants), models: newNames(mostModels), tiers: newNames(mostTiers),
 		backends: newNames(mostBackends), measures: newNames(mostMeasures), owed: make(map[sum]int64),
@@ -108,14 +109,23 @@ type page struct {
 }
 
 // enter takes in the pages of a round and makes chunks of what is new. There
-// must be a page.
-func (b *book) enter(now time.Time, pages []page) {
+// must be a page. taken are seconds of the ledger's record.
+func (b *book) enter(now time.Time, pages []page, taken func(attribution.Second) bool) {
 	b.at = max(b.at, now.UnixNano())
 	last := max(attribution.SecondOf(now.UnixNano()), b.through) // a clock that was put back does not make a second twice
+	b.unsaved = true
 	for i := range pages {
 		b.observe(&pages[i], last)
 	}
+	if b.through == 0 && (taken(last) || b.waits(last)) {
+		return // after the clock was put back: owed until it tells a second that is free
+	}
 	b.close(last)
+}
+
+// waits reports whether a second is in a chunk that is not durable yet.
+func (b *book) waits(s attribution.Second) bool {
+	return slices.ContainsFunc(b.unstored, func(e *entry) bool { return e.chunk.Key.Sequence <= s && s < e.chunk.End() })
 }
 
 // observe adds what a page has that the one before it had not.
@@ -202,6 +212,7 @@ func (b *book) close(last attribution.Second) {
 		from = end
 	}
 	b.through = last + 1
+	b.newest = max(b.newest, b.through)
 }
 
 // payable are the sums that go into one second, in order.
@@ -271,16 +282,41 @@ func (b *book) chunk(from, end attribution.Second, sums []sum) *attribution.Chun
 // backendKind is the ControllerKind of a backend, see [attribution.Gateway].
 const backendKind = "Backend"
 
-// settle drops the chunks that are durable, by until when the ledger has those
-// of the node in a cluster: the gateway may have been in another one before.
-func (b *book) settle(stored func(cluster string) attribution.Second) {
-	b.unstored = slices.DeleteFunc(b.unstored, func(e *entry) bool { return e.chunk.End() <= stored(e.chunk.Key.Cluster) })
+// settle drops the chunks that are durable.
+func (b *book) settle(stored func(*attribution.Chunk) bool) {
+	b.unstored = slices.DeleteFunc(b.unstored, func(e *entry) bool { return stored(e.chunk) })
+}
+
+// ahead reports whether the run of seconds has come further than latest, or
+// chunks that the ledger was not given have.
+func (b *book) ahead(latest attribution.Second) bool {
+	return b.through > latest || slices.ContainsFunc(b.unstored, func(e *entry) bool { return e.ahead(latest) })
+}
+
+// ahead reports whether the ledger was not given a chunk, and would not take it
+// now.
+func (e *entry) ahead(latest attribution.Second) bool { return !e.given && e.chunk.End() > latest }
+
+// restart begins another run of seconds, of another boot, at the clock. What is
+// in chunks that the ledger would not take now is owed again.
+func (b *book) restart(boot attribution.Boot, latest attribution.Second) {
+	for _, e := range slices.Clone(b.unstored) {
+		if e.ahead(latest) {
+			b.takeBack(e, boot)
+		}
+	}
+	b.boot, b.through, b.unsaved = boot, 0, true
+	for _, n := range b.kinds() {
+		n.putBack(latest)
+	}
+	b.processes.putBack(latest)
 }
 
 // takeBack undoes a chunk that the ledger will never take: what it holds is
 // owed again, and comes in later seconds, of another life.
 func (b *book) takeBack(e *entry, boot attribution.Boot) {
 	b.count.rejected++
+	b.unsaved = true
 	c := e.chunk
 	for _, t := range c.Tallies {
 		s := &c.Roster.Subjects[t.Subject]

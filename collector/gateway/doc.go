@@ -28,7 +28,11 @@
 //
 // The counts of a round are tallies of its last second. Its chunks cover the
 // seconds since the round before, so that a gateway's record is one run of
-// seconds for as long as it answers, as a node's is.
+// seconds for as long as it answers, as a node's is. Where the clock is put
+// back, the run goes on a second a round until the clock has caught up; where it
+// is put back by more than the ledger takes chunks ahead of it, another run
+// begins, and what is served in seconds that are taken is owed until one is
+// free.
 //
 // # Processes
 //

@@ -24,6 +24,8 @@ func nodeName(gateway string) string { return join.NodePrefix + gateway }
 // Ledger takes chunks, as [ingest.Server] does.
 type Ledger interface {
 	Accept(ctx context.Context, c *attribution.Chunk) error
+	Stored(c *attribution.Chunk) bool
+	Has(cluster, node string, second attribution.Second) bool
 	StoredThrough(cluster, node string) attribution.Second
 }
 
@@ -143,7 +145,6 @@ func open(o Options, d Deps) (*gateway, error) {
 	}
 	if text != nil {
 		if g.book, err = decodeBook(&g.o, text, stored); err == nil {
-			g.book.through = max(g.book.through, stored) // of another cluster than before
 			return g, nil
 		}
 		g.log.Error("the state file can't be used: what the gateway served since it was last read is not counted", "file", g.file, "error", err)
@@ -183,8 +184,8 @@ var errHeld = errors.New("the ledger makes nothing durable, so the gateway is no
 // round reads the gateway once and gives the ledger what is new.
 func (g *gateway) round(ctx context.Context) {
 	b := g.book
-	b.settle(func(cluster string) attribution.Second { return g.d.Ledger.StoredThrough(cluster, nodeName(g.o.Name)) })
-	trouble := g.give(ctx)
+	b.settle(g.d.Ledger.Stored)
+	trouble := errors.Join(g.followClock(), g.give(ctx))
 	switch {
 	case ctx.Err() != nil:
 		return
@@ -197,11 +198,34 @@ func (g *gateway) round(ctx context.Context) {
 		}
 		pages := g.note(answers, err)
 		if len(pages) > 0 {
-			b.enter(g.d.Clock(), pages)
+			b.enter(g.d.Clock(), pages, g.taken)
 			trouble = errors.Join(trouble, g.give(ctx))
 		}
 	}
 	g.tell(trouble)
+}
+
+// followClock begins another run of seconds where the one there is has come
+// further ahead of the clock than the ledger takes anything: the clock was
+// ahead, and was put back.
+func (g *gateway) followClock() error {
+	b := g.book
+	latest := attribution.SecondOf(g.d.Clock().Add(ingest.MaxAhead - time.Minute).UnixNano())
+	if !b.ahead(latest) {
+		return nil
+	}
+	boot, err := g.newBoot()
+	if err != nil {
+		return err
+	}
+	g.log.Warn("the clock was put back; what the gateway serves is counted in the seconds that it tells now, where they are free", "record_through", time.Unix(int64(b.through), 0).UTC())
+	b.restart(boot, latest)
+	return nil
+}
+
+// taken reports whether a second is in the record already.
+func (g *gateway) taken(s attribution.Second) bool {
+	return g.d.Ledger.Has(g.o.Cluster, nodeName(g.o.Name), s)
 }
 
 // note puts what came of a scrape into the status, and returns the pages.
@@ -237,7 +261,7 @@ func (g *gateway) note(answers []answer, err error) (pages []page) {
 // not been given. It stops at the first that it would not take now.
 func (g *gateway) give(ctx context.Context) error {
 	b := g.book
-	if slices.ContainsFunc(b.unstored, func(e *entry) bool { return !e.saved }) {
+	if b.unsaved {
 		if err := g.save(); err != nil {
 			return fmt.Errorf("save what was counted: %w", err)
 		}
@@ -275,9 +299,7 @@ func (g *gateway) save() error {
 	if err := g.write(g.file, text); err != nil {
 		return err
 	}
-	for _, e := range g.book.unstored {
-		e.saved = true
-	}
+	g.book.unsaved = false
 	return nil
 }
 

@@ -75,6 +75,12 @@ func TestLaw4GatewayExactlyOnce(t *testing.T) {
 					r.now = next
 				}
 			},
+			"the clock is set": func(t *rapid.T) {
+				next := r.now.Add(time.Duration(rapid.SampledFrom([]int{-180, -70, -30, 30, 70, 180}).Draw(t, "minutes")) * time.Minute)
+				if next.Unix() > r.starts[0]/1e9+10 {
+					r.now = next
+				}
+			},
 		}
 		rt.Repeat(acts)
 		r.away, r.ledger.down = false, false
@@ -85,6 +91,7 @@ func TestLaw4GatewayExactlyOnce(t *testing.T) {
 			}
 		}
 		for len(r.g.book.owed) > 0 {
+			r.ledger.commit(len(r.ledger.open))
 			r.round()
 		}
 		r.ledger.commit(len(r.ledger.open))
@@ -222,6 +229,45 @@ func TestLaw8StoreDown(t *testing.T) {
 	r.round()
 	r.ledger.commit(1 << 20)
 	r.want(tokens, 2*mostUnstored)
+}
+
+// A clock that was a year ahead, and then is put right, holds up nothing: not
+// with a record from then, and not with chunks that were never given.
+func TestLaw8ClockPutBack(t *testing.T) {
+	tokens := served("a", attribution.TokensInput)
+	r := newRig(t, t.TempDir())
+	r.round()
+	right := r.now
+	for n, durable := range []int{99, 0} {
+		before := r.ledger.sums()[tokens]
+		r.now = r.now.Add(365 * 24 * time.Hour)
+		r.behind[0].counts[tokens] += 5
+		r.round()
+		r.ledger.commit(durable)
+		right = right.Add(time.Hour)
+		r.now = right
+		if n == 1 {
+			r.crash(0)
+		}
+		r.behind[0].counts[tokens] += 7
+		r.round()
+		r.ledger.commit(99)
+		r.want(tokens, before+12)
+		s := r.g.status
+		if len(s.Warnings) > 0 || s.Error != "" {
+			t.Errorf("%+v", s)
+		}
+		last := r.ledger.durable[len(r.ledger.durable)-1]
+		if now := attribution.Second(r.now.Unix()); last.End() != now+1 {
+			t.Errorf("the last chunk ends at %d; it is %d", last.End(), now)
+		}
+	}
+	// It goes on from there, and its state file is no older than the ledger.
+	r.crash(time.Second)
+	r.behind[0].counts[tokens] += 2
+	r.round()
+	r.ledger.commit(99)
+	r.want(tokens, 26)
 }
 
 // Seconds that somebody else wrote are left to him; what was counted comes in

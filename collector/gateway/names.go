@@ -73,6 +73,15 @@ func (n *names) room(now attribution.Second) bool {
 	return false
 }
 
+// putBack forgets that names were heard of after latest, which the clock no
+// longer tells.
+func (n *names) putBack(latest attribution.Second) {
+	for s, last := range n.seen {
+		n.seen[s] = min(last, latest)
+	}
+	n.settled = math.MinInt64
+}
+
 func isName(s string) bool {
 	if len(s) > maxName || !utf8.ValidString(s) {
 		return false

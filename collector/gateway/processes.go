@@ -127,6 +127,17 @@ func (ps *processes) fell(at string, fell bool, now attribution.Second) {
 	}
 }
 
+// putBack forgets what was noted of times after latest, which the clock no
+// longer tells.
+func (ps *processes) putBack(latest attribution.Second) {
+	for name, last := range ps.seen {
+		ps.seen[name] = min(last, latest)
+	}
+	for _, a := range ps.addresses {
+		a.alternate, a.falls = min(a.alternate, latest), nil
+	}
+}
+
 // keep drops the addresses that no longer count.
 func (ps *processes) keep(addresses []string) {
 	for at := range ps.addresses {

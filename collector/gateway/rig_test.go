@@ -29,13 +29,20 @@ type fakeLedger struct {
 	open    []*attribution.Chunk
 	durable []*attribution.Chunk
 	down    bool
+	now     func() time.Time
 }
 
-var errDown = errors.New("the store is down")
+var (
+	errDown  = errors.New("the store is down")
+	errAhead = errors.New("it lies more than an hour ahead")
+)
 
 func (l *fakeLedger) Accept(_ context.Context, c *attribution.Chunk) error {
 	if l.down {
 		return errDown
+	}
+	if c.End() > attribution.SecondOf(l.now().Add(ingest.MaxAhead).UnixNano()) {
+		return errAhead
 	}
 	if err := c.Check(); err != nil {
 		l.t.Fatalf("a chunk breaks a law: %v", err)
@@ -60,6 +67,16 @@ func (l *fakeLedger) StoredThrough(cluster, node string) (through attribution.Se
 		}
 	}
 	return through
+}
+
+func (l *fakeLedger) Stored(c *attribution.Chunk) bool {
+	return slices.ContainsFunc(l.durable, func(x *attribution.Chunk) bool { return x.Key == c.Key && x.Seconds == c.Seconds })
+}
+
+func (l *fakeLedger) Has(cluster, node string, s attribution.Second) bool {
+	return slices.ContainsFunc(slices.Concat(l.durable, l.open), func(x *attribution.Chunk) bool {
+		return x.Key.Cluster == cluster && x.Key.Node == node && x.Key.Sequence <= s && s < x.End()
+	})
 }
 
 // commit makes the first n open chunks durable.
@@ -118,14 +135,16 @@ type rig struct {
 	pick   int // which of them answers
 	away   bool
 	o      Options
+	random *rand.ChaCha8
 	starts []int64 // of all processes
 }
 
 func newRig(t tester, dir string) *rig {
 	r := &rig{
-		t: t, dir: dir, now: time.Unix(1_700_000_003, 250e6), ledger: &fakeLedger{t: t},
+		t: t, dir: dir, now: time.Unix(1_700_000_003, 250e6), ledger: &fakeLedger{t: t}, random: rand.NewChaCha8([32]byte{1}),
 		o: Options{Name: "g", URLs: []string{"http://g"}, Labels: map[string]string{"team": "ml"}},
 	}
+	r.ledger.now = func() time.Time { return r.now }
 	r.behind = []*process{r.begin()}
 	r.open()
 	return r
@@ -142,7 +161,7 @@ func (r *rig) begin() *process {
 
 func (r *rig) deps() Deps {
 	return Deps{
-		Ledger: r.ledger, Dir: r.dir, Clock: func() time.Time { return r.now }, Random: rand.NewChaCha8([32]byte{byte(r.now.Unix())}),
+		Ledger: r.ledger, Dir: r.dir, Clock: func() time.Time { return r.now }, Random: r.random,
 		Log: slog.New(slog.DiscardHandler),
 	}
 }

@@ -31,6 +31,7 @@ type state struct {
 	Name      string                                   `json:"name"`
 	Boot      []byte                                   `json:"boot"`
 	Through   attribution.Second                       `json:"through"`
+	Newest    attribution.Second                       `json:"newest"` // first after every chunk that there ever was
 	At        int64                                    `json:"at"`
 	Tracker   []byte                                   `json:"tracker"`
 	Processes map[string]attribution.Second            `json:"processes"`
@@ -64,7 +65,7 @@ func (b *book) kinds() map[string]*names {
 // encode is the book as a state file has it.
 func (b *book) encode() ([]byte, error) {
 	s := state{
-		Version: stateVersion, Name: b.o.Name, Boot: b.boot[:], Through: b.through, At: b.at, Tracker: b.tracker.State(),
+		Version: stateVersion, Name: b.o.Name, Boot: b.boot[:], Through: b.through, Newest: b.newest, At: b.at, Tracker: b.tracker.State(),
 		Processes: b.processes.seen, Current: make(map[string]string), Names: make(map[string]map[string]attribution.Second),
 	}
 	for at, a := range b.processes.addresses {
@@ -126,16 +127,16 @@ func decodeBook(o *Options, text []byte, stored attribution.Second) (*book, erro
 		return nil, err
 	}
 	b := &book{
-		o: o, owner: ownerOf(o), through: s.Through, at: s.At, processes: newProcesses(),
+		o: o, owner: ownerOf(o), through: s.Through, newest: s.Newest, at: s.At, processes: newProcesses(),
 		tenants: newNames(o.MaxTenants), models: newNames(mostModels), tiers: newNames(mostTiers),
 		backends: newNames(mostBackends), measures: newNames(mostMeasures), owed: make(map[sum]int64),
 	}
 	switch {
 	case s.Version != stateVersion:
 		return nil, fmt.Errorf("it is of version %d: want %d", s.Version, stateVersion)
-	case s.Name != o.Name || len(s.Boot) != len(b.boot) || s.Through < 0 || s.Through > attribution.MaxSecond:
+	case s.Name != o.Name || len(s.Boot) != len(b.boot) || s.Through < 0 || s.Through > s.Newest || s.Newest > attribution.MaxSecond:
 		return nil, errors.New("it is not this gateway's")
-	case stored > s.Through:
+	case stored > s.Newest:
 		return nil, errOlder
 	}
 	copy(b.boot[:], s.Boot)
@@ -164,7 +165,7 @@ func decodeBook(o *Options, text []byte, stored attribution.Second) (*book, erro
 		if err != nil {
 			return nil, fmt.Errorf("chunk %d: %w", i, err)
 		}
-		b.unstored = append(b.unstored, &entry{chunk: c, wire: s.Chunks[i], saved: true})
+		b.unstored = append(b.unstored, &entry{chunk: c, wire: s.Chunks[i]})
 	}
 	return b, nil
 }

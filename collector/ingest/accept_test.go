@@ -57,6 +57,9 @@ func TestLaw4OwnChunks(t *testing.T) {
 	if got := seen(t, r.s); got != 11 {
 		t.Errorf("queries see %d before anything is stored: want 11", got)
 	}
+	if r.s.Stored(all[0]) || !r.s.Has("c", OwnPrefix+"g", all[0].Key.Sequence) {
+		t.Errorf("stored %v, there %v, before anything is stored", r.s.Stored(all[0]), r.s.Has("c", OwnPrefix+"g", all[0].Key.Sequence))
+	}
 	if through := r.s.StoredThrough("c", OwnPrefix+"g"); through != 0 {
 		t.Errorf("stored through %d before anything is", through)
 	}
@@ -81,6 +84,15 @@ func TestLaw4OwnChunks(t *testing.T) {
 		t.Errorf("after the end: %v", err)
 	}
 	r = start(t, st, quick())
+	for _, c := range all {
+		if !r.s.Stored(c) {
+			t.Errorf("chunk %d is not stored after the end", c.Key.Sequence)
+		}
+	}
+	other := ownChunk(attribution.Boot{2}, all[0].Key.Sequence, 1, 1)
+	if r.s.Stored(other) || r.s.Has("c", OwnPrefix+"g", base+60) || r.s.Has("c", OwnPrefix+"none", base) {
+		t.Error("another boot's chunk, a second that nobody has, or a node that is not there, is stored")
+	}
 	if err := r.s.Accept(t.Context(), all[1]); err != nil {
 		t.Errorf("what is stored is given again: %v", err)
 	}
