@@ -65,12 +65,12 @@ func (n *gpuNode) openPush(c *InferenceConfig, name, dir string, from Beginning)
 // pushers implements push.Owners.
 type pushers struct{ n *gpuNode }
 
-func (p pushers) Process(pid uint32) *attribution.Owner {
+func (p pushers) Process(pid uint32) (owner *attribution.Owner, start uint64) {
 	id, ok := p.n.processes.Identify(pid)
 	if !ok {
-		return nil
+		return nil, 0
 	}
-	return p.n.processes.Owner("", pid, id)
+	return p.n.processes.Owner("", pid, id), id.Start
 }
 
 // Address finds the one pod that has an address for itself. Of a pod that is

@@ -22,6 +22,7 @@ import (
 // until done is sent to.
 type entry struct {
 	owner     *attribution.Owner
+	group     string // that shares what is bounded
 	client    string // "" for OpenTelemetry
 	sequence  uint64
 	values    []serving.Value
@@ -89,6 +90,8 @@ type book struct {
 	tracker *serving.Tracker
 	known   map[string]attribution.Second // names at the tracker, and when they were heard of last
 
+	subjects subjects
+
 	pending []*entry
 	waiting []*entry // counted, and not durable yet
 	last    time.Time
@@ -100,8 +103,8 @@ type book struct {
 // openBook restores what the last run has left. Seconds that did not outlast it
 // are taken back.
 func openBook(o *Options, c *counts) *book {
-	limits := serving.Limits{Targets: maxClients, Series: 2048, History: int64(undoFor), Undo: 16384}
-	b := &book{o: o, counts: c, marks: map[string][]mark{}, known: map[string]attribution.Second{}}
+	limits := serving.Limits{Targets: maxReadings, Series: 1024, History: int64(undoFor), Undo: 4096}
+	b := &book{o: o, counts: c, marks: map[string][]mark{}, known: map[string]attribution.Second{}, subjects: newSubjects()}
 	text, err := inference.ReadState(o.File)
 	if err == nil {
 		err = b.restore(text, limits)
@@ -154,6 +157,12 @@ func (b *book) run(ctx context.Context, producer func() sampler.Producer, entrie
 			}
 			return
 		case e := <-entries:
+			// Clients may have left whose requests wait yet.
+			if len(b.pending)+len(b.waiting) >= maxWaiting {
+				b.counts.tooMany.Add(1)
+				e.done <- status.Error(codes.ResourceExhausted, "too many requests wait to be durable: try again")
+				continue
+			}
 			b.pending = append(b.pending, e)
 		case now := <-tick.C:
 			b.commit(now, lanes)
@@ -196,6 +205,7 @@ func (b *book) commit(now time.Time, lanes *inference.Lanes) {
 			break // in the next second
 		}
 		values, err := b.take(e, at, second)
+		e.values, e.deltas, e.readings = nil, nil, nil // it may wait for long
 		if err != nil {
 			e.done <- err
 			continue
@@ -215,6 +225,10 @@ func (b *book) commit(now time.Time, lanes *inference.Lanes) {
 func (b *book) take(e *entry, at int64, second attribution.Second) ([]serving.Value, error) {
 	e.second = second
 	if e.client != "" {
+		if !b.admit(e, e.values, second) {
+			b.counts.clients.Add(1)
+			return nil, status.Errorf(codes.ResourceExhausted, "more than %d models, tenants and tiers within an hour", maxSubjects)
+		}
 		before, err := b.mark(e.client, e.sequence, second)
 		if err != nil {
 			return nil, err
@@ -242,13 +256,30 @@ func (b *book) take(e *entry, at int64, second attribution.Second) ([]serving.Va
 	for i := range e.readings {
 		values = append(values, b.read(&e.readings[i], at, second)...)
 	}
-	return values, nil
+	admitted := values[:0]
+	for i := range values {
+		if b.admit(e, values[i:i+1], second) {
+			admitted = append(admitted, values[i])
+		}
+	}
+	b.counts.series.Add(uint64(len(values) - len(admitted)))
+	return admitted, nil
+}
+
+// admit reports whether who sent an entry may name all that these values name.
+func (b *book) admit(e *entry, values []serving.Value, second attribution.Second) bool {
+	for i := range values {
+		if !b.subjects.admit(e.group, values[i].Subject, second) {
+			return false
+		}
+	}
+	return true
 }
 
 // read is what a reading adds.
 func (b *book) read(r *reading, at int64, second attribution.Second) []serving.Value {
 	if _, ok := b.known[r.name]; !ok {
-		name, room := room(b.known, r.name, second, func(s attribution.Second) attribution.Second { return s })
+		name, room := room(b.known, r.name, second, maxReadings, perReader, func(s attribution.Second) attribution.Second { return s })
 		if !room {
 			b.counts.series.Add(uint64(len(r.reading.Counts)))
 			return nil
@@ -272,7 +303,7 @@ func (b *book) mark(key string, last uint64, second attribution.Second) (*mark, 
 		return &ms[n-1], nil
 	}
 	if len(ms) == 0 {
-		name, room := room(b.marks, key, second, func(ms []mark) attribution.Second { return ms[len(ms)-1].Second })
+		name, room := room(b.marks, key, second, maxClients, perPusher, func(ms []mark) attribution.Second { return ms[len(ms)-1].Second })
 		if !room {
 			b.counts.clients.Add(1)
 			return nil, status.Errorf(codes.ResourceExhausted, "more than %d clients and series of one pusher, or %d of all, are remembered", perPusher, maxClients)
@@ -296,8 +327,8 @@ func (b *book) mark(key string, last uint64, second attribution.Second) (*mark, 
 // room looks for a place for one more name among those that are remembered. Of
 // its pusher, or of all, there may be too many: then the one that has been
 // silent for longest makes place, if it has been for long enough.
-func room[T any](of map[string]T, name string, now attribution.Second, heard func(T) attribution.Second) (instead string, ok bool) {
-	pusher := pusherOf(name)
+func room[T any](of map[string]T, name string, now attribution.Second, most, each int, heard func(T) attribution.Second) (instead string, ok bool) {
+	pusher := groupOf(name)
 	mine, own, all := 0, "", ""
 	ownAt, allAt := now-forgetClients, now-forgetClients
 	for other, x := range of {
@@ -305,7 +336,7 @@ func room[T any](of map[string]T, name string, now attribution.Second, heard fun
 		if at < allAt || (at == allAt && other < all) {
 			all, allAt = other, at
 		}
-		if pusherOf(other) != pusher {
+		if groupOf(other) != pusher {
 			continue
 		}
 		mine++
@@ -314,16 +345,16 @@ func room[T any](of map[string]T, name string, now attribution.Second, heard fun
 		}
 	}
 	switch {
-	case mine >= perPusher:
+	case mine >= each:
 		return own, own != ""
-	case len(of) >= maxClients:
+	case len(of) >= most:
 		return all, all != ""
 	}
 	return "", true
 }
 
-// pusherOf is the beginning of a name that says whose it is.
-func pusherOf(name string) string {
+// groupOf is the beginning of a name that says whose it is.
+func groupOf(name string) string {
 	i := strings.IndexByte(name, '/')
 	if i < 0 {
 		return name

@@ -5,21 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/peer"
-
-	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // listen listens at unix:///path, or host:port. A socket's file that nobody
 // listens behind is replaced; anybody may connect, since who it is is seen.
-func listen(ctx context.Context, at string, c *counts) (net.Listener, error) {
+func listen(ctx context.Context, at string, owners Owners, c *counts) (net.Listener, error) {
 	network, address := "tcp", at
 	if path, ok := strings.CutPrefix(at, "unix://"); ok {
 		network, address = "unix", path
@@ -36,7 +29,7 @@ func listen(ctx context.Context, at string, c *counts) (net.Listener, error) {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
-	return &listener{Listener: l, free: make(chan struct{}, maxConnections), counts: c}, nil
+	return &listener{Listener: l, owners: owners, counts: c, of: map[string]int{}}, nil
 }
 
 // removeSocket removes what an agent that was killed has left, and nothing
@@ -57,12 +50,16 @@ func removeSocket(ctx context.Context, path string) error {
 	return os.Remove(path)
 }
 
-// listener closes connections beyond the limit, and tells who is at the other
-// end of unix ones.
+// listener closes connections beyond the limits, and tells who is at the other
+// end.
 type listener struct {
 	net.Listener
-	free   chan struct{} // holds an item for each connection
+	owners Owners
 	counts *counts
+
+	mu  sync.Mutex
+	all int
+	of  map[string]int // connections by group
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -71,125 +68,47 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case l.free <- struct{}{}:
-			return &connection{Conn: c, from: from(c), free: l.free}, nil
-		default:
-			l.counts.connections.Add(1)
-			_ = c.Close() // whoever has too many
+		addr, group := from(c, l.owners)
+		if l.take(group) {
+			return &connection{Conn: c, from: addr, group: group, of: l}, nil
 		}
+		l.counts.connections.Add(1)
+		_ = c.Close() // whoever has too many
+	}
+}
+
+func (l *listener) take(group string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all == maxConnections || l.of[group] == perGroup {
+		return false
+	}
+	l.all++
+	l.of[group]++
+	return true
+}
+
+func (l *listener) give(group string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.of[group]--; l.of[group] == 0 {
+		delete(l.of, group)
 	}
 }
 
 // connection is one, with the other end's address as from says.
 type connection struct {
 	net.Conn
-	from net.Addr
-	free <-chan struct{}
-	once sync.Once
+	from  net.Addr
+	group string
+	of    *listener
+	once  sync.Once
 }
 
 func (c *connection) RemoteAddr() net.Addr { return c.from }
 
 func (c *connection) Close() error {
-	c.once.Do(func() { <-c.free })
+	c.once.Do(func() { c.of.give(c.group) })
 	return c.Conn.Close()
-}
-
-// process is the address of a process at the other end of a unix socket.
-type process struct{ pid int32 }
-
-func (process) Network() string  { return "unix" }
-func (p process) String() string { return fmt.Sprintf("pid %d", p.pid) }
-
-// from is the other end's address: a process of which the kernel says that it
-// connected, or what the network says.
-func from(c net.Conn) net.Addr {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return c.RemoteAddr()
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return process{}
-	}
-	var cred *unix.Ucred
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || failed != nil {
-		return process{}
-	}
-	return process{cred.Pid}
-}
-
-// ownerOf is who is at the other end of a request's connection, nil where that
-// is not known.
-func (s *Server) ownerOf(ctx context.Context, container string) *attribution.Owner {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return nil
-	}
-	switch a := p.Addr.(type) {
-	case process:
-		if a.pid <= 0 {
-			return nil
-		}
-		o := s.o.Owners.Process(uint32(a.pid))
-		if o == nil || (o.Kind != attribution.Container && o.Kind != attribution.HostProcess) || (container != "" && o.Container != container) {
-			return nil
-		}
-		return o
-	case *net.TCPAddr:
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok {
-			return nil
-		}
-		return s.o.Owners.Address(ip.Unmap(), container)
-	}
-	return nil
-}
-
-// rates are how fast each pusher is.
-type rates struct {
-	mu sync.Mutex
-	of map[string]*rate
-}
-
-type rate struct {
-	left float64
-	at   time.Time
-}
-
-// allow reports whether a pusher may do one more request.
-func (r *rates) allow(who string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	x := r.of[who]
-	if x == nil {
-		if len(r.of) >= maxPushers {
-			r.forget(now)
-		}
-		if len(r.of) >= maxPushers {
-			return false
-		}
-		x = &rate{left: 2 * perSecond, at: now}
-		r.of[who] = x
-	}
-	x.left = min(x.left+perSecond*now.Sub(x.at).Seconds(), 2*perSecond)
-	x.at = now
-	if x.left < 1 {
-		return false
-	}
-	x.left--
-	return true
-}
-
-// forget drops those who have all that they may have.
-func (r *rates) forget(now time.Time) {
-	for who, x := range r.of {
-		if now.Sub(x.at) > 2*time.Second {
-			delete(r.of, who)
-		}
-	}
 }

@@ -48,14 +48,14 @@ func (m *metricsService) Export(ctx context.Context, q *collectorpb.ExportMetric
 	if rs := q.GetResourceMetrics(); len(rs) > 0 {
 		container = attribute(rs[0].GetResource().GetAttributes(), "k8s.container.name")
 	}
-	if container != "" && s.ownerOf(ctx, container) == nil {
+	if container != "" && s.pusherOf(ctx, container).owner == nil {
 		container = "" // some tell what they are called elsewhere
 	}
-	owner, err := s.pusher(ctx, container)
+	who, err := s.pusher(ctx, container)
 	if err != nil {
 		return nil, err
 	}
-	x := export{server: s, owner: owner, readings: map[string]*reading{}}
+	x := export{server: s, who: who, readings: map[string]*reading{}}
 	for _, rm := range q.GetResourceMetrics() {
 		x.resource(rm)
 	}
@@ -77,7 +77,7 @@ func (m *metricsService) Export(ctx context.Context, q *collectorpb.ExportMetric
 // export is a request that is being read.
 type export struct {
 	server   *Server
-	owner    *attribution.Owner
+	who      pusher
 	deltas   []delta
 	readings map[string]*reading
 	values   int
@@ -97,7 +97,7 @@ func (x *export) reject(format string, args ...any) {
 func (x *export) resource(rm *metricspb.ResourceMetrics) {
 	as := rm.GetResource().GetAttributes()
 	uid, pod := attribute(as, "k8s.pod.uid"), attribute(as, "k8s.pod.name")
-	other := x.owner.Kind == attribution.Container && ((uid != "" && uid != x.owner.PodUID) || (pod != "" && pod != x.owner.Pod))
+	other := x.who.owner.Kind == attribution.Container && ((uid != "" && uid != x.who.owner.PodUID) || (pod != "" && pod != x.who.owner.Pod))
 	for _, sm := range rm.GetScopeMetrics() {
 		for _, m := range sm.GetMetrics() {
 			points := pointsOf(m)
@@ -105,11 +105,11 @@ func (x *export) resource(rm *metricspb.ResourceMetrics) {
 			case points == nil:
 				x.server.counts.ignored.Add(1)
 			case other:
-				x.reject("the resource is pod %s, and the peer is pod %s: each pod pushes for itself", cmp.Or(pod, uid), x.owner.Pod)
+				x.reject("the resource is pod %s, and the peer is pod %s: each pod pushes for itself", cmp.Or(pod, uid), x.who.owner.Pod)
 			case len(as) > maxAttributes:
 				x.reject("more than %d attributes", maxAttributes)
 			default:
-				name := ownerName(x.owner) + "#" + hash(encode(as), sm.GetScope().GetName(), m.GetName(), m.GetUnit())
+				name := x.who.name + "#" + hash(encode(as), sm.GetScope().GetName(), m.GetName(), m.GetUnit())
 				for i := range points {
 					x.point(name, rm.GetResource(), &points[i])
 				}
@@ -245,7 +245,7 @@ func failure(kind string) attribution.Measure {
 
 // entry is what the request comes to.
 func (x *export) entry() *entry {
-	e := &entry{owner: x.owner, deltas: x.deltas}
+	e := &entry{owner: x.who.owner, group: groupOf(x.who.name), deltas: x.deltas}
 	for _, r := range x.readings {
 		slices.SortFunc(r.reading.Counts, func(a, b serving.Count) int {
 			return cmp.Or(a.Subject.Compare(b.Subject), cmp.Compare(a.Measure, b.Measure), cmp.Compare(a.Series, b.Series))

@@ -50,8 +50,9 @@ import (
 // Owners tells who is at the other end of a connection; nil is nobody that can
 // be counted for. Any goroutine may ask.
 type Owners interface {
-	// Process is who answers for a process.
-	Process(pid uint32) *attribution.Owner
+	// Process is who answers for a process, and when it began, in a unit of its
+	// own: what has its pid later began at another time.
+	Process(pid uint32) (owner *attribution.Owner, start uint64)
 	// Address is a container of the pod that has an address; "" is the one that
 	// holds a device, else the first.
 	Address(ip netip.Addr, container string) *attribution.Owner
@@ -77,14 +78,20 @@ type Options struct {
 
 // Bounds.
 const (
-	maxConnections = 128
-	maxStreams     = 16 // of a connection
-	maxRequest     = 1 << 20
+	maxConnections = 64
+	perGroup       = 16 // connections of a pod, or of a user of the machine
+	maxStreams     = 2  // of a connection
+	maxRequest     = 512 << 10
 	maxWaiting     = 512  // requests that are not answered yet
-	maxClients     = 1024 // and, apart, resources whose metrics are cumulative
+	maxClients     = 1024 // and series of deltas
 	perPusher      = 256  // of them, of one pusher
+	maxReadings    = 256  // metrics of resources that are cumulative
+	perReader      = 64   // of them, of one pusher
 	perSecond      = 10   // requests of one pusher, and as many again at once
 	maxPushers     = 512
+	// refusePause is for how long an answer waits that is a refusal, so that
+	// whoever does not mind refusals costs little.
+	refusePause = 200 * time.Millisecond
 )
 
 // Server is a [sampler.Live] of tallies that were pushed.
@@ -97,6 +104,7 @@ type Server struct {
 	rates   rates
 	counts  counts
 	hist    *attribution.Histogram
+	ended   chan struct{} // closed when Run is to end
 }
 
 // New makes a server that goes on where the last one was. It listens when it
@@ -108,20 +116,20 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, log: o.Log, entries: make(chan *entry, maxWaiting), hist: attribution.NewHistogram(), rates: rates{of: map[string]*rate{}}}
+	s := &Server{o: o, log: o.Log, entries: make(chan *entry, maxWaiting), hist: attribution.NewHistogram(), rates: rates{of: map[string]*rate{}}, ended: make(chan struct{})}
 	s.book = openBook(&s.o, &s.counts)
 	return s, nil
 }
 
 // Run implements [sampler.Live]. It ends where it can't listen.
 func (s *Server) Run(ctx context.Context, producer func() sampler.Producer) error {
-	l, err := listen(ctx, s.o.Listen, &s.counts)
+	l, err := listen(ctx, s.o.Listen, s.o.Owners, &s.counts)
 	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(5*time.Second),
-		grpc.MaxHeaderListSize(16<<10), grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10),
+		grpc.WaitForHandlers(true), grpc.MaxHeaderListSize(16<<10), grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: time.Minute, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
@@ -135,6 +143,7 @@ func (s *Server) Run(ctx context.Context, producer func() sampler.Producer) erro
 		served = server.Serve(l)
 	})
 	s.book.run(ctx, producer, s.entries)
+	close(s.ended)
 	server.Stop()
 	wg.Wait()
 	if served != nil && !errors.Is(served, grpc.ErrServerStopped) && !errors.Is(served, net.ErrClosed) {
@@ -145,7 +154,7 @@ func (s *Server) Run(ctx context.Context, producer func() sampler.Producer) erro
 
 // Record implements the service.
 func (s *Server) Record(ctx context.Context, q *pb.RecordRequest) (*pb.RecordReply, error) {
-	owner, err := s.pusher(ctx, q.GetContainer())
+	who, err := s.pusher(ctx, q.GetContainer())
 	if err != nil {
 		return nil, err
 	}
@@ -154,27 +163,39 @@ func (s *Server) Record(ctx context.Context, q *pb.RecordRequest) (*pb.RecordRep
 		s.counts.unfit.Add(1)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	e.owner = owner
-	e.client = ownerName(owner) + "/" + q.GetClient()
+	e.owner, e.group = who.owner, groupOf(who.name)
+	e.client = who.name + "/" + q.GetClient()
 	if err := s.enter(ctx, e); err != nil {
 		return nil, err
 	}
 	return &pb.RecordReply{Duplicate: e.duplicate}, nil
 }
 
-// pusher is who is at the other end.
-func (s *Server) pusher(ctx context.Context, container string) (*attribution.Owner, error) {
-	owner := s.ownerOf(ctx, container)
-	if owner == nil {
+// pusher is who is at the other end, where he may push now.
+func (s *Server) pusher(ctx context.Context, container string) (pusher, error) {
+	who := s.pusherOf(ctx, container)
+	if who.owner == nil {
 		s.counts.strangers.Add(1)
-		return nil, status.Error(codes.PermissionDenied, "who pushes is not known: over TCP a pod of this node with an address of its own "+
-			"(and the container that it names), over the socket a process that this agent sees")
+		return pusher{}, s.refuse(status.Error(codes.PermissionDenied, "who pushes is not known: over TCP a pod of this node with an address of its own "+
+			"(and the container that it names), over the socket a process that this agent sees"))
 	}
-	if !s.rates.allow(ownerName(owner), time.Now()) {
+	if !s.rates.allow(who.name, time.Now()) {
 		s.counts.tooMany.Add(1)
-		return nil, status.Errorf(codes.ResourceExhausted, "more than %d requests a second: gather more in each", perSecond)
+		return pusher{}, s.refuse(status.Errorf(codes.ResourceExhausted, "more than %d requests a second: gather more in each", perSecond))
 	}
-	return owner, nil
+	return who, nil
+}
+
+// refuse gives an error after a while. A request that is cancelled meanwhile
+// keeps its place among those of its connection.
+func (s *Server) refuse(err error) error {
+	pause := time.NewTimer(refusePause)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-s.ended:
+	}
+	return err
 }
 
 // enter has the book take an entry, and waits until it is durable.
@@ -192,11 +213,4 @@ func (s *Server) enter(ctx context.Context, e *entry) error {
 	case <-ctx.Done(): // it may be counted: the client sends the same again
 		return status.FromContextError(ctx.Err()).Err()
 	}
-}
-
-func ownerName(o *attribution.Owner) string {
-	if o.Kind == attribution.Container {
-		return o.PodUID + "/" + o.Container
-	}
-	return fmt.Sprintf("%d/%s", o.PID, o.Command)
 }

@@ -51,13 +51,19 @@ type agent struct {
 	conn    *grpc.ClientConn
 }
 
-type owners struct{ process, address *attribution.Owner }
+type owners struct {
+	process, address *attribution.Owner
+	later            *atomic.Uint64 // more than 0 where another process has the pid
+}
 
-func (o owners) Process(pid uint32) *attribution.Owner {
+func (o owners) Process(pid uint32) (*attribution.Owner, uint64) {
 	if int(pid) != os.Getpid() {
-		return nil
+		return nil, 0
 	}
-	return o.process
+	if o.later == nil {
+		return o.process, 1
+	}
+	return o.process, 1 + o.later.Load()
 }
 
 func (o owners) Address(ip netip.Addr, container string) *attribution.Owner {
@@ -70,7 +76,7 @@ func (o owners) Address(ip netip.Addr, container string) *attribution.Owner {
 var trainer = &attribution.Owner{Kind: attribution.Container, Namespace: "ml", Pod: "train", PodUID: "u-1", Container: "main"}
 
 func newAgent(t *testing.T, listen string) *agent {
-	a := &agent{t: t, listen: listen, dir: t.TempDir(), owners: owners{trainer, trainer}, ledger: map[attribution.Measure]int64{}}
+	a := &agent{t: t, listen: listen, dir: t.TempDir(), owners: owners{trainer, trainer, new(atomic.Uint64)}, ledger: map[attribution.Measure]int64{}}
 	a.clock.Store(1_000_000)
 	a.lag.Store(1)
 	a.start()
@@ -451,7 +457,7 @@ func TestSocketIsReplaced(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err := listen(t.Context(), at, &counts{}); err == nil {
+	if l, err := listen(t.Context(), at, owners{}, &counts{}); err == nil {
 		l.Close()
 		t.Error("a file was removed")
 	}
@@ -460,13 +466,13 @@ func TestSocketIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err := listen(t.Context(), at, &counts{}); err == nil {
+	if l, err := listen(t.Context(), at, owners{}, &counts{}); err == nil {
 		l.Close()
 		t.Error("another's socket was taken")
 	}
 	first.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = first.Close()
-	l, err := listen(t.Context(), at, &counts{})
+	l, err := listen(t.Context(), at, owners{}, &counts{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gpuledger/gpuledger/agent/inference"
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 
@@ -39,7 +40,9 @@ func (s *Server) entryOf(q *pb.RecordRequest) (*entry, error) {
 			return nil, fmt.Errorf("served %d: %w", i+1, err)
 		}
 	}
-	e.values = sums.values()
+	if e.values = sums.values(); len(e.values) > inference.MaxValues {
+		return nil, fmt.Errorf("%d values (pairs of subject and measure; each bucket of latencies is one): want at most %d", len(e.values), inference.MaxValues)
+	}
 	return e, nil
 }
 
