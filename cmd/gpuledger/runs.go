@@ -101,10 +101,13 @@ func printRuns(w io.Writer, res *pb.RunsResponse, out string) error {
 }
 
 func runFigures(r *pb.Run) []string {
+	first, span := keyText("", true), ""
+	if r.GetPods() > 0 { // else only its counts are on record
+		first = time.Unix(r.GetFirstSecond(), 0).UTC().Format("2006-01-02 15:04:05")
+		span = (time.Duration(r.GetLastSecond()-r.GetFirstSecond()+1) * time.Second).String()
+	}
 	return []string{
-		time.Unix(r.GetFirstSecond(), 0).UTC().Format("2006-01-02 15:04:05"),
-		(time.Duration(r.GetLastSecond()-r.GetFirstSecond()+1) * time.Second).String(),
-		fmt.Sprint(r.GetPods()), fmt.Sprint(r.GetRestarts()),
+		first, span, fmt.Sprint(r.GetPods()), fmt.Sprint(r.GetRestarts()),
 		hoursText(r.GetDeviceTimeNs()), percentText(r.GetUsedTimeNs(), r.GetDeviceTimeNs()),
 		moneyText(r.GetAllocationCost()), moneyText(r.GetIdleCost()), moneyText(r.GetCheckpointLossCost()), r.GetReason(),
 	}
@@ -117,11 +120,17 @@ func runsCSV(w io.Writer, res *pb.RunsResponse) error {
 		money("allocation_cost"), money("usage_cost"), money("idle_cost"), "unpriced_seconds",
 		"checkpoints", money("checkpoint_loss_cost"), "checkpoint_loss_seconds", "reason",
 	}
+	at := func(r *pb.Run, second int64) string {
+		if r.GetPods() == 0 {
+			return ""
+		}
+		return time.Unix(second, 0).UTC().Format(time.RFC3339)
+	}
 	var rows [][]string
 	for _, r := range res.GetRows() {
 		rows = append(rows, []string{
 			r.GetRun(), r.GetName(), r.GetNamespace(), r.GetTeam(), fmt.Sprint(r.GetPods()), fmt.Sprint(r.GetRestarts()),
-			time.Unix(r.GetFirstSecond(), 0).UTC().Format(time.RFC3339), time.Unix(r.GetLastSecond(), 0).UTC().Format(time.RFC3339),
+			at(r, r.GetFirstSecond()), at(r, r.GetLastSecond()),
 			secondsText(r.GetDeviceTimeNs()), secondsText(r.GetUsedTimeNs()),
 			r.GetAllocationCost(), r.GetUsageCost(), r.GetIdleCost(), secondsText(r.GetUnpricedTimeNs()),
 			r.GetCheckpoints(), r.GetCheckpointLossCost(), secondsText(r.GetCheckpointLossTimeNs()), r.GetReason(),

@@ -55,6 +55,7 @@ func (p *podsOfRun) settle(out *RunsAnswer) *Run {
 	pods := p.inOrder()
 	end := func(x *pod) attribution.Second { return min(x.last+attribution.Second(out.Step), out.To) }
 	var checkpoints []attribution.Second // of the whole run, in order
+	r.describe(pods[0])
 	for _, x := range pods {
 		for _, c := range x.byTime {
 			r.add(c)

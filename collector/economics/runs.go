@@ -29,9 +29,9 @@ const MaxRuns = 10_000
 // one name of a run, in one namespace of one cluster.
 type Run struct {
 	Run, Name, Namespace, Team string
-	Row                        // of which the bases are set
-	Pods, Restarts             int
-	First, Last                attribution.Second // inclusive, to the resolution of RunsAnswer.Step
+	Row                                           // of which the bases are set
+	Pods, Restarts             int                // with device time
+	First, Last                attribution.Second // inclusive, to the resolution of RunsAnswer.Step; 0 without pods
 	Checkpoints                Counter            // in millionths
 	// Lost is the allocation basis of the work done again; nil where the run
 	// reported no checkpoints.

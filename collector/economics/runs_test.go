@@ -140,6 +140,21 @@ lab/train Job/train of lab/science: 3000000000 nano, 1 pods, 0 restarts, +0 to +
 	}
 }
 
+// A run of which only counts are in the range has no first second, and does not
+// make one up for the total.
+func TestRunsWithoutTime(t *testing.T) {
+	y := newYard()
+	y.pod("train", "a", "1", 5, 10, 7)
+	y.pod("tune", "b", "2", 0, 0, 6)
+	ans := runs(t, y.chunks(t), &economics.RunsRequest{})
+	if first := ans.Total.First - querytest.Start; first != 5 || ans.Total.Pods != 1 {
+		t.Errorf("%d pods from +%d on, want one from +5", ans.Total.Pods, first)
+	}
+	if r := &ans.Rows[1]; r.Namespace != "lab" || r.Name != "Job/tune" || r.First != 0 || r.Reason != "no device time" {
+		t.Errorf("got %s of %s from %d on (%s)", r.Name, r.Namespace, r.First, r.Reason)
+	}
+}
+
 // Where seconds are too many to read, times are to the minute, and so is what
 // is lost.
 func TestRunsToTheMinute(t *testing.T) {
