@@ -50,9 +50,7 @@ func (b *period) origin(ctx context.Context, c *charge, cost, elapsed *big.Int) 
 		b.averaged++
 	}
 	if b.x.by != nil {
-		o.originID = strings.Join([]string{
-			c.cluster, c.node, c.device, time.Unix(int64(b.from), 0).UTC().Format("20060102T150405Z"), strconv.FormatUint(uint64(c.revision), 10),
-		}, "/")
+		o.originID = originID(c, b.from)
 	}
 	if n := decimalOf(int64(c.revision&^reratedBit), 0); c.revision&reratedBit != 0 {
 		o.rerating = &n
@@ -61,6 +59,17 @@ func (b *period) origin(ctx context.Context, c *charge, cost, elapsed *big.Int) 
 	}
 	o.describe()
 	return o, nil
+}
+
+// originID tells a charge from all others of any period. The model is in it
+// because a driver may give a device another name within a day.
+func originID(c *charge, from attribution.Second) string {
+	parts := []string{c.cluster, c.node, c.device, c.model}
+	for i := range parts {
+		parts[i] = strings.NewReplacer("%", "%25", "/", "%2F").Replace(parts[i])
+	}
+	return strings.Join(append(parts,
+		time.Unix(int64(from), 0).UTC().Format("20060102T150405Z"), strconv.FormatUint(uint64(c.revision), 10)), "/")
 }
 
 // describe fills in what follows from the device's facts.

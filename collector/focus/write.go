@@ -1,68 +1,69 @@
 package focus
 
 import (
-	"encoding/csv"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
 )
 
 // CSV writes RFC 4180 with a line of column names. Null is an empty field.
+// Values keep their line breaks as they are, which encoding/csv would change
+// under lines that end as the RFC wants.
 type CSV struct {
-	w       *csv.Writer
+	w       *bufio.Writer
 	columns []Column
-	line    []string
 	begun   bool
 }
 
 // NewCSV writes to w.
-func NewCSV(w io.Writer) *CSV {
-	c := &CSV{w: csv.NewWriter(w), columns: Columns()}
-	c.w.UseCRLF = true
-	c.line = make([]string, len(c.columns))
-	return c
-}
+func NewCSV(w io.Writer) *CSV { return &CSV{w: bufio.NewWriter(w), columns: Columns()} }
 
-func (c *CSV) begin() error {
+func (c *CSV) begin() {
 	if c.begun {
-		return nil
+		return
 	}
 	c.begun = true
 	for i := range c.columns {
-		c.line[i] = c.columns[i].Name
+		c.field(i, c.columns[i].Name)
 	}
-	return c.w.Write(c.line)
+}
+
+// field writes a value and what comes after it. Errors stay in the buffer,
+// until it is flushed.
+func (c *CSV) field(i int, s string) {
+	if strings.ContainsAny(s, "\",\r\n") || strings.HasPrefix(s, " ") {
+		s = `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+	}
+	_, _ = c.w.WriteString(s)
+	if i == len(c.columns)-1 {
+		_, _ = c.w.WriteString("\r\n")
+		return
+	}
+	_ = c.w.WriteByte(',')
 }
 
 // Write writes rows.
 func (c *CSV) Write(rows []Row) error {
-	if err := c.begin(); err != nil {
-		return err
-	}
+	c.begin()
 	for i := range rows {
 		for j := range c.columns {
 			cell := c.columns[j].value(&rows[i])
-			c.line[j] = cell.format(c.columns[j].Kind)
-		}
-		if err := c.w.Write(c.line); err != nil {
-			return err
+			c.field(j, cell.format(c.columns[j].Kind))
 		}
 	}
-	c.w.Flush()
-	return c.w.Error()
+	return c.w.Flush()
 }
 
 // Close writes what is left; a file without rows has its columns.
 func (c *CSV) Close() error {
-	if err := c.begin(); err != nil {
-		return err
-	}
-	c.w.Flush()
-	return c.w.Error()
+	c.begin()
+	return c.w.Flush()
 }
 
 // rowGroup bounds how many rows are held until they are written.
