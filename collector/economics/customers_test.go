@@ -13,7 +13,10 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/economics"
+	"github.com/gpuledger/gpuledger/collector/mapping"
+	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
+	"github.com/gpuledger/gpuledger/collector/store"
 )
 
 const (
@@ -270,6 +273,34 @@ acme: 250000000, "1" requests, "300" tokens, gateway
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})
+	}
+}
+
+// A rule for all owners gives a gateway no tier: customers without one of their
+// own have that of the server.
+func TestCustomersOfRuledOwners(t *testing.T) {
+	const start = querytest.Start
+	w := newTown()
+	w.hold(start, llama0)
+	w.count(start, w.subject(llama0, "llama", "", ""), 1*one, 100, 0)
+	w.count(start, w.subject(untold, "llama", "acme", ""), 1*one, 100, 0)
+	rules, err := mapping.Parse([]byte(`
+rules:
+  - {target: tier, namespace: prod, value: premium}
+  - {target: tier, value: standard}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := querytest.NewStore(w.chunks(t)...)
+	s.Map = rules.Compile()
+	e := query.New(query.Config{Store: s, Mapping: func() store.Mapping { return s.Map }})
+	ans, err := economics.UnitCosts(t.Context(), e, &economics.Request{GroupBy: []string{"tenant", "tier"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := customers(ans), `acme premium: 1000000000, "1" requests, "100" tokens, gateway`; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -186,6 +186,7 @@ func TestDefault(t *testing.T) {
 		{owner("a", "Notebook", "x"), "||experimentation|"},
 		{&attribution.Owner{}, "|||"},
 		{&attribution.Owner{Kind: attribution.UnknownProcess, Labels: attribution.Labels{{Key: "team", Value: "x"}}}, "|||"},
+		{&attribution.Owner{Kind: attribution.Gateway, ControllerKind: "Backend", Controller: "x", Labels: attribution.Labels{{Key: "team", Value: "x"}}}, "|||"},
 	} {
 		if got := answer(mapping.Default(), c.owner); got != c.want {
 			t.Errorf("%+v: %s, want %s", c.owner, got, c.want)

@@ -19,7 +19,8 @@
 // extract, a pattern with one *, it yields what the * stands for there. A rule
 // that takes what is missing or empty, or does not match its extract, yields
 // nothing, and the next rule is tried. Nobody and unknown processes have no
-// team by any rule.
+// team by any rule, and gateways neither: what they tell is about others, whose
+// model and tier are not those that a rule for all owners would give a gateway.
 //
 //	rules:
 //	  - {target: team, from_label: team}
@@ -134,7 +135,7 @@ func (rs *Rules) Compile() store.Mapping {
 	team, payer, environment := by[Team], by[BudgetOwner], by[Environment]
 	model, class, tier, run := by[Model], by[Class], by[Tier], by[Run]
 	return func(o *attribution.Owner) store.Mapped {
-		if o.Kind == attribution.Nobody || o.Kind == attribution.UnknownProcess {
+		if o.Kind == attribution.Nobody || o.Kind == attribution.UnknownProcess || o.Kind == attribution.Gateway {
 			return store.Mapped{}
 		}
 		return store.Mapped{
