@@ -129,6 +129,11 @@ type LimitsConfig struct {
 	// comes. Default: 30. 0 means the default.
 	LiveSeconds int `yaml:"live_seconds"`
 
+	// Ranges is how many separate runs of seconds a node or gateway may have on
+	// record; at the limit, what would begin another is refused. Default:
+	// 100000. 0 means the default.
+	Ranges int `yaml:"ranges"`
+
 	// Queries is how many questions are answered at once; others wait.
 	// Default: 4. 0 means the default.
 	Queries int `yaml:"queries"`
@@ -192,7 +197,7 @@ func DefaultConfig() Config {
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
-			LiveSeconds: l.LiveSeconds, Queries: 4, QueryTimeout: Duration{30 * time.Second},
+			LiveSeconds: l.LiveSeconds, Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
 		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20},
 		StopTimeout: Duration{30 * time.Second},
@@ -273,6 +278,7 @@ func (c *Config) checkNumbers(bad func(key, format string, args ...any)) {
 		{"limits.pending_bytes", c.Limits.PendingBytes},
 		{"limits.batch_rows", int64(c.Limits.BatchRows)},
 		{"limits.live_seconds", int64(c.Limits.LiveSeconds)},
+		{"limits.ranges", int64(c.Limits.Ranges)},
 		{"limits.queries", int64(c.Limits.Queries)},
 		{"limits.query_timeout", int64(c.Limits.QueryTimeout.Duration)},
 		{"duckdb.threads", int64(c.DuckDB.Threads)},
@@ -325,6 +331,6 @@ func (c *Config) ingestLimits() ingest.Limits {
 	l := &c.Limits
 	return ingest.Limits{
 		Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes,
-		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds,
+		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, Ranges: l.Ranges,
 	}
 }

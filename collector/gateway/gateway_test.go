@@ -92,6 +92,7 @@ func TestLaw4GatewayExactlyOnce(t *testing.T) {
 		}
 		for len(r.g.book.owed) > 0 {
 			r.ledger.commit(len(r.ledger.open))
+			r.now = r.now.Add(10 * time.Minute)
 			r.round()
 		}
 		r.ledger.commit(len(r.ledger.open))

@@ -199,15 +199,17 @@ func (o *Options) credentials() (token string, pool *x509.CertPool, err error) {
 	return token, pool, nil
 }
 
-var errLarge = errors.New("is larger than 1 MiB")
+var errNotSmall = errors.New("is no plain file of at most 1 MiB")
 
+// readSmall reads a file whole. A pipe or device might never end, and hold up
+// a stop.
 func readSmall(name string) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > 1<<20 {
-		return nil, fmt.Errorf("%s %w", name, errLarge)
+	if !info.Mode().IsRegular() || info.Size() > 1<<20 {
+		return nil, fmt.Errorf("%s %w", name, errNotSmall)
 	}
 	return os.ReadFile(name)
 }

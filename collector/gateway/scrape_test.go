@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,22 @@ func (r *rig) openHTTP(resolve func(context.Context, string) ([]string, error)) 
 		r.t.Fatalf("open: %v", err)
 	}
 	r.g = g
+}
+
+// A pipe never ends, and a directory is no token: neither holds up a round.
+func TestCredentialsThatAreNoFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{pipe, dir} {
+		for _, o := range []Options{{BearerTokenFile: name}, {CAFile: name}} {
+			if _, _, err := o.credentials(); !errors.Is(err, errNotSmall) {
+				t.Errorf("%+v: %v", o, err)
+			}
+		}
+	}
 }
 
 // Each kind of gateway, restarted, cut off, hanging, refusing and with the

@@ -207,8 +207,8 @@ func readState(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxState {
-		return nil, fmt.Errorf("%s has %d bytes: at most %d are read", name, info.Size(), int64(maxState))
+	if !info.Mode().IsRegular() || info.Size() > maxState {
+		return nil, fmt.Errorf("%s is no plain file of at most %d bytes\nhint: without it counting begins anew: move it away", name, int64(maxState))
 	}
 	return os.ReadFile(name)
 }
