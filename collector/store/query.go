@@ -85,6 +85,16 @@ func (q *Query) Check() error {
 	return nil
 }
 
+// Measured reports whether a measure is asked for.
+func (q *Query) Measured(m attribution.Measure) bool {
+	if len(q.Measures) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(q.Measures, func(x attribution.Measure) bool {
+		return x == m || strings.HasSuffix(string(x), "/") && strings.HasPrefix(string(m), string(x))
+	})
+}
+
 // Most is how many rows the answer may have.
 func (q *Query) Most() int {
 	if q.MaxRows > 0 {

@@ -179,6 +179,9 @@ type Query struct {
 	Step     int64
 	GroupBy  []Dimension
 	Filters  []Filter
+	// Measures are those of tallies that are asked for: each by its name, or all
+	// under a prefix that ends in a slash. None: all. Slices have none.
+	Measures []attribution.Measure
 	MaxRows  int // of the answer, else it is ErrTooMany; 0: the constant MaxRows
 }
 

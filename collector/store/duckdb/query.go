@@ -62,13 +62,14 @@ var sliceForm = form{
 }
 
 var tallyForm = form{
-	prefix:  "tally_",
-	columns: "value",
-	series:  "tally_series",
-	facts:   "s.measure AS measure",
-	by:      "k.measure",
-	answer:  "sum(f.value)",
-	key:     (*joins).tallyKey,
+	prefix:   "tally_",
+	columns:  "value",
+	series:   "tally_series",
+	facts:    "s.measure AS measure",
+	by:       "k.measure",
+	answer:   "sum(f.value)",
+	measured: true,
+	key:      (*joins).tallyKey,
 }
 
 func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) ([]store.Row, error) {

@@ -217,13 +217,14 @@ var like = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`)
 
 // form is what a query over slices and one over tallies differ in.
 type form struct {
-	prefix  string // of the fact tables
-	columns string // of the facts
-	series  string // the table of series
-	facts   string // of a series, beside its id and keys
-	by      string // of those, what an answer is always told apart by
-	answer  string // the sums
-	key     func(*joins, store.Dimension) string
+	prefix   string // of the fact tables
+	columns  string // of the facts
+	series   string // the table of series
+	facts    string // of a series, beside its id and keys
+	by       string // of those, what an answer is always told apart by
+	answer   string // the sums
+	measured bool   // whether series have measures
+	key      func(*joins, store.Dimension) string
 }
 
 // build puts a query together: every series that passes the filters with its
@@ -239,6 +240,16 @@ func build(q *store.Query, pieces []piece, f *form, j *joins) (*statement, bool)
 	for i := range q.Filters {
 		text, a := condition(&q.Filters[i], f.key(j, q.Filters[i].Dimension))
 		where, args = append(where, text), append(args, a...)
+	}
+	if f.measured && len(q.Measures) > 0 {
+		var any []string
+		for _, m := range q.Measures {
+			any, args = append(any, `s.measure = ?`), append(args, string(m))
+			if strings.HasSuffix(string(m), "/") {
+				any[len(any)-1] = `starts_with(s.measure, ?)`
+			}
+		}
+		where = append(where, `(`+strings.Join(any, ` OR `)+`)`)
 	}
 	s := &statement{}
 	s.add(`WITH k AS (SELECT s.id AS id, ` + f.facts)

@@ -98,7 +98,7 @@ func (s *Scan) Part(c *attribution.Chunk, from, to attribution.Second) {
 		}
 	}
 	for _, t := range c.Tallies {
-		if t.Second < from || t.Second >= to {
+		if t.Second < from || t.Second >= to || !s.q.Measured(c.Roster.Measures[t.Measure]) {
 			continue
 		}
 		g := s.view.subject(t.Subject)

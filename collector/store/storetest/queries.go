@@ -56,6 +56,11 @@ func drawQuery(t *rapid.T) *store.Query {
 			Values: rapid.SliceOfN(rapid.SampledFrom([]string{"", "*", "a", "b", "a*", "*b", `100%_\`, "1*", "used", "H*", "true", "node-0", "2", "con*", "nobody", "né\x00'x", "n*'*"}), 1, 2).Draw(t, "values"),
 		})
 	}
+	if rapid.Bool().Draw(t, "measures") {
+		q.Measures = rapid.SliceOfN(rapid.SampledFrom([]attribution.Measure{
+			attribution.Success, attribution.TokensInput, attribution.FailurePrefix, "tokens/", attribution.LatencyPrefix, "queue", "nothing", "succ",
+		}), 1, 3).Draw(t, "asked")
+	}
 	return q
 }
 
