@@ -36,13 +36,13 @@ func encodeRun(r *economics.Run) *pb.Run {
 		Run: r.Run, Name: r.Name, Namespace: r.Namespace, Team: r.Team,
 		Pods: int64(r.Pods), Restarts: int64(r.Restarts), FirstSecond: int64(r.First), LastSecond: int64(r.Last),
 		DeviceTimeNs: alloc.Time.String(), UsedTimeNs: r.Used.Time.String(), UnpricedTimeNs: alloc.Unpriced.String(),
-		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: cost(&r.Used.Cost, r.Used.Priced()),
-		IdleCost:    cost(&r.Reserved.Cost, r.Reserved.Priced() || (r.Reserved.Time.Sign() == 0 && alloc.Priced())),
+		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: partOf(&r.Used, alloc),
+		IdleCost:    partOf(&r.Reserved, alloc),
 		Checkpoints: r.Checkpoints.Inferences(), Reason: r.Reason,
 	}
 	if r.Lost != nil {
 		m.CheckpointLossTimeNs = r.Lost.Time.String()
-		m.CheckpointLossCost = cost(&r.Lost.Cost, r.Lost.Priced() || (r.Lost.Time.Sign() == 0 && alloc.Priced()))
+		m.CheckpointLossCost = partOf(r.Lost, alloc)
 	}
 	return m
 }

@@ -42,7 +42,7 @@ func (s *Server) UnitCosts(ctx context.Context, req *pb.UnitCostsRequest) (*pb.U
 func encodeUnitCost(r *economics.Row, terms *economics.Terms) *pb.UnitCost {
 	alloc := r.Allocation()
 	m := &pb.UnitCost{
-		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: cost(&r.Used.Cost, r.Used.Priced()),
+		AllocationCost: cost(&alloc.Cost, alloc.Priced()), UsageCost: partOf(&r.Used, alloc),
 		DeviceTimeNs: alloc.Time.String(), UsedTimeNs: r.Used.Time.String(), UnpricedTimeNs: alloc.Unpriced.String(),
 		UnallocatedCost: cost(&r.Unallocated.Cost, r.Unallocated.Priced()), UnattributedCost: cost(&r.Unattributed.Cost, r.Unattributed.Priced()),
 		UnallocatedTimeNs: r.Unallocated.Time.String(), UnattributedTimeNs: r.Unattributed.Time.String(),
@@ -52,6 +52,12 @@ func encodeUnitCost(r *economics.Row, terms *economics.Terms) *pb.UnitCost {
 	encodeServed(m, r.Served)
 	encodeFigures(m, r.Figures(terms))
 	return m
+}
+
+// partOf is the cost of a part of a whole: of no time it is 0, where the whole
+// has a price at all.
+func partOf(part, whole *economics.Costs) string {
+	return cost(&part.Cost, part.Priced() || part.Time.Sign() == 0 && whole.Priced())
 }
 
 func encodeServed(m *pb.UnitCost, s economics.Served) {
