@@ -178,6 +178,25 @@ func (t *Tracker) Observe(to Target, at int64, r *Reading) ([]Value, Note) {
 // Forget drops a server that is gone for good.
 func (t *Tracker) Forget(name string) { delete(t.targets, clip(name)) }
 
+// Rename says that what has been observed under one name, lately at least, was
+// another server, which began at a time (Unix ns) and takes its place. Where
+// the other one has been observed itself, nothing happens.
+func (t *Tracker) Rename(from, to string, started int64) {
+	from, to = clip(from), clip(to)
+	tg := t.targets[from]
+	if tg == nil || t.targets[to] != nil {
+		return
+	}
+	delete(t.targets, from)
+	t.targets[strings.Clone(to)] = tg
+	tg.outside = started
+	for i := range tg.steps { // undone, it is still the other's from its start on
+		if b := &tg.steps[i].before; b.at >= started {
+			b.outside = started
+		}
+	}
+}
+
 // Targets are the names of the servers that are remembered, sorted, so that
 // after a restart those that are gone can be forgotten.
 func (t *Tracker) Targets() []string { return slices.Sorted(maps.Keys(t.targets)) }

@@ -282,11 +282,16 @@ func dumb(line []byte) (string, bool) {
 	return "", false
 }
 
+const nameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:"
+
 // checkAgainstDumb: what Prometheus' own parser takes, ours takes alike.
 func checkAgainstDumb(t interface{ Errorf(string, ...any) }, line []byte) {
 	begin := strings.TrimLeft(string(line), " \t")
 	if bytes.ContainsAny(line, "\r\n") || len(line) > 4000 || begin == "" || strings.Contains("#{\"", begin[:1]) {
 		return // several lines, a comment, or a name in quotes, which no server of ours writes
+	}
+	if name := begin[:len(begin)-len(strings.TrimLeft(begin, nameChars))]; !strings.ContainsAny(begin[len(name):min(len(begin), len(name)+1)], " \t{") {
+		return // "a+1" is a name and a number to it, and no line of the format
 	}
 	want, ok := dumb(line)
 	if !ok {
@@ -338,7 +343,7 @@ func TestLinesAsPrometheusReadsThem(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"a 1\n", `a{b="c",} 1 17`, "# TYPE a counter\na_total 1 # {x=\"y\"} 1 1.5\n# EOF\n", "a{\"b\"=\"\\\\\"} NaN\r\n", ":a{} -1\n\n\x00",
+		"a 1\n", `a{b="c",} 1 17`, "# TYPE a counter\na_total 1 # {x=\"y\"} 1 1.5\n# EOF\n", "a{\"b\"=\"\\\\\"} NaN\r\n", ":a{} -1\n\n\x00", "A+0",
 	} {
 		f.Add([]byte(s))
 	}

@@ -1,11 +1,13 @@
 package format_test
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"testing"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/serving"
 	"github.com/gpuledger/gpuledger/internal/serving/format"
 )
 
@@ -76,5 +78,27 @@ func TestTheStartOnAPageThatIsNotWhole(t *testing.T) {
 		if !r.Partial || r.Started != want {
 			t.Errorf("%q: %d, partial %v", text, r.Started, r.Partial)
 		}
+	}
+}
+
+// A new reason among the first ones makes another one "other", and what that
+// one has counted must not be counted again.
+func TestMoreReasonsThanAreKept(t *testing.T) {
+	page := func(first, last int) *serving.Reading {
+		text := "tgi_request_success 1\n"
+		for i := first; i <= last; i++ {
+			text += fmt.Sprintf("tgi_request_failure{err=\"e%02d\"} 1000\n", i)
+		}
+		return readText(t, "tgi", text, format.Options{})
+	}
+	tracker := serving.NewTracker(1, serving.DefaultLimits())
+	tracker.Observe(serving.Target{Name: "x"}, 1e9, page(10, 30))
+	values, note := tracker.Observe(serving.Target{Name: "x"}, 2e9, page(9, 30))
+	sum := int64(0)
+	for _, v := range values {
+		sum += v.Value
+	}
+	if sum != 1000*int64(attribution.One) || note.Fallen != 0 {
+		t.Errorf("%v %+v", values, note)
 	}
 }

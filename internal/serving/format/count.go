@@ -38,7 +38,9 @@ func (r *reader) add(c *compiledCount, s *exposition.Sample, of serving.Subject,
 	m := r.measure(c, s)
 	if v, ok := r.inUnit(m, s.Value); ok {
 		r.out.Counts = append(r.out.Counts, serving.Count{
-			Subject: of, Measure: m, Series: seriesID(s, m), Value: v, Minus: minus,
+			Subject: of, Measure: m, Value: v, Minus: minus,
+			// Not by the reason: which reasons are "other" may change from page to page.
+			Series: seriesID(s, attribution.Measure(c.Measure)),
 		})
 	}
 }
