@@ -38,14 +38,14 @@ func TestLaw4GatewayAndAKilledCollector(t *testing.T) {
 	before := gateway.Served()
 
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
-	for i := range 3 * kills(t) {
+	for i := range 2 * max(kills(t)-1, 1) {
 		for k := range 20 {
 			request.Tenant = fmt.Sprintf("customer-%d", k%7)
 			gateway.Serve(request, 1+rng.IntN(5))
 			gateway.Fail(request, "429", rng.IntN(2))
 		}
-		time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
-		if i%3 == 2 {
+		time.Sleep(time.Duration(rng.IntN(1200)) * time.Millisecond)
+		if i%2 == 1 {
 			collector.kill()
 			gateway.Serve(request, 11) // while it is away
 			collector = start()
