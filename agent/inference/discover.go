@@ -69,11 +69,18 @@ type finder struct {
 	endpoints []format.Endpoint
 	counts    *counts
 	holders   map[siteKey]bool
+	at        map[netip.Addr]int // how many pods have an address
 }
 
 // find lists the sites of all pods: those that hold a device first.
 func (f *finder) find(v *pods.View) []wish {
 	var all []wish
+	f.at = map[netip.Addr]int{}
+	v.All(func(p *pods.Pod) {
+		if !p.Gone() && !p.Terminal && len(p.IPs) > 0 {
+			f.at[p.IPs[0]]++
+		}
+	})
 	v.All(func(p *pods.Pod) { all = append(all, f.pod(p)...) })
 	slices.SortFunc(all, func(a, b wish) int {
 		if a.holds != b.holds {
@@ -94,7 +101,7 @@ type asked struct {
 
 // pod lists the sites of one pod.
 func (f *finder) pod(p *pods.Pod) (ws []wish) {
-	if p.Gone() || p.Terminal || len(p.IPs) == 0 || !goodIP(p.IPs[0]) {
+	if p.Gone() || p.Terminal || len(p.IPs) == 0 {
 		return nil
 	}
 	scrape, _ := p.Annotations.Get(annotationScrape)
@@ -104,6 +111,10 @@ func (f *finder) pod(p *pods.Pod) (ws []wish) {
 	}
 	holds := slices.ContainsFunc(p.Containers, func(c pods.Container) bool { return f.holders[siteKey{p.UID, c.Name}] })
 	if !holds && scrape != "true" && rule == nil {
+		return nil
+	}
+	if !f.goodIP(p) {
+		f.counts.unfit.Add(1)
 		return nil
 	}
 	own := annotated(p, "gpuledger.io/")
@@ -158,7 +169,7 @@ func (a asked) over(b asked) asked {
 
 // only is the one port that is asked for, by container.
 func (f *finder) only(p *pods.Pod, a asked) map[int][]place {
-	ps, container := f.at(p, a)
+	ps, container := f.placesOf(p, a)
 	if len(ps) == 0 {
 		return nil
 	}
@@ -174,7 +185,7 @@ func (f *finder) guess(p *pods.Pod, own asked) map[int][]place {
 		if a.port == "" {
 			return
 		}
-		ps, container := f.at(p, own.over(a))
+		ps, container := f.placesOf(p, own.over(a))
 		for _, x := range ps {
 			if !slices.Contains(found[container], x) {
 				found[container] = append(found[container], x)
@@ -211,8 +222,8 @@ func (f *finder) known(d pods.Port) bool {
 	return slices.ContainsFunc(f.endpoints, func(e format.Endpoint) bool { return !e.Gateway && e.Port == int(d.Number) })
 }
 
-// at lists the places of what is asked for, and the container that they are of.
-func (f *finder) at(p *pods.Pod, a asked) (ps []place, container int) {
+// placesOf lists the places of what is asked for, and the container that they are of.
+func (f *finder) placesOf(p *pods.Pod, a asked) (ps []place, container int) {
 	port, container, ok := portOf(p, a.port)
 	if !ok || (a.path != "" && !goodPath(a.path)) || (a.scheme != "" && !goodScheme(a.scheme)) {
 		f.counts.unfit.Add(1)
@@ -326,7 +337,12 @@ func tritonPort(p *pods.Pod) uint16 {
 	return 8000
 }
 
-// goodIP reports whether an address can be a pod's.
-func goodIP(ip netip.Addr) bool {
-	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast()
+// goodIP reports whether a pod's address can be its own: where another has it
+// too, what is answered there may be the other's.
+func (f *finder) goodIP(p *pods.Pod) bool {
+	ip := p.IPs[0]
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() {
+		return false
+	}
+	return p.HostNetwork || (!ip.IsLoopback() && f.at[ip] <= 1)
 }

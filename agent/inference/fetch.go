@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/gpuledger/gpuledger/internal/serving"
 	"github.com/gpuledger/gpuledger/internal/serving/exposition"
@@ -44,6 +45,8 @@ type result struct {
 	site    *site
 	url     string
 	at      int64 // on the timeline
+	began   time.Time
+	slow    bool // it took a good part of what it may take
 	state   State
 	err     error
 	reading *serving.Reading // where state is Counting
@@ -53,9 +56,13 @@ type result struct {
 	unsure bool
 }
 
-// read does one reading. Any number of goroutines may.
-func (s *Sampler) read(ctx context.Context, j *job) result {
-	r := result{site: j.site, url: j.url(j.place.port, j.place.path)}
+// read does one reading. Any number of goroutines may. All that it asks for,
+// it gets within the limit, or not at all.
+func (s *Sampler) read(ctx context.Context, j *job) (r result) {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.Timeout)
+	defer cancel()
+	r = result{site: j.site, url: j.url(j.place.port, j.place.path), began: time.Now()}
+	defer func() { r.slow = time.Since(r.began) > s.limits.Timeout/4 }()
 	page, err := exposition.Fetch(ctx, s.client, r.url, nil, s.o.Formats.Wanted, s.limits)
 	r.at = s.o.Now()
 	if err != nil {

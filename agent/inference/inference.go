@@ -228,11 +228,11 @@ func (s *Sampler) Run(ctx context.Context, producer func() sampler.Producer) err
 }
 
 // dispatch has the sites read that are due, longest due first where there is
-// not room for all. Those that have failed get half of the readings at once,
-// so that servers that hang cost others nothing.
+// not room for all. Those that have failed, or were slow, get half of the
+// readings at once, so that servers that hang cost others nothing.
 func (s *Sampler) dispatch(now time.Time, jobs chan<- *job) {
 	for _, t := range s.due(now) {
-		failing := t.failures > 0 || (!t.locked && t.next > 0)
+		failing := t.failures > 0 || t.slow || (!t.locked && t.next > 0)
 		if failing && s.busy >= max(s.o.Concurrency/2, 1) {
 			continue
 		}

@@ -2,6 +2,7 @@ package inference
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -444,6 +445,7 @@ func TestDiscovery(t *testing.T) {
 		"host network, declared":   {annotations: map[string]string{annotationPort: "5555"}, change: func(p *pods.Pod) { p.HostNetwork = true }, holders: []string{"llm"}, want: "llm for llm: http:5555/metrics"},
 		"host network, undeclared": {annotations: map[string]string{annotationPort: "10250"}, change: func(p *pods.Pod) { p.HostNetwork = true }, holders: []string{"llm"}},
 		"metadata's address":       {change: func(p *pods.Pod) { p.IPs[0] = netip.MustParseAddr("169.254.169.254") }, holders: []string{"llm"}},
+		"the agent's own address":  {change: func(p *pods.Pod) { p.IPs[0] = netip.MustParseAddr("127.0.0.1") }, holders: []string{"llm"}},
 		"no address yet":           {change: func(p *pods.Pod) { p.IPs = nil }, holders: []string{"llm"}},
 		"over":                     {change: func(p *pods.Pod) { p.Terminal = true }, holders: []string{"llm"}},
 		"not running yet":          {change: func(p *pods.Pod) { p.Containers[2].ID = "" }, holders: []string{"llm"}},
@@ -488,6 +490,108 @@ func TestLaw4NothingHasLastedYet(t *testing.T) {
 		wait(8 * time.Second)
 		if got := w.successes(); got != 9 {
 			t.Errorf("%d successes, want 9", got)
+		}
+	})
+}
+
+// A container is restarted and read before the agent is told: what is read then
+// counts once, under whatever name.
+func TestLaw4RestartThatIsKnownLate(t *testing.T) {
+	for _, page := range []bool{true, false} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("page tells %v, killed %v", page, killed), func(t *testing.T) {
+				inWorld(t, func(w *world) {
+					start := func(served int64) *server {
+						s := &server{}
+						if !page {
+							s.started = -1 // no start at all
+						}
+						w.serve("10.0.0.1:8000", s).served.Store(served)
+						return s
+					}
+					w.options.Interval = time.Second
+					w.start()
+					wait(2 * time.Second)
+					w.pod(llm("a", "10.0.0.1", 1), "llm")
+					s := start(30)
+					wait(8 * time.Second)
+					w.end("10.0.0.1:8000", s)
+					wait(2 * time.Second)
+					second := llm("a", "10.0.0.1", 2) // it begins now
+					s = start(7)
+					wait(4 * time.Second)
+					if got := w.successes(); got != 37 {
+						t.Fatalf("%d successes, want 37", got)
+					}
+					w.directory.Put(second)
+					wait(2 * time.Second)
+					if killed {
+						w.kill()
+						wait(time.Second)
+						w.start()
+					}
+					s.served.Add(5)
+					wait(8 * time.Second)
+					if got := w.successes(); got != 42 {
+						t.Errorf("%d successes, want 42", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Where two pods have one address, nobody knows whose page it is.
+func TestAddressOfTwoPods(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		wait(time.Second)
+		w.pod(llm("a", "10.0.0.1", 1), "llm")
+		thief := llm("b", "10.0.0.1", 9)
+		w.pod(thief, "llm")
+		s := w.serve("10.0.0.1:8000", &server{})
+		s.served.Store(4)
+		wait(8 * time.Second)
+		if s.pages.Load() > 0 {
+			t.Error("it has been read")
+		}
+		w.directory.Delete(thief.UID)
+		wait(8 * time.Second)
+		if got := w.successes(); got != 4 {
+			t.Errorf("%d successes, want 4", got)
+		}
+	})
+}
+
+// A Triton that takes its time for each of many models, ever new ones, takes no
+// more time or memory than any other server.
+func TestTritonThatIsEndless(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		wait(time.Second)
+		p := llm("a", "10.0.0.1", 1)
+		p.Ports = []pods.Port{{Number: 8002}, {Number: 8000}}
+		w.pod(p, "llm")
+		n := 0
+		w.serve("10.0.0.1:8002", &server{handler: func(out http.ResponseWriter, _ *http.Request) {
+			for range 200 {
+				n++
+				_, _ = fmt.Fprintf(out, "nv_inference_request_success{model=\"%d\",version=\"1\"} 1\n", n)
+			}
+		}})
+		w.serve("10.0.0.1:8000", &server{handler: func(out http.ResponseWriter, _ *http.Request) {
+			wait := time.NewTimer(time.Second)
+			<-wait.C
+			_, _ = io.WriteString(out, `{"platform":"ensemble","ensemble_scheduling":{"step":[{"model_name":"`+strings.Repeat("x", 1000)+`"}]}}`)
+		}})
+		wait(3 * time.Minute)
+		for _, t2 := range w.sampler.sites {
+			if len(t2.triton.steps) > maxTritonModels {
+				t.Errorf("%d models are remembered", len(t2.triton.steps))
+			}
+		}
+		if st := w.sampler.Stats(); st.Readings[Counting] < 5 {
+			t.Errorf("%+v", st)
 		}
 	})
 }

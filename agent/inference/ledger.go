@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ const commitEvery = time.Second
 type observation struct {
 	site    *site
 	at      int64 // on the timeline
+	began   time.Time
 	reading *serving.Reading
 }
 
@@ -115,10 +117,14 @@ func (l *ledger) observe(x *observation, at int64, second attribution.Second) []
 	t := x.site
 	target := serving.Target{Name: t.name()}
 	if t.started > 0 {
-		target.Started = (t.started+1)*int64(time.Second) - 1 // it is told in whole seconds
+		target.Started = startOf(t.started)
 	}
 	values, note := l.tracker.Observe(target, at, x.reading)
 	l.counts.note(&note, x.reading)
+	t.read = x.began
+	if note.Restarted || note.Fallen > 0 {
+		t.anew = x.began
+	}
 	if held := x.at - t.gaugesAt; len(t.gauges) > 0 && held > 0 {
 		values = append(values, serving.Integrate(t.gauges, min(held, 3*int64(l.o.Interval)))...)
 	}
@@ -132,6 +138,22 @@ func (l *ledger) observe(x *observation, at int64, second attribution.Second) []
 	l.counts.excess.Add(uint64(over))
 	return events
 }
+
+// follow is told that the container of a site is another one. Its server may
+// have been read before anybody knew: then what was read under the old name is
+// the new one's.
+func (l *ledger) follow(t *site, w *wish) {
+	if w.started == 0 || t.id == w.id {
+		return
+	}
+	l.pending = slices.DeleteFunc(l.pending, func(x observation) bool { return x.site == t && x.began.Unix() >= w.started })
+	if t.read.Unix() > w.started || (!t.anew.IsZero() && t.anew.Unix() >= w.started) {
+		l.tracker.Rename(t.name(), w.id+":"+portText(t.places[t.next].port), startOf(w.started))
+	}
+}
+
+// startOf is when a container began of which it is told in whole seconds.
+func startOf(started int64) int64 { return (started+1)*int64(time.Second) - 1 }
 
 // keep writes what the tracker remembers.
 func (l *ledger) keep() {

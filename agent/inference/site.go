@@ -40,6 +40,10 @@ type site struct {
 	format string
 	told   string // the failure that was logged last
 
+	slow bool      // the last reading was
+	read time.Time // when the last reading that was counted began
+	anew time.Time // the same of the last one that began from 0
+
 	gauges   []serving.Value // as of the last reading
 	gaugesAt int64
 	triton   *triton
@@ -77,6 +81,9 @@ func (s *Sampler) look(now time.Time) {
 		seen[w.key] = true
 		t := s.sites[w.key]
 		if t == nil || !t.same(&w) {
+			if t != nil {
+				s.ledger.follow(t, &w)
+			}
 			t = &site{state: Probing, due: now, phase: phase(w.key, s.o.Interval), triton: &triton{}}
 			s.sites[w.key] = t
 		}
@@ -135,7 +142,7 @@ func (s *Sampler) take(r *result) {
 	if now := s.sites[t.key]; now != nil && now != t { // it has changed, and the reading may be older than others
 		return
 	}
-	t.busy = false
+	t.busy, t.slow = false, r.slow
 	now := time.Now()
 	if r.state == Counting {
 		if !t.locked {
@@ -146,7 +153,7 @@ func (s *Sampler) take(r *result) {
 		t.failures /= 2 // who fails now and then is still one who fails
 		t.due = s.following(t, now)
 		t.busy = true // until it is counted
-		s.ledger.pending = append(s.ledger.pending, observation{t, r.at, r.reading})
+		s.ledger.pending = append(s.ledger.pending, observation{t, r.at, r.began, r.reading})
 		return
 	}
 	s.failed(t, r, now)

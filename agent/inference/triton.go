@@ -21,7 +21,8 @@ const formatTriton = "triton"
 // Bounds of what a Triton server is asked, and answers.
 const (
 	maxTritonModels = 64
-	maxConfigBytes  = 1 << 20
+	maxConfigBytes  = 256 << 10
+	maxTritonName   = 253 // bytes
 	tritonAgain     = 5 * time.Minute
 )
 
@@ -49,6 +50,7 @@ func (t *triton) composing(ctx context.Context, s *Sampler, j *job, page *exposi
 	if t.steps == nil {
 		t.steps = map[string][]string{}
 	}
+	maps.DeleteFunc(t.steps, func(m string, _ []string) bool { return !slices.Contains(models, m) })
 	called := map[string]bool{}
 	for _, m := range models {
 		steps, known := t.steps[m]
@@ -71,7 +73,7 @@ func (t *triton) composing(ctx context.Context, s *Sampler, j *job, page *exposi
 func modelsOf(page *exposition.Page) []string {
 	names := map[string]bool{}
 	for i := range page.Samples {
-		if m, ok := page.Samples[i].Labels.Get("model"); ok && len(names) < maxTritonModels {
+		if m, ok := page.Samples[i].Labels.Get("model"); ok && len(m) <= maxTritonName && len(names) < maxTritonModels {
 			names[m] = true
 		}
 	}
@@ -91,8 +93,6 @@ func (t *triton) ask(ctx context.Context, s *Sampler, j *job, model string) ([]s
 }
 
 func (s *Sampler) tritonSteps(ctx context.Context, j *job, model string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.limits.Timeout)
-	defer cancel()
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, j.url(j.tritonPort, "/v2/models/"+url.PathEscape(model)+"/config"), http.NoBody)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (s *Sampler) tritonSteps(ctx context.Context, j *job, model string) ([]stri
 		return steps, nil
 	}
 	for _, step := range config.Scheduling.Step {
-		if len(steps) < maxTritonModels {
+		if len(steps) < maxTritonModels && len(step.Model) <= maxTritonName {
 			steps = append(steps, step.Model)
 		}
 	}

@@ -222,6 +222,9 @@ func (s *server) ServeHTTP(out http.ResponseWriter, q *http.Request) {
 
 // page is vLLM's, with what matters.
 func page(served, prompt, tokens, started int64) string {
+	if started < 0 {
+		started = 0 // as from a server that does not know
+	}
 	return fmt.Sprintf(`# TYPE process_start_time_seconds gauge
 process_start_time_seconds %d
 # TYPE vllm:num_requests_running gauge
