@@ -16,7 +16,7 @@ func TestLaw9UnusedIsNotUnpriced(t *testing.T) {
 		used, reserved economics.Costs
 		want           string
 	}{
-		{costs(0, 0, 0), costs(10, 5, 0), "0"},
+		{costs(0, 0, 0), costs(10, 5, 0), "0.00"},
 		{costs(0, 0, 0), costs(10, 0, 10), ""},
 		{costs(4, 0, 4), costs(10, 5, 0), ""},
 		{costs(4, 2, 0), costs(10, 5, 0), "0.000000002"},
