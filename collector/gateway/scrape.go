@@ -24,6 +24,10 @@ const (
 	mostSeries   = 200_000
 	pageBytes    = 128 << 20
 	pageRetained = 96 << 20
+	// roundRetained is how much the pages of a round may keep in memory
+	// together; leastRetained is each one's, whatever their number.
+	roundRetained = 384 << 20
+	leastRetained = 4 << 20
 	// mostAddresses is how many addresses one gateway may have.
 	mostAddresses = 256
 	// atOnce is how many of them are asked at once.
@@ -66,7 +70,7 @@ func (s *scraper) scrape(ctx context.Context) ([]answer, error) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			answers[i].reading, answers[i].err = s.read(ctx, p, token, pool)
+			answers[i].reading, answers[i].err = s.read(ctx, p, token, pool, retained(len(places)))
 		})
 	}
 	wg.Wait()
@@ -102,14 +106,19 @@ func (s *scraper) places(ctx context.Context) (places []place, failed []answer) 
 	return places, failed
 }
 
+// retained is how many bytes of a page may be kept where a round has so many.
+func retained(pages int) int64 {
+	return max(min(pageRetained, int64(roundRetained/pages)), leastRetained)
+}
+
 // read asks for one page and reads it.
-func (s *scraper) read(ctx context.Context, p place, token string, pool *x509.CertPool) (*serving.Reading, error) {
+func (s *scraper) read(ctx context.Context, p place, token string, pool *x509.CertPool, keep int64) (*serving.Reading, error) {
 	header := make(http.Header)
 	if token != "" {
 		header.Set("Authorization", "Bearer "+token)
 	}
 	limits := exposition.DefaultLimits()
-	limits.Bytes, limits.Retained, limits.Series, limits.Timeout = pageBytes, pageRetained, mostSeries, s.o.Timeout
+	limits.Bytes, limits.Retained, limits.Series, limits.Timeout = pageBytes, keep, mostSeries, s.o.Timeout
 	page, err := exposition.Fetch(ctx, clientOf(p, pool), p.url, header, s.formats.Wanted, limits)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,15 @@ func (r *rig) openHTTP(resolve func(context.Context, string) ([]string, error)) 
 	r.g = g
 }
 
+// Pages of a round are in memory together, so that many may keep less each.
+func TestLaw8PagesOfARoundAreBounded(t *testing.T) {
+	for pages, want := range map[int]int64{1: pageRetained, 4: pageRetained, 8: roundRetained / 8, mostAddresses: leastRetained} {
+		if got := retained(pages); got != want {
+			t.Errorf("%d pages keep %d bytes each: want %d", pages, got, want)
+		}
+	}
+}
+
 // A pipe never ends, and a directory is no token: neither holds up a round.
 func TestCredentialsThatAreNoFiles(t *testing.T) {
 	dir := t.TempDir()
