@@ -11,7 +11,8 @@
 //     costs to the price of exactly those seconds (1);
 //   - hours are the sums of their minutes, days of their hours;
 //   - what reratings in force moved is what their rows hold, at every
-//     resolution, and rows of others are none (1, 6).
+//     resolution, and rows of others are none; where chunks are kept, what
+//     undoing them would give back is what the chunks say (1, 6).
 //
 // Chunks are taken at the prices that the journal of reratings gives them.
 //

@@ -10,7 +10,7 @@ import (
 // TestLaw6RerateAndUndo prices a stretch of a real ledger anew, by hand, and
 // takes it back: every figure is what it was, and the laws hold all along.
 func TestLaw6RerateAndUndo(t *testing.T) {
-	w := newWorld(t, t.TempDir(), play{minutes: 6})
+	w := newWorld(t, t.TempDir(), play{minutes: 3})
 	w.startCollector()
 	w.startAgent()
 	w.finish()

@@ -266,14 +266,20 @@ func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to 
 	err := r.need(ctx, known.owners, known.devices, `SELECT owner FROM series WHERE id IN (`+of+`)`, `SELECT device FROM series WHERE id IN (`+of+`)`)
 	if err == nil {
 		err = each(ctx, r.conn, `SELECT x.entry, x.bucket, s.device, s.owner, s.basis, w.name, s.revision, t.revision,
-			x.time, x.gap, x.memory, x.energy, x.cost_before, x.cost_after, x.n
+			x.time, x.gap, x.memory, x.energy, x.cost_before, x.cost_after, x.n,
+			s.device = t.device AND s.owner = t.owner AND s.basis = t.basis AND s.method = t.method
 			FROM (`+part+`) x JOIN series s ON s.id = x.source JOIN series t ON t.id = x.target JOIN method w ON w.id = s.method
 			ORDER BY x.bucket, x.entry`, nil, func(rows *sql.Rows) error {
 			var x store.TransferRow
 			var device, owner int32
+			var alike bool
 			if err := rows.Scan(&x.Entry, &x.Bucket, &device, &owner, &x.Basis, &x.Method, &x.Revision, &x.To,
-				&x.Sums.Time, &x.Sums.SMActive, &x.Sums.Memory, &x.Sums.Energy, &x.Sums.Cost, &x.CostAfter, &x.Count); err != nil {
+				&x.Sums.Time, &x.Sums.SMActive, &x.Sums.Memory, &x.Sums.Energy, &x.Sums.Cost, &x.CostAfter, &x.Count, &alike); err != nil {
 				return err
+			}
+			if !alike {
+				call = fmt.Errorf("%w: rerating %d is on record as having moved what one owner or device has to another", store.ErrCorrupt, x.Entry)
+				return call
 			}
 			x.Bucket *= attribution.Second(res)
 			if x.Basis == attribution.Used {
