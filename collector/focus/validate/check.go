@@ -42,6 +42,7 @@ func (c *checker) check(row []value) {
 	c.charge(row)
 	c.money(row)
 	c.resource(row)
+	c.parents.row(c, row)
 	c.periods(row)
 	c.split.row(c, row)
 	if d := c.numbers["EffectiveCost"]; d != nil {
@@ -95,10 +96,11 @@ func parseInstant(s string) (time.Time, bool) {
 	return t, err == nil && len(s) == len(instantLayout)
 }
 
-// isUnit reads units such as GPU-Hours, GB/Hour and 1000 Tokens.
+// isUnit reads units such as GPU-Hours, GB/Hour, 1000 Tokens and Units/3 Months.
 func isUnit(s string) bool {
-	if n, rest, ok := strings.Cut(s, " "); ok && strings.Trim(n, "0123456789") == "" && n != "" && n[0] != '0' {
-		s = rest
+	s = withoutCount(s)
+	if above, below, ok := strings.Cut(s, "/"); ok {
+		s = above + "/" + withoutCount(below)
 	}
 	for _, base := range strings.FieldsFunc(s, func(r rune) bool { return r == '-' || r == '/' }) {
 		if strings.Contains(dataUnits, " "+base+" ") || strings.Contains(timeUnits, " "+base+" ") {
@@ -111,6 +113,14 @@ func isUnit(s string) bool {
 		}
 	}
 	return strings.Trim(s, "-/") == s && s != "" && !strings.Contains(s, "--")
+}
+
+// withoutCount is 1000 Tokens without its 1000.
+func withoutCount(s string) string {
+	if n, rest, ok := strings.Cut(s, " "); ok && n != "" && strings.Trim(n, "0123456789") == "" && n[0] != '0' {
+		return rest
+	}
+	return s
 }
 
 // object reads a JSON object, whose keys must be there once; flat allows no
@@ -228,7 +238,13 @@ func (c *checker) commitment(row []value, category string) {
 	for _, name := range []string{"CommitmentDiscountCategory", "CommitmentDiscountType"} {
 		c.mustBe(row, name, false, "though CommitmentDiscountId is not")
 	}
-	if category == "Usage" {
+	switch category {
+	case "Usage":
 		c.mustBe(row, "CommitmentDiscountStatus", false, "though usage is covered")
+	case "Purchase":
+		// What it covers has the cost: both would count it twice.
+		if d := c.numbers["EffectiveCost"]; d != nil && !d.zero() {
+			c.find("commitment", "EffectiveCost", "is %s in the purchase of a commitment", d)
+		}
 	}
 }

@@ -19,9 +19,23 @@ func (c *checker) money(row []value) {
 			c.find("pricing-unit", x[1], "one of %s and %s is null", x[0], x[1])
 		}
 	}
+	c.credit(row)
 	provider, issuer := c.get(row, "ProviderName"), c.get(row, "InvoiceIssuerName")
 	if billed := c.numbers["BilledCost"]; billed != nil && !billed.zero() && !provider.null && !issuer.null && provider != issuer {
 		c.find("billed-cost", "BilledCost", "is %s, but %q issues the invoice, not %q", billed, clip(issuer.text), clip(provider.text))
+	}
+}
+
+// credit checks the costs of what has no price: a credit's are what is billed.
+func (c *checker) credit(row []value) {
+	billed := c.numbers["BilledCost"]
+	if c.get(row, "ChargeCategory").text != "Credit" || billed == nil {
+		return
+	}
+	for _, x := range [][2]string{{"ListUnitPrice", "ListCost"}, {"ContractedUnitPrice", "ContractedCost"}} {
+		if cost := c.numbers[x[1]]; cost != nil && c.get(row, x[0]).null && cost.cmp(billed) != 0 {
+			c.find("credit", x[1], "is %s, but %s is billed", cost, billed)
+		}
 	}
 }
 
@@ -30,12 +44,11 @@ func (c *checker) resource(row []value) {
 	for _, x := range [][2]string{
 		{"RegionId", "RegionName"}, {"CapacityReservationId", "CapacityReservationStatus"},
 	} {
-		if !c.has(x[0]) || !c.has(x[1]) {
-			continue
-		}
-		if null := c.get(row, x[0]).null; null {
+		switch {
+		case !c.has(x[0]) || !c.has(x[1]):
+		case c.get(row, x[0]).null:
 			c.mustBe(row, x[1], true, "though "+x[0]+" is")
-		} else {
+		case x[0] != "CapacityReservationId" || c.get(row, "ChargeCategory").text == "Usage": // a purchase has no status
 			c.mustBe(row, x[1], false, "though "+x[0]+" is not")
 		}
 	}
@@ -52,7 +65,7 @@ func (c *checker) resource(row []value) {
 }
 
 // periods checks the times against each other. A correction is billed later
-// than it was charged.
+// than it was charged, and what is bought at once may last for years.
 func (c *checker) periods(row []value) {
 	chargeFrom, a := parseInstant(c.get(row, "ChargePeriodStart").text)
 	chargeTo, b := parseInstant(c.get(row, "ChargePeriodEnd").text)
@@ -65,7 +78,7 @@ func (c *checker) periods(row []value) {
 	case !x || !y:
 	case !billFrom.Before(billTo):
 		c.find("billing-period", "BillingPeriodEnd", "is not after BillingPeriodStart")
-	case a && b && c.get(row, "ChargeClass").null && (chargeFrom.Before(billFrom) || chargeTo.After(billTo)):
+	case a && b && c.get(row, "ChargeClass").null && c.get(row, "ChargeCategory").text == "Usage" && (chargeFrom.Before(billFrom) || chargeTo.After(billTo)):
 		c.find("billing-period", "ChargePeriodStart", "the charge period is not within the billing period")
 	}
 }

@@ -108,23 +108,32 @@ func (c *checker) header(names []string) error {
 			c.find("column-missing", n, "is not in the file")
 		}
 	}
-	if c.has("ServiceProviderName") != c.has("HostProviderName") {
-		c.find("column-missing", "", "only one of ServiceProviderName and HostProviderName is in the file")
+	for _, x := range [][2]string{
+		{"ServiceProviderName", "HostProviderName"},
+		{"ConsumedQuantity", "ConsumedUnit"},
+		{"RegionId", "RegionName"},
+		{"CommitmentDiscountQuantity", "CommitmentDiscountUnit"},
+		{"AllocatedMethodId", "AllocatedResourceId"},
+	} {
+		if c.has(x[0]) != c.has(x[1]) {
+			c.find("column-missing", "", "only one of %s and %s is in the file", x[0], x[1])
+		}
 	}
 	c.split.begin(c)
 	return nil
 }
 
 // badText finds text that stands for nothing. NULL is what databases write; a
-// team may well be called so.
+// team may well be called so, and columns of one's own may hold any word.
 func badText(name, s string) string {
 	switch {
 	case !utf8.ValidString(s):
 		return "is not UTF-8"
 	case strings.TrimSpace(s) == "":
 		return "is blank"
-	case s == "NULL" && name != "AllocatedResourceName":
-		return "holds the word NULL"
+	case name == "AllocatedResourceName" || strings.HasPrefix(name, "x_"):
+	case s == "NULL" || strings.EqualFold(s, "n/a") || strings.EqualFold(s, "not applicable"):
+		return "holds the word " + s
 	}
 	return ""
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -37,6 +39,7 @@ type charge struct {
 	rows     int64
 	facts    id // of what all parts agree in
 	ratio    decimal
+	told     bool // that its parts disagree on the whole
 	noRatio  bool
 	cost     decimal
 	quantity decimal
@@ -94,6 +97,7 @@ func (s *splits) row(c *checker, row []value) {
 		return
 	}
 	g.rows++
+	s.wants(c, row, g)
 	g.noRatio = g.noRatio || !ok
 	g.ratio.add(ratio)
 	for _, x := range []struct {
@@ -204,6 +208,22 @@ func (s *splits) differs(c *checker, g *charge, row []value) {
 	c.find("split-dimensions", "", "a column differs from row %d, of the same charge", g.row)
 }
 
+// wants finds parts that say another whole than the first.
+func (s *splits) wants(c *checker, row []value, g *charge) {
+	if g.told || g.row == c.row {
+		return
+	}
+	for _, x := range []struct {
+		name string
+		want *decimal
+	}{{"x_OriginEffectiveCost", g.wantCost}, {"x_OriginPricingQuantity", g.wantQuantity}} {
+		if d := extra(c, row, x.name); (d == nil) != (x.want == nil) || d != nil && d.cmp(x.want) != 0 {
+			g.told = true
+			c.find("split-dimensions", x.name, "differs from row %d, of the same charge", g.row)
+		}
+	}
+}
+
 // extra is a number in a column of the writer's own.
 func extra(c *checker, row []value, name string) *decimal {
 	v := c.get(row, name)
@@ -249,32 +269,73 @@ func (s *splits) details(c *checker, row []value) (sum *decimal, ok bool) {
 		c.find("split-details", name, "has no list of Elements")
 		return sum, false
 	}
+	ownKeys(c, top, "Elements")
 	for _, e := range elements {
 		d := new(decimal)
 		if p := parseDecimal(string(e["AllocatedRatio"]), d); p != "" {
 			c.find("split-details", name, "AllocatedRatio %q %s", clip(string(e["AllocatedRatio"])), p)
 			return sum, false
 		}
+		if d.unscaled.Sign() < 0 || d.cmp(one()) > 0 {
+			c.find("split-ratio", name, "AllocatedRatio is %s", d)
+		}
 		sum.add(d)
-		if _, ok := e["UsageQuantity"]; ok && e["UsageUnit"] == nil {
-			c.find("split-details", name, "has a UsageQuantity without a UsageUnit")
-		}
-		for k := range e {
-			if k != "AllocatedRatio" && k != "UsageUnit" && k != "UsageQuantity" && !strings.HasPrefix(k, "x_") {
-				c.find("split-details", name, "key %q is none of FOCUS's and lacks x_", clip(k))
-			}
-		}
+		element(c, e)
 	}
 	return sum, true
 }
 
+// element checks what a factor of a split says of itself.
+func element(c *checker, e map[string]json.RawMessage) {
+	const name = "AllocatedMethodDetails"
+	unit, hasUnit := e["UsageUnit"]
+	quantity, has := e["UsageQuantity"]
+	if has && !hasUnit {
+		c.find("split-details", name, "has a UsageQuantity without a UsageUnit")
+	}
+	var s string
+	if hasUnit && (json.Unmarshal(unit, &s) != nil || strings.TrimSpace(s) == "") {
+		c.find("split-details", name, "UsageUnit %q is no text", clip(string(unit)))
+	}
+	if has {
+		if p := parseDecimal(string(quantity), new(decimal)); p != "" {
+			c.find("split-details", name, "UsageQuantity %q %s", clip(string(quantity)), p)
+		}
+	}
+	ownKeys(c, e, "AllocatedRatio", "UsageUnit", "UsageQuantity")
+}
+
+// ownKeys finds keys that are neither FOCUS's nor marked as the writer's own.
+func ownKeys(c *checker, o map[string]json.RawMessage, known ...string) {
+	for k := range o {
+		if !slices.Contains(known, k) && !strings.HasPrefix(k, "x_") {
+			c.find("split-details", "AllocatedMethodDetails", "key %q is none of FOCUS's and lacks x_", clip(k))
+		}
+	}
+}
+
+func one() *decimal {
+	d := &decimal{}
+	d.unscaled.SetInt64(1)
+	return d
+}
+
+// complete reports whether the ratios of a charge sum to 1. Where nothing
+// names the charge, several that agree in everything are held as one: theirs
+// sum to how many they are.
+func (s *splits) complete(g *charge) bool {
+	if s.byOrigin {
+		return g.ratio.cmp(one()) == 0
+	}
+	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(g.ratio.scale)), nil)
+	return g.ratio.unscaled.Sign() > 0 && new(big.Int).Rem(&g.ratio.unscaled, unit).Sign() == 0
+}
+
 // finish checks the sums.
 func (s *splits) finish(c *checker) {
-	one := &decimal{}
-	one.unscaled.SetInt64(1)
 	for _, g := range s.order {
 		parts := fmt.Sprintf("%d parts", g.rows)
-		if !g.noRatio && g.ratio.cmp(one) != 0 {
+		if !g.noRatio && !s.complete(g) {
 			c.findAt(g.row, "split-ratio", "AllocatedMethodDetails", "the ratios of %s sum to %s", parts, &g.ratio)
 		}
 		if g.wantCost != nil && g.cost.cmp(g.wantCost) != 0 {

@@ -108,6 +108,7 @@ type checker struct {
 	good    []string            // per column, the last value without a finding
 	found   int64               // findings so far
 	split   *splits
+	parents parents
 }
 
 // value is a cell.
@@ -152,6 +153,7 @@ func clip(s string) string {
 func (c *checker) finish(err error) error {
 	if err == nil {
 		c.split.finish(c)
+		c.parents.finish(c)
 	}
 	if c.has("EffectiveCost") {
 		c.report.Cost = c.cost.String()

@@ -156,7 +156,37 @@ func TestPlantedDefects(t *testing.T) {
 		"part's cost":                {4, "EffectiveCost", "0.500000001", "split-sum", "EffectiveCost", nil},
 		"part's quantity":            {4, "PricingQuantity", "0.21", "split-sum", "PricingQuantity", map[string]string{"ListCost": "0.525", "ContractedCost": "0.525"}},
 		"part's dimension":           {3, "ChargeDescription", "other", "split-dimensions", "ChargeDescription", nil},
-		"whole and parts":            {1, "ResourceId", "GPU-2", "split-twice", "AllocatedMethodId", nil},
+		"credit's list cost": {1, "ChargeCategory", "Credit", "credit", "ListCost", map[string]string{
+			"ListUnitPrice": "", "ConsumedQuantity": "", "ConsumedUnit": "", "ListCost": "2", "PricingCategory": "", "ChargeFrequency": "One-Time",
+		}},
+		"commitment bought at a cost": {1, "ChargeCategory", "Purchase", "commitment", "EffectiveCost", map[string]string{
+			"ChargeFrequency": "One-Time", "ConsumedQuantity": "", "ConsumedUnit": "", "CommitmentDiscountId": "c", "CommitmentDiscountCategory": "Usage", "CommitmentDiscountType": "RI",
+		}},
+		"price id of two SKUs":      {2, "SkuId", "another", "parent", "SkuId", nil},
+		"service of two categories": {2, "ServiceCategory", "Storage", "parent", "ServiceCategory", map[string]string{"ServiceSubcategory": "Block Storage"}},
+		"N/A":                       {1, "SkuMeter", "N/A", "blank", "SkuMeter", nil},
+		"not applicable":            {1, "RegionName", "Not applicable", "blank", "RegionName", nil},
+		"NaN":                       {1, "EffectiveCost", "NaN", "number", "EffectiveCost", nil},
+		"no digit after the point":  {1, "EffectiveCost", "2.", "number", "EffectiveCost", nil},
+		"30th of February":          {1, "ChargePeriodStart", "2026-02-30T00:00:00Z", "time", "ChargePeriodStart", nil},
+		"leap second":               {1, "ChargePeriodStart", "2026-01-31T23:59:60Z", "time", "ChargePeriodStart", nil},
+		"fraction of a second":      {1, "ChargePeriodStart", "2026-01-31T23:00:00.5Z", "time", "ChargePeriodStart", nil},
+		"lower-case currency":       {1, "BillingCurrency", "usd", "currency", "BillingCurrency", nil},
+		"two currencies in a split": {3, "BillingCurrency", "EUR", "split-dimensions", "BillingCurrency", nil},
+		"tag holds null twice":      {1, "Tags", `{"a":null,"a":null}`, "json-flat", "Tags", nil},
+		"ratio above 1":             {2, "AllocatedMethodDetails", `{"Elements":[{"AllocatedRatio":1.5},{"AllocatedRatio":-1}]}`, "split-ratio", "AllocatedMethodDetails", nil},
+		"usage quantity as text":    {2, "AllocatedMethodDetails", `{"Elements":[{"AllocatedRatio":0.5,"UsageUnit":"GPU-Seconds","UsageQuantity":"7"}]}`, "split-details", "AllocatedMethodDetails", nil},
+		"usage unit as number":      {2, "AllocatedMethodDetails", `{"Elements":[{"AllocatedRatio":0.5,"UsageUnit":7}]}`, "split-details", "AllocatedMethodDetails", nil},
+		"own key without x_":        {2, "AllocatedMethodDetails", `{"Policy":"sm","Elements":[{"AllocatedRatio":0.5}]}`, "split-details", "AllocatedMethodDetails", nil},
+		"parts of different wholes": {3, "x_OriginEffectiveCost", "2.6", "split-dimensions", "x_OriginEffectiveCost", nil},
+		"a part is gone":            {4, "x_OriginChargeId", "o3", "split-sum", "EffectiveCost", nil},
+		"a part twice":              {3, "AllocatedMethodDetails", `{"Elements":[{"AllocatedRatio":0.5}]}`, "split-ratio", "AllocatedMethodDetails", nil},
+		"denominator of 0":          {1, "PricingUnit", "Units/0 Months", "unit", "PricingUnit", nil},
+		"unit with a count of text": {1, "PricingUnit", "1,000 Tokens", "unit", "PricingUnit", nil},
+		"unused, yet consumed": {1, "CommitmentDiscountStatus", "Unused", "null", "ConsumedQuantity", map[string]string{
+			"CommitmentDiscountId": "c", "CommitmentDiscountCategory": "Usage", "CommitmentDiscountType": "RI",
+		}},
+		"whole and parts": {1, "ResourceId", "GPU-2", "split-twice", "AllocatedMethodId", nil},
 	}
 	for name, d := range defects {
 		file := rows()
@@ -188,6 +218,46 @@ func TestPlantedDefects(t *testing.T) {
 		if !covered[rule] {
 			t.Errorf("no defect shows that %s can fail", rule)
 		}
+	}
+}
+
+// What the rules allow is not found.
+func TestAllowed(t *testing.T) {
+	purchase := map[string]string{
+		"ChargeCategory": "Purchase", "ChargeFrequency": "One-Time", "ConsumedQuantity": "", "ConsumedUnit": "",
+	}
+	for name, change := range map[string]map[string]string{
+		"a denominator":         {"PricingUnit": "Units/3 Months"},
+		"a count":               {"PricingUnit": "1000 Tokens"},
+		"a rate of a compound":  {"PricingUnit": "Core-Hours/Day"},
+		"a year bought at once": {"ChargePeriodEnd": "2027-01-31T23:00:00Z"},
+		"a correction":          {"ChargeClass": "Correction", "ListCost": "-7", "ChargePeriodStart": "2025-01-01T00:00:00Z", "ChargePeriodEnd": "2025-01-02T00:00:00Z"},
+		"a refund":              {"ChargeCategory": "Credit", "ConsumedQuantity": "", "ConsumedUnit": "", "BilledCost": "-2.5", "EffectiveCost": "-2.5", "ListCost": "-2.5", "ContractedCost": "-2.5", "ListUnitPrice": "", "ContractedUnitPrice": ""},
+		"tags of all kinds":     {"Tags": `{"a":1,"b":true,"c":null,"d":"","":"e"}`},
+		"a word of one's own":   {"x_OriginChargeId": "N/A"},
+		"38 digits":             {"EffectiveCost": "12345678901234567890123456789.123456789"},
+	} {
+		file := rows()
+		if name == "a year bought at once" {
+			maps.Copy(file[0], purchase)
+		}
+		maps.Copy(file[0], change)
+		rep, err := validate.CSV(bytes.NewReader(write(t, file)))
+		if err != nil || !rep.Valid() {
+			t.Errorf("%s: %v, %v", name, rep.Findings, err)
+		}
+	}
+	// Nothing names the charges of this file: two that are alike are no mistake.
+	file := rows()
+	file = append(file, file[1:]...)
+	columns := slices.DeleteFunc(slices.Sorted(maps.Keys(file[0])), func(c string) bool { return strings.HasPrefix(c, "x_") })
+	rep, err := validate.CSV(bytes.NewReader(write(t, file, columns...)))
+	if err != nil || !rep.Valid() {
+		t.Errorf("two charges alike: %v, %v", rep.Findings, err)
+	}
+	rep, err = validate.CSV(bytes.NewReader(write(t, file[:6], columns...)))
+	if err != nil || rep.Count["split-ratio"] != 1 {
+		t.Errorf("a part is gone: %v, %v", rep.Findings, err)
 	}
 }
 
