@@ -132,7 +132,8 @@ func (c *Collector) wire(ctx context.Context) error {
 	})
 	past := &reratings{
 		store: c.store, planner: plan.Planner{Decode: newDecoder().decode}, now: time.Now, log: c.deps.Log,
-		do: c.ingest.Do, applied: func(j *rerating.Journal) {
+		planning: make(chan struct{}, 1),
+		do:       c.ingest.Do, applied: func(j *rerating.Journal) {
 			c.ingest.SetJournal(j)
 			c.docs.journal.Store(j)
 		},

@@ -25,6 +25,8 @@ type reratings struct {
 	do func(context.Context, func(context.Context) error) error
 	// applied is told of a new journal, within do.
 	applied func(*rerating.Journal)
+	// planning is held while a plan is in memory: one is some 100 MB at most.
+	planning chan struct{} // of capacity 1
 }
 
 var _ api.Reratings = (*reratings)(nil)
@@ -39,7 +41,32 @@ func (r *reratings) Journal(ctx context.Context) (j *rerating.Journal, err error
 }
 
 // Preview is what an entry would do now.
-func (r *reratings) Preview(ctx context.Context, e rerating.Entry) (p *plan.Plan, err error) {
+func (r *reratings) Preview(ctx context.Context, e rerating.Entry) (*plan.Plan, error) {
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer r.end()
+	p, err := r.plan(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	p.Transfers = nil // they are told as sums
+	return p, nil
+}
+
+// begin waits for other plans to be done with.
+func (r *reratings) begin(ctx context.Context) error {
+	select {
+	case r.planning <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *reratings) end() { <-r.planning }
+
+func (r *reratings) plan(ctx context.Context, e rerating.Entry) (p *plan.Plan, err error) {
 	err = r.store.View(ctx, func(v store.Reader) error {
 		if e.Undoes != 0 {
 			p, err = r.planner.Undo(ctx, v, e)
@@ -59,14 +86,13 @@ var errChanged = errors.New("what is stored of this time changes all the time")
 
 // Apply does what an entry says, and tells what that was.
 func (r *reratings) Apply(ctx context.Context, e rerating.Entry) (*plan.Plan, error) {
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer r.end()
 	began := r.now()
 	for range attempts {
-		// What has come late for a time that is no longer kept so finely goes
-		// first: it is in coarser sums, which are planned.
-		if err := r.do(ctx, r.settle); err != nil {
-			return nil, err
-		}
-		p, err := r.Preview(ctx, e)
+		p, err := r.plan(ctx, e)
 		if err != nil {
 			return nil, err
 		}
@@ -79,10 +105,7 @@ func (r *reratings) Apply(ctx context.Context, e rerating.Entry) (*plan.Plan, er
 	}
 	var p *plan.Plan
 	err := r.do(ctx, func(ctx context.Context) (err error) {
-		if err = r.settle(ctx); err != nil {
-			return err
-		}
-		if p, err = r.Preview(ctx, e); err != nil {
+		if p, err = r.plan(ctx, e); err != nil {
 			return err
 		}
 		return r.carryOut(ctx, p)
@@ -90,14 +113,15 @@ func (r *reratings) Apply(ctx context.Context, e rerating.Entry) (*plan.Plan, er
 	return r.told(p, began, err)
 }
 
-// settle drops what is older than what is kept, and nothing else.
-func (r *reratings) settle(ctx context.Context) error {
-	return r.store.Retain(ctx, store.Retention{}, 0)
-}
-
 // carryOut makes a plan durable and has it count, if it is still of what is
 // stored; errChanged where not.
 func (r *reratings) carryOut(ctx context.Context, p *plan.Plan) error {
+	// What has come late for a time that is no longer kept so finely goes
+	// first: it is in coarser sums, which are planned, and would be left as it
+	// was in the finer.
+	if err := r.store.Retain(ctx, store.Retention{}, 0); err != nil {
+		return err
+	}
 	var next *rerating.Journal
 	err := r.store.View(ctx, func(v store.Reader) error {
 		fresh, err := p.Fresh(ctx, v)

@@ -20,6 +20,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rerating/plan"
+	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/collector/store/storetest"
@@ -234,9 +235,10 @@ func TestLaw5ChunksMayComeWhileAReratingIsPlanned(t *testing.T) {
 			var journal *rerating.Journal
 			r := &reratings{
 				store: st, planner: plan.Planner{Decode: storetest.Decode}, now: time.Now, log: slog.New(slog.DiscardHandler),
+				planning: make(chan struct{}, 1),
 				do: func(ctx context.Context, f func(context.Context) error) error {
-					// Before every second job, which carries a plan out, a node comes.
-					if calls++; calls%2 == 0 && coming > 0 {
+					// Before every job, which carries a plan out, a node comes.
+					if calls++; coming > 0 {
 						coming--
 						commit(calls)
 					}
@@ -265,4 +267,65 @@ func TestLaw5ChunksMayComeWhileAReratingIsPlanned(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What comes between plan and execution for a time whose seconds are gone is
+// rated, and nowhere left as it was.
+func TestLaw5LateChunksOfSumsWhileARatingIsPlanned(t *testing.T) {
+	ctx := t.Context()
+	st, err := duckdb.Open(ctx, duckdb.Options{Dir: t.TempDir(), Decode: storetest.Decode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = st.Close() }()
+	const now = storetest.Day + 86400
+	keep := store.Retention{Second: time.Hour, Minute: 2 * time.Hour}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(st.Commit(ctx, storetest.Batch(1, append(storetest.Minute(0, storetest.Day), storetest.Minute(0, now-5400)...)...)))
+	must(st.Commit(ctx, storetest.Batch(2, storetest.Minute(0, now-60)...)))
+	must(st.Roll(ctx, now))
+	must(st.Retain(ctx, keep, now))
+	late := false
+	r := &reratings{
+		store: st, planner: plan.Planner{Decode: storetest.Decode}, now: time.Now, log: slog.New(slog.DiscardHandler),
+		planning: make(chan struct{}, 1), applied: func(*rerating.Journal) {},
+		do: func(ctx context.Context, f func(context.Context) error) error {
+			if !late {
+				late = true
+				must(st.Commit(ctx, storetest.Batch(3, append(storetest.Minute(1, storetest.Day), storetest.Minute(1, now-5400)...)...)))
+			}
+			return f(ctx)
+		},
+	}
+	_, err = r.Apply(ctx, rerating.Entry{From: storetest.Day, To: now, Currency: "USD", Card: &rating.Card{
+		Currency: "USD", Policy: "sm", Prices: []rating.PriceRule{{Model: "*", PerDeviceHour: 7_000_000_001}},
+	}})
+	must(err)
+	must(st.View(ctx, func(v store.Reader) error {
+		return v.Chunks(ctx, storetest.Day, v.Kept(store.Seconds), func(c *store.Chunk, _ *store.Roster) error {
+			return fmt.Errorf("chunk %d is still there: rows and it do not agree to the last unit", c.Key.Sequence)
+		})
+	}))
+	must(st.View(ctx, func(v store.Reader) error {
+		return v.Rows(ctx, rollup.Minute, storetest.Day, now-3600, func(x *store.FactRow) error {
+			if x.Revision != rerating.Revision(1) {
+				t.Errorf("%d ns of minute %d are of revision %d", x.Sums.Time, x.Bucket, x.Revision)
+			}
+			return nil
+		})
+	}))
+	must(st.View(ctx, func(v store.Reader) error {
+		rows, err := v.Query(ctx, &store.Query{From: storetest.Day, To: now, GroupBy: []store.Dimension{store.Revision}})
+		for _, x := range rows {
+			if x.Keys[0].Value != fmt.Sprint(rerating.Revision(1)) {
+				t.Errorf("%s ns are of revision %s", &x.DeviceTime, x.Keys[0].Value)
+			}
+		}
+		return err
+	}))
 }

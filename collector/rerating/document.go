@@ -33,7 +33,11 @@ func (e *Entry) Marshal() ([]byte, error) {
 		d.CardRevision, card.Revision = card.Revision, 0
 		d.Card = string(rating.Format(&card))
 	}
-	return json.Marshal(d)
+	body, err := json.Marshal(d)
+	if err == nil && len(body) > MaxDocument {
+		return nil, fmt.Errorf("%w: its rate card and reason take %d bytes, %d may be kept: leave out prices that it does not need", ErrInvalid, len(body), MaxDocument)
+	}
+	return body, err
 }
 
 // Unmarshal is the inverse of Marshal.

@@ -33,9 +33,12 @@ import (
 	"github.com/gpuledger/gpuledger/attribution/rating"
 )
 
-// MaxEntries bounds the journal, so that no rate card's revision can meet an
-// entry's.
-const MaxEntries = 1 << 20
+// MaxEntries bounds the journal: it is held in memory and told as a whole, and
+// every chunk is held against it.
+const MaxEntries = 4096
+
+// MaxDocument bounds an entry as it is stored, in bytes: that is, its card.
+const MaxDocument = 256 << 10
 
 const marked = 1 << 31
 

@@ -237,6 +237,20 @@ func TestEntriesAreStoredAsTheyAre(t *testing.T) {
 	}
 }
 
+// Law 8: what is kept for ever is bounded.
+func TestLaw8AnEntryIsBounded(t *testing.T) {
+	card := flat(1)
+	for len(card.Prices) < 10_000 {
+		p := card.Prices[0]
+		p.Model = fmt.Sprint("model ", len(card.Prices))
+		card.Prices = append(card.Prices, p)
+	}
+	e := rerating.Entry{ID: 1, From: 10, To: 20, Card: card, Currency: "USD"}
+	if _, err := e.Marshal(); !errors.Is(err, rerating.ErrInvalid) || !strings.Contains(err.Error(), "may be kept") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func FuzzAppend(f *testing.F) {
 	e := rerating.Entry{From: 10, To: 20, Card: flat(1), Currency: "USD"}
 	body, err := e.Marshal()

@@ -31,8 +31,9 @@ import (
 )
 
 // MaxTransfers is how many a plan may have, unless the planner says otherwise:
-// each takes some 200 bytes of memory.
-const MaxTransfers = 2_000_000
+// each takes some 200 bytes of memory. While they are made the store takes
+// nothing else, some ten seconds on two busy cores.
+const MaxTransfers = 500_000
 
 // ErrTooLarge says that a plan would have too many transfers.
 var ErrTooLarge = errors.New("too much changes at once: rerate a shorter range, then the next")
@@ -185,6 +186,9 @@ func (pl *Planner) Rerate(ctx context.Context, r store.Reader, e rerating.Entry)
 	}
 	after, err := before.With(e)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := e.Marshal(); err != nil {
 		return nil, err
 	}
 	w := &work{Plan: p, planner: pl, reader: r, before: before, after: after, rater: after.Rater(e.ID)}
