@@ -58,11 +58,11 @@ func (p *pod) object() []byte {
 			Namespace: p.namespace, Name: p.name, UID: types.UID(p.uid), Labels: map[string]string{"app": p.name},
 			Annotations: p.annotations,
 		},
-		Spec:   corev1.PodSpec{NodeName: p.n.name},
+		Spec:   corev1.PodSpec{NodeName: p.n.name, HostNetwork: p.port != 0},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.ip},
 	}
 	for _, c := range p.containers {
-		o.Spec.Containers = append(o.Spec.Containers, corev1.Container{Name: c.name})
+		o.Spec.Containers = append(o.Spec.Containers, corev1.Container{Name: c.name, Ports: p.ports()})
 		o.Status.ContainerStatuses = append(o.Status.ContainerStatuses, corev1.ContainerStatus{
 			Name: c.name, ContainerID: "containerd://" + c.id, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(p.started)}},
 		})
@@ -70,6 +70,14 @@ func (p *pod) object() []byte {
 	b, err := o.Marshal()
 	p.n.must(err)
 	return b
+}
+
+// ports are those that the pod's containers declare.
+func (p *pod) ports() []corev1.ContainerPort {
+	if p.port == 0 {
+		return nil
+	}
+	return []corev1.ContainerPort{{ContainerPort: p.port}}
 }
 
 // sliced is an API server that knows one thing: the ResourceSlice of the DRA

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,7 @@ type pod struct {
 	static          bool
 
 	ip          string
+	port        int32 // that it serves at, on the host's network; 0: at none
 	annotations map[string]string
 	started     time.Time // of its containers, zero: it does not say
 }
@@ -283,12 +285,15 @@ func claims(name, claim, pool, device string) spec {
 	return spec{name: name, grants: []grant{{claim: claim, pool: pool, device: device}}}
 }
 
-// serves says where the pod's first container serves: at an address of its own
-// machine.
+// serves says where the pod's first container serves: on the host's network,
+// since the address is the machine's.
 func (p *pod) serves(url string) {
 	p.n.t.Helper()
 	host, port, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(url, "/metrics"), "http://"))
 	p.n.must(err)
+	number, err := strconv.ParseInt(port, 10, 32)
+	p.n.must(err)
+	p.port = int32(number)
 	p.ip, p.annotations, p.started = host, map[string]string{"gpuledger.io/port": port}, time.Now()
 	p.n.podsAPI.Put(p.uid, p.object())
 }

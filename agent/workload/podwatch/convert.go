@@ -61,7 +61,8 @@ func (o *object) pod(node string) (p *pods.Pod, dropped int) {
 	return p, dropped + d
 }
 
-// ips are the pod's addresses, the primary one first.
+// ips are the pod's addresses, the primary one first. The node's are no pod's
+// that is not on its network, whatever the status says.
 func (o *object) ips() (ips []netip.Addr, dropped int) {
 	all := make([]string, 0, len(o.Status.IPs)+1)
 	if o.Status.IP != "" {
@@ -74,13 +75,22 @@ func (o *object) ips() (ips []netip.Addr, dropped int) {
 	}
 	for _, text := range all {
 		ip, err := netip.ParseAddr(text)
-		if err != nil || ip.Zone() != "" || len(ips) == maxIPs {
+		if err != nil || ip.Zone() != "" || len(ips) == maxIPs || (!o.Spec.HostNetwork && o.hosts(ip)) {
 			dropped++
 			continue
 		}
 		ips = append(ips, ip.Unmap())
 	}
 	return ips, dropped
+}
+
+// hosts reports whether an address is the node's.
+func (o *object) hosts(ip netip.Addr) bool {
+	is := func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err == nil && a.Unmap() == ip.Unmap()
+	}
+	return is(o.Status.HostIP) || slices.ContainsFunc(o.Status.HostIPs, func(h podIP) bool { return is(h.IP) })
 }
 
 // ports are the pod's TCP ports, in the order of its containers.

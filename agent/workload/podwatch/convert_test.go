@@ -315,6 +315,21 @@ func TestServing(t *testing.T) {
 	}
 }
 
+// A pod that is not on the host's network does not have the node's address.
+func TestNodesAddressIsNoPods(t *testing.T) {
+	for network, want := range map[string]string{"true": "[10.0.0.9 fd00::9]", "false": "[10.1.2.3]"} {
+		ips := `"podIP":"10.0.0.9","podIPs":[{"ip":"10.0.0.9"},{"ip":"fd00::9"}]`
+		if network == "false" {
+			ips = `"podIP":"10.0.0.9","podIPs":[{"ip":"::ffff:10.0.0.9"},{"ip":"fd00::9"},{"ip":"10.1.2.3"}]`
+		}
+		o := parse(t, `{"metadata":{"namespace":"ns","name":"p","uid":"u"},"spec":{"hostNetwork":`+network+`,"containers":[{"name":"c"}]},
+			"status":{"hostIP":"10.0.0.9","hostIPs":[{"ip":"10.0.0.9"},{"ip":"fd00::9"}],`+ips+`}}`)
+		if p, _ := o.pod(node); fmt.Sprint(p.IPs) != want {
+			t.Errorf("host network %s: %s, want %s", network, p.IPs, want)
+		}
+	}
+}
+
 // However much a pod says of where it serves, it is bounded, and still a pod.
 func TestServingIsBounded(t *testing.T) {
 	var annotations, declared []string

@@ -193,6 +193,8 @@ type podIP struct {
 type podStatus struct {
 	Phase      string                `json:"phase"`
 	IP         string                `json:"podIP"`
+	HostIP     string                `json:"hostIP"`
+	HostIPs    list[podIP]           `json:"hostIPs"`
 	IPs        list[podIP]           `json:"podIPs"`
 	Init       list[containerStatus] `json:"initContainerStatuses"`
 	Containers list[containerStatus] `json:"containerStatuses"`

@@ -137,6 +137,8 @@ func (s *podStatus) field(n int, v value) error {
 	switch n {
 	case 1:
 		return v.text(&s.Phase)
+	case 5:
+		return v.text(&s.HostIP)
 	case 6:
 		return v.text(&s.IP)
 	case 8:
@@ -147,6 +149,8 @@ func (s *podStatus) field(n int, v value) error {
 		return element(&s.IPs, v, (*podIP).field)
 	case 13:
 		return element(&s.Ephemeral, v, (*containerStatus).field)
+	case 16:
+		return element(&s.HostIPs, v, (*podIP).field)
 	}
 	return nil
 }

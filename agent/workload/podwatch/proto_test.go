@@ -35,6 +35,10 @@ func fromCore(p *corev1.Pod) *object {
 		}
 	}
 	o.Spec.HostNetwork, o.Status.IP = p.Spec.HostNetwork, p.Status.PodIP
+	o.Status.HostIP = p.Status.HostIP
+	for _, ip := range p.Status.HostIPs {
+		o.Status.HostIPs = append(o.Status.HostIPs, podIP{ip.IP})
+	}
 	for _, ip := range p.Status.PodIPs {
 		o.Status.IPs = append(o.Status.IPs, podIP{ip.IP})
 	}
