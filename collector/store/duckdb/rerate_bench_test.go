@@ -33,7 +33,7 @@ func BenchmarkRerate(b *testing.B) {
 		b.Fatal(err)
 	}
 	id := uint32(0)
-	for _, sums := range []int{100_000, 500_000, 1_000_000} {
+	for _, sums := range []int{100_000, 500_000} {
 		b.Run(fmt.Sprint("sums=", sums), func(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
@@ -46,7 +46,7 @@ func BenchmarkRerate(b *testing.B) {
 					for i := range batch.Rows {
 						if x := &batch.Rows[i]; len(r.Transfers) < sums {
 							r.Transfers = append(r.Transfers, rerating.Transfer{
-								Entry: id, Resolution: rollup.Minute, Bucket: x.Bucket, Series: x.Series, To: rerating.Revision(id), Sums: x.Sums, CostAfter: x.Sums.Cost / 2,
+								Entry: id, Resolution: rollup.Minute, Bucket: x.Bucket, Series: x.Series, To: rerating.Revision(id), Sums: x.Sums, CostAfter: x.Cost / 2,
 							})
 						}
 					}
