@@ -28,7 +28,7 @@ func (n *gpuNode) openServing(cfg *Config, name string, from Beginning) error {
 		return err
 	}
 	o := inference.Options{
-		Node: name, Pods: n.pods.View, Holders: n.allHolders, Now: from.Now, Unsealed: from.Unsealed, Durable: from.From,
+		Node: name, Pods: n.pods.View, Holders: n.allHolders, Now: from.Now, Unsealed: from.Unsealed, Durable: from.From, Lasting: from.Durable,
 		Dir: dir, Interval: c.Interval.Duration,
 		Targets: c.MaxTargets, Concurrency: c.Concurrency, Formats: formats, InsecureHTTPS: c.InsecureHTTPS, Log: n.log,
 	}

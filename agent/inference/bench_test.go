@@ -51,7 +51,7 @@ func BenchmarkReading(b *testing.B) {
 	second := attribution.Second(1_800_000_100)
 	s, err := New(Options{
 		Pods: func() *pods.View { return nil }, Holders: func() []*attribution.Owner { return nil },
-		Now: func() int64 { return second.Nanos() }, Unsealed: func() attribution.Second { return second }, Dir: b.TempDir(),
+		Now: func() int64 { return second.Nanos() }, Unsealed: func() attribution.Second { return second }, Lasting: func() attribution.Second { return second - 3 }, Dir: b.TempDir(),
 	})
 	if err != nil {
 		b.Fatal(err)

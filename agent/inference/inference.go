@@ -77,6 +77,9 @@ type Options struct {
 	// Durable is the first second that did not outlast the last run; 0 where
 	// none did.
 	Durable attribution.Second
+	// Lasting is the first second that a crash now would undo; nil where that is
+	// not known.
+	Lasting func() attribution.Second
 	// Dir is where what the tracker remembers is kept. It is made if need be.
 	Dir string
 

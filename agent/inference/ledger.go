@@ -155,8 +155,16 @@ func (l *ledger) follow(t *site, w *wish) {
 // startOf is when a container began of which it is told in whole seconds.
 func startOf(started int64) int64 { return (started+1)*int64(time.Second) - 1 }
 
+// settled is how many seconds before the first that does not last a reading
+// need not be undone: a spool on a full disk may let go of up to a chunk that
+// has lasted.
+const settled = 2 * attribution.ChunkSeconds
+
 // keep writes what the tracker remembers.
 func (l *ledger) keep() {
+	if l.o.Lasting != nil {
+		l.tracker.Settle((l.o.Lasting() - settled).Nanos())
+	}
 	err := ReplaceState(l.file, l.tracker.State())
 	if err != nil {
 		l.counts.unkept.Add(1)

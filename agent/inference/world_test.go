@@ -113,7 +113,7 @@ func (w *world) start() {
 		defer w.mu.Unlock()
 		return slices.Clone(w.held)
 	}
-	o.Durable = w.lasting
+	o.Durable, o.Lasting = w.lasting, unsealed
 	o.Log = slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := New(o)
 	if err != nil {

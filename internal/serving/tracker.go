@@ -178,6 +178,18 @@ func (t *Tracker) Observe(to Target, at int64, r *Reading) ([]Value, Note) {
 // Forget drops a server that is gone for good.
 func (t *Tracker) Forget(name string) { delete(t.targets, clip(name)) }
 
+// Settle says that what was observed until a time, Unix ns, lasts: it need not
+// be undone any more, and the state is smaller without.
+func (t *Tracker) Settle(through int64) {
+	for _, tg := range t.targets {
+		n := 0
+		for ; n < len(tg.steps) && tg.steps[n].at <= through; n++ {
+			tg.undo -= len(tg.steps[n].changes)
+		}
+		tg.steps = slices.Delete(tg.steps, 0, n)
+	}
+}
+
 // Rename says that what has been observed under one name, lately at least, was
 // another server, which began at a time (Unix ns) and takes its place. Where
 // the other one has been observed itself, nothing happens.

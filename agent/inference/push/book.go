@@ -79,7 +79,10 @@ const (
 	// forgetClients is after how many seconds of silence a client may be
 	// forgotten where there are too many. What it sends again then counts again.
 	forgetClients = 600
-	undoFor       = 2 * time.Minute
+	// settled is how many seconds before the first that does not last nothing
+	// need be undone: a spool on a full disk may let go of a chunk's.
+	settled = 2 * attribution.ChunkSeconds
+	undoFor = 2 * time.Minute
 )
 
 // book counts what is pushed. It belongs to the goroutine that runs it.
@@ -367,6 +370,7 @@ func groupOf(name string) string {
 
 // keep writes down what is remembered.
 func (b *book) keep() {
+	b.tracker.Settle((b.o.Durable() - settled).Nanos())
 	text, err := json.Marshal(kept{Marks: b.marks, Tracker: b.tracker.State()})
 	if err != nil {
 		panic("BUG: a book is not JSON: " + err.Error())

@@ -160,7 +160,7 @@ func corePods() *rapid.Generator[*corev1.Pod] {
 		}
 		p.Spec.HostNetwork = rapid.Bool().Draw(t, "host network")
 		p.Status = corev1.PodStatus{
-			PodIP: word.Draw(t, "ip"), PodIPs: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) corev1.PodIP { return corev1.PodIP{IP: word.Draw(t, "ip")} }), 0, 3).Draw(t, "ips"),
+			PodIP: word.Draw(t, "ip"), HostIP: word.Draw(t, "host"), HostIPs: []corev1.HostIP{{IP: word.Draw(t, "host")}}, PodIPs: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) corev1.PodIP { return corev1.PodIP{IP: word.Draw(t, "ip")} }), 0, 3).Draw(t, "ips"),
 			Phase: corev1.PodPhase(word.Draw(t, "phase")), Message: "message", InitContainerStatuses: status.Draw(t, "init statuses"),
 			ContainerStatuses: status.Draw(t, "statuses"), EphemeralContainerStatuses: status.Draw(t, "ephemeral statuses"),
 		}
