@@ -98,8 +98,11 @@ func (x *exportFlags) request(now time.Time) (*pb.ExportRequest, error) {
 	if step != time.Hour && step != 24*time.Hour {
 		return nil, usagef("--step %s: charge periods are hours (1h) or days (24h)", x.step)
 	}
-	if x.out == "" {
+	if x.out == "" || x.out == "-" {
 		return nil, usagef("-o is missing: name the file to write, such as -o focus.csv")
+	}
+	if err := replaceable(x.out); err != nil {
+		return nil, err
 	}
 	if x.format == "" {
 		x.format = "csv"
@@ -166,6 +169,15 @@ func (x *exportFlags) export(ctx context.Context, l pb.LedgerClient, req *pb.Exp
 	}
 	bar.clear()
 	return summarise(ctx, l, x.out, stream.Trailer(), stdout)
+}
+
+// replaceable refuses what a file must not take the place of: folders, and
+// devices and pipes, which would be gone.
+func replaceable(path string) error {
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return usagef("%s is no plain file: name the file to write", path)
+	}
+	return nil
 }
 
 // writeWhole makes a file that appears only when it is whole and durable.

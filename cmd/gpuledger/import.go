@@ -2,11 +2,8 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -71,27 +68,14 @@ recording is written whole or not at all; flags set what the trace does not say.
 
 // writeRecording writes to a file, which appears only when it is whole, or to
 // standard output.
-func writeRecording(stdout io.Writer, path string, write func(*replay.Writer) error) (err error) {
+func writeRecording(stdout io.Writer, path string, write func(*replay.Writer) error) error {
 	if path == "" || path == "-" {
 		return writeTo(stdout, write)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err := writeTo(f, write); err != nil {
+	if err := replaceable(path); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return writeWhole(path, func(f io.Writer) error { return writeTo(f, write) })
 }
 
 func writeTo(out io.Writer, write func(*replay.Writer) error) error {

@@ -47,7 +47,7 @@ is why the life is counted in all of its hours, not in those that are busy.`,
 			o.NodeLabels = attribution.MakeLabels(m)
 			card, err := o.Card()
 			if err != nil {
-				return err
+				return usageError{err}
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "# %s.\n%s", o.String(), rating.Format(card))
 			return err

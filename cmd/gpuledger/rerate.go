@@ -106,6 +106,7 @@ To change prices from now on, apply a rate card: gpuledger ratecard apply.`,
 		},
 	}
 	r.flags(c)
+	c.Flags().Lookup("from").Usage = "start, inclusive: RFC 3339 time, date, Unix second, today or yesterday"
 	c.Flags().StringVar(&file, "ratecard", "", "prices of that time from now on, as a file")
 	c.Flags().Uint32Var(&revision, "revision", 0, "or: a revision of the ledger's rate card")
 	f.flags(c)
