@@ -595,3 +595,32 @@ func TestTritonThatIsEndless(t *testing.T) {
 		}
 	})
 }
+
+// A server that has served nothing yields zeros, second after second that it is
+// read; one that nobody can read yields nothing.
+func TestLaw9NoInferencesAreMeasured(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		wait(time.Second)
+		w.pod(llm("a", "10.0.0.1", 1), "llm")
+		w.pod(llm("b", "10.0.0.2", 1), "llm") // nothing listens
+		w.serve("10.0.0.1:8000", &server{})
+		wait(21 * time.Second)
+		w.life.mu.Lock()
+		defer w.life.mu.Unlock()
+		zeros := 0
+		for _, e := range w.life.events {
+			if e.Tally.Owner.Pod != "a" {
+				t.Errorf("%s is measured", e.Tally.Owner.Pod)
+			}
+			for _, v := range e.Tally.Values {
+				if v.Measure == attribution.Success && v.Value == 0 {
+					zeros++
+				}
+			}
+		}
+		if zeros < 4 {
+			t.Errorf("no successes were told %d times, want 4 at least", zeros)
+		}
+	})
+}
