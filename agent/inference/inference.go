@@ -100,6 +100,8 @@ const (
 	maxRetained = 1 << 20
 	maxUndo     = 16384
 	undoFor     = 2 * time.Minute
+	// trackedTargets are remembered for each site, those that are gone included.
+	trackedTargets = 4
 )
 
 // Sampler is a [sampler.Live] of tallies. One Run uses it; Stats is for any
@@ -155,7 +157,7 @@ func New(o Options) (*Sampler, error) {
 	}
 	var err error
 	s.ledger, err = openLedger(&o, filepath.Join(o.Dir, "servers"), serving.Limits{
-		Targets: 4 * o.Targets, Series: maxSeries, History: int64(undoFor), Undo: maxUndo,
+		Targets: trackedTargets * o.Targets, Series: maxSeries, History: int64(undoFor), Undo: maxUndo,
 	}, &s.counts)
 	if err != nil {
 		return nil, err

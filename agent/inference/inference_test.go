@@ -624,3 +624,24 @@ func TestLaw9NoInferencesAreMeasured(t *testing.T) {
 		}
 	})
 }
+
+// A container that crashes again and again keeps nobody out.
+func TestCrashLoopKeepsNobodyOut(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.options.Targets = 2
+		w.start()
+		wait(time.Second)
+		w.pod(llm("a", "10.0.0.1", 1), "llm")
+		w.serve("10.0.0.1:8000", &server{})
+		for life := range 15 {
+			wait(40 * time.Second)
+			w.directory.Put(llm("a", "10.0.0.1", 2+life))
+		}
+		w.pod(llm("b", "10.0.0.2", 1), "llm")
+		w.serve("10.0.0.2:8000", &server{}).served.Store(6)
+		wait(8 * time.Second)
+		if got := w.successes(); got != 6 {
+			t.Errorf("%d successes, want 6: %+v", got, w.sampler.Stats().Dropped)
+		}
+	})
+}

@@ -61,6 +61,9 @@ const (
 	lookEvery     = time.Second
 	tidyEvery     = time.Minute
 	forgetAfter   = 15 * time.Minute
+	// forgetCrowded is the same where more are remembered than half of what can
+	// be: containers that end again and again must not keep others out.
+	forgetCrowded = undoFor
 )
 
 // look finds out what is there to be read, once a second, or where the pods
@@ -234,8 +237,12 @@ func (s *Sampler) tidy(now time.Time) {
 			s.gone[name] = now
 		}
 	}
+	after := forgetAfter
+	if len(s.gone) > s.o.Targets*trackedTargets/2 {
+		after = forgetCrowded
+	}
 	for name, since := range s.gone {
-		if now.Sub(since) >= forgetAfter {
+		if now.Sub(since) >= after {
 			s.ledger.tracker.Forget(name)
 			delete(s.gone, name)
 		}
