@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution/money"
 )
@@ -269,6 +270,12 @@ const (
 	Observed         Measure = "observed"
 	Checkpoint       Measure = "checkpoint"
 )
+
+// Serves reports whether the measure counts requests or tokens. An owner that
+// has none of these, but checkpoints or gauges, is not known to serve anything.
+func (m Measure) Serves() bool {
+	return m == Success || m == TokensInput || m == TokensOutput || strings.HasPrefix(string(m), string(FailurePrefix))
+}
 
 // Tally is what was served in one window. No tally means "not measured"; a
 // tally of 0 means "measured: none" (law 9).

@@ -10,7 +10,9 @@
 //   - usage: used alone.
 //
 // All cost counts, that of failures and of owners without counters included;
-// coverage says which share of the allocation cost had counters at all.
+// coverage says which share of the allocation cost had counters at all: that of
+// owners which have ever counted requests or tokens, on the days (UTC) on which
+// their workload did.
 //
 // # Several models
 //
@@ -35,9 +37,8 @@
 //     gateways saw that day, by tokens or requests: requests, too, where a
 //     server or a gateway of the pool counts no tokens of what it serves. What the
 //     pool's servers counted beyond that is a row of its own, without tenant:
-//     "unseen". Where
-//     gateways saw more than the servers did, their shares are taken of the
-//     servers' cost, so nothing exceeds it.
+//     "unseen". Where gateways saw more than the servers did, their shares are
+//     taken of the servers' cost, so nothing exceeds it.
 //   - What no gateway is joined to has no tenant: "unseen", too.
 //
 // Of one day, the split is the same for all groups of a pool. What tenants were

@@ -12,10 +12,12 @@ import (
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
-// fold brings slices and tallies together, owner by owner, stretch by stretch.
+// fold brings slices and tallies together, owner by owner (or, where that
+// makes no difference, group by group), stretch by stretch.
 type fold struct {
 	*asked
 	full   []store.Dimension // dims, and the owner
+	group  []store.Dimension // dims, and what a plain owner's group is told by
 	join   *joiner           // nil: no gateway told anything in this range
 	groups map[string]*TimedRow
 	buf    []byte
@@ -37,6 +39,7 @@ func newFold(ctx context.Context, p *asked, s *query.Snapshot) (*fold, error) {
 		}
 	}
 	f.full = append(slices.Clone(f.dims), store.OwnerID)
+	f.group = f.groupOf()
 	return f, nil
 }
 
@@ -44,7 +47,7 @@ func newFold(ctx context.Context, p *asked, s *query.Snapshot) (*fold, error) {
 // once. Halves meet where a split begins anyway.
 func (f *fold) read(ctx context.Context, s *query.Snapshot, from, to attribution.Second) error {
 	err := f.stretch(ctx, s, from, to)
-	if !errors.Is(err, store.ErrTooMany) || f.step == 0 {
+	if !errors.Is(err, store.ErrTooMany) {
 		return err
 	}
 	middle := from + (to-from)/2
@@ -63,6 +66,7 @@ type stretch struct {
 	*fold
 	from, to attribution.Second
 	units    map[string]*unit
+	plain    map[string]*plain
 	pools    map[attribution.Second]*pools
 }
 
@@ -83,12 +87,11 @@ type part struct {
 
 // stretch reads and settles [from, to). It changes nothing where it fails.
 func (f *fold) stretch(ctx context.Context, s *query.Snapshot, from, to attribution.Second) error {
-	x := &stretch{fold: f, from: from, to: to, units: map[string]*unit{}}
+	x := &stretch{fold: f, from: from, to: to, units: map[string]*unit{}, plain: map[string]*plain{}}
 	if err := x.gateways(ctx, s); err != nil {
 		return err
 	}
-	uncounted, err := x.owners(ctx, s)
-	if err != nil {
+	if err := x.owners(ctx, s); err != nil {
 		return err
 	}
 	if err := x.known(ctx, s); err != nil {
@@ -100,8 +103,8 @@ func (f *fold) stretch(ctx context.Context, s *query.Snapshot, from, to attribut
 		}
 		x.settle(x.units[k])
 	}
-	for i := range uncounted {
-		x.emit(nil, uncounted[i].Time, uncounted[i].Keys, rowOf(&uncounted[i]))
+	for _, k := range slices.Sorted(maps.Keys(x.plain)) {
+		x.settlePlain(k, x.plain[k])
 	}
 	for at, p := range x.pools {
 		err := p.settle(ctx, f.splitBy, func(keys []store.Key, r *Row) error {
@@ -127,45 +130,51 @@ func (x *stretch) query(groupBy []store.Dimension, filters ...store.Filter) *sto
 	return &store.Query{From: x.from, To: x.to, Step: x.step, GroupBy: groupBy, Filters: filters, MaxRows: maxRows}
 }
 
-// owners asks the store and the open chunks. Owners that never had counters,
-// and that no gateway may be joined to, are not told apart: only their groups
-// matter, and their rows are returned.
-func (x *stretch) owners(ctx context.Context, s *query.Snapshot) (uncounted []store.Row, err error) {
-	servers := slices.Concat(x.before, []store.Filter{{Dimension: store.Kind, Values: []string{attribution.Gateway.String()}, Negate: true}})
-	tallies, err := s.StoredTallies(ctx, x.query(x.full, servers...))
+// owners reads what each owner cost and served: those whose tallies may have
+// other keys than their slices one by one, the others by their groups.
+func (x *stretch) owners(ctx context.Context, s *query.Snapshot) error {
+	mixed, plain, err := x.kinds(ctx, s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	openRows, openTallies, err := s.Open(ctx, x.query(x.full, servers...))
-	if err != nil {
-		return nil, err
-	}
-	for _, ts := range [][]store.TallyRow{tallies, openTallies} {
-		for i := range ts {
-			x.tally(&ts[i])
+	for _, fs := range mixed {
+		if err := x.read(ctx, s, x.full, fs, x.slice, x.tally); err != nil {
+			return err
 		}
 	}
-	told := x.before
-	if x.join == nil {
-		told = slices.Concat(x.before, counted("true"))
+	if plain == nil {
+		return nil
 	}
-	rows, err := s.Stored(ctx, x.query(x.full, told...))
+	return x.read(ctx, s, x.group, plain, x.plainSlice, x.plainTally)
+}
+
+// read hands over all slices and tallies that pass some filters, those of
+// gateways left out.
+func (x *stretch) read(ctx context.Context, s *query.Snapshot, by []store.Dimension, fs []store.Filter, slice func(*store.Row), tally func(*store.TallyRow)) error {
+	q := x.query(by, slices.Concat(x.before, fs, []store.Filter{{Dimension: store.Kind, Values: []string{attribution.Gateway.String()}, Negate: true}})...)
+	stored, err := s.StoredTallies(ctx, q)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	rows, err := s.Stored(ctx, q)
+	if err != nil {
+		return err
+	}
+	openRows, open, err := s.Open(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, ts := range [][]store.TallyRow{stored, open} {
+		for i := range ts {
+			tally(&ts[i])
+		}
 	}
 	for _, rs := range [][]store.Row{rows, openRows} {
 		for i := range rs {
-			x.slice(&rs[i])
+			slice(&rs[i])
 		}
 	}
-	if x.join != nil {
-		return nil, nil
-	}
-	return s.Stored(ctx, x.query(x.dims, slices.Concat(x.before, counted("false"))...))
-}
-
-func counted(v string) []store.Filter {
-	return []store.Filter{{Dimension: store.Counted, Values: []string{v}}}
+	return nil
 }
 
 // unit finds the owner that a row is about: by its time and all its keys but

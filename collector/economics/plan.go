@@ -21,7 +21,7 @@ type asked struct {
 	dims []store.Dimension
 	// before is for the store; after is for what a split has yielded.
 	before, after []store.Filter
-	step          int64 // seconds within which costs are split; 0: the range
+	step          int64 // seconds within which costs are split and covered, at most a day
 	interval      int64 // seconds of a row; 0: the range
 	customers     bool  // whether tenants or tiers are asked for
 	splitBy       string
@@ -67,8 +67,7 @@ func plan(req *Request) (*asked, error) {
 	if p.customers = p.has(store.Tenant) || p.has(store.Tier); p.customers {
 		p.need(store.Model, store.Tenant, store.Tier, store.OwnTier)
 	}
-	p.step = p.interval
-	if slices.ContainsFunc(p.dims, ofTally) && (p.step == 0 || p.step > day) {
+	if p.step = p.interval; p.step == 0 || p.step > day {
 		p.step = day
 	}
 	return p, nil

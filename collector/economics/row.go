@@ -164,7 +164,7 @@ type Row struct {
 	Keys                                                  []store.Key
 	Used, Reserved, Unobserved, Unallocated, Unattributed Costs
 	// Covered is the part of the allocation basis of which something counted
-	// the requests or tokens that it served.
+	// the requests or tokens that it served, by day.
 	Covered   Costs
 	Served    Served
 	Customers Sources

@@ -3,6 +3,7 @@ package query
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -93,6 +94,7 @@ type Snapshot struct {
 	names    *mapping.Names
 	// Of the open chunks' owners, once asked for.
 	served     scan.Served
+	fresh      []string
 	openOwners map[rollup.Fingerprint]*attribution.Owner
 }
 
@@ -251,7 +253,24 @@ func (s *Snapshot) serve(ctx context.Context) error {
 	for _, c := range s.open {
 		s.served.Chunk(c)
 	}
+	for _, f := range slices.Compact(owners) {
+		if s.served.Of(f) != stored[f] {
+			s.fresh = append(s.fresh, hex.EncodeToString(f[:]))
+		}
+	}
 	return nil
+}
+
+// Fresh are the ids of the owners of which the open chunks tell something that
+// the store does not know yet: what they serve, or that they serve at all. What
+// a query says of them by Model, Counted and Mixed differs between what is
+// stored and what is open.
+func (s *Snapshot) Fresh(ctx context.Context) ([]string, error) {
+	if len(s.open) == 0 {
+		return nil, nil
+	}
+	err := s.serve(ctx)
+	return s.fresh, err
 }
 
 // Query answers a query from both sides, in order of time, keys and basis.

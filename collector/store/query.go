@@ -16,6 +16,10 @@ const (
 	// OwnTier is the tier that a tally itself names, whatever rules say of its
 	// owner; slices have none.
 	OwnTier Dimension = "own-tier"
+	// Mixed is "true" where the owner's tallies ever named several models, a
+	// tenant or a tier, else "false": where it is false, tallies have the keys
+	// of the owner's slices.
+	Mixed Dimension = "mixed"
 )
 
 // dimensions lists the fixed dimensions; labels come on top.
@@ -32,9 +36,12 @@ func (d Dimension) OfDevice() bool {
 	return d == Cluster || d == Node || d == DeviceID || d == DeviceModel
 }
 
+// OfServed reports whether d depends on what owners ever served.
+func (d Dimension) OfServed() bool { return d == Model || d == Counted || d == Mixed }
+
 // Check finds what makes a dimension unknown, and names the known ones.
 func (d Dimension) Check() error {
-	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) || d == OwnerID || d == OwnTier {
+	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) || d == OwnerID || d == OwnTier || d == Mixed {
 		return nil
 	}
 	names := make([]string, len(dimensions))

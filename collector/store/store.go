@@ -155,7 +155,7 @@ const (
 	Basis       Dimension = "basis"
 	Method      Dimension = "method"
 	Revision    Dimension = "revision" // of the price, as decimal text, "0": unpriced; tallies have none
-	Counted     Dimension = "counted"  // "true" where the owner has ever had tallies, else "false"
+	Counted     Dimension = "counted"  // "true" where the owner has ever counted requests or tokens, else "false"
 	LabelPrefix           = "label:"
 )
 
@@ -240,21 +240,23 @@ var DefaultRetention = Retention{Second: 2 * time.Hour, Minute: 14 * 24 * time.H
 
 // Served is what is known of an owner's tallies, ever.
 type Served struct {
-	Counted bool   // there were any
-	Several bool   // of more than one named model
-	Model   string // of the one model, "" where none was named or several were
+	Counted bool   // requests or tokens
+	Several bool   // more than one named model
+	Mixed   bool   // several models, or a tenant or tier
+	Model   string // the one model, "" where none was named or several were
 }
 
-// With is s after one more tally of the model ("": not named).
-func (s Served) With(model string) Served {
-	s.Counted = true
+// With is s after one more tally of a subject.
+func (s Served) With(sub *attribution.Subject, m attribution.Measure) Served {
+	s.Counted = s.Counted || m.Serves()
 	switch {
-	case model == "" || s.Several || model == s.Model:
+	case sub.Model == "" || s.Several || sub.Model == s.Model:
 	case s.Model == "":
-		s.Model = model
+		s.Model = sub.Model
 	default:
 		s.Several, s.Model = true, ""
 	}
+	s.Mixed = s.Mixed || s.Several || sub.Tenant != "" || sub.Tier != ""
 	return s
 }
 

@@ -43,6 +43,13 @@ func serviceOf(backend string) (s service, ok bool) {
 	return service{}, false
 }
 
+// NamesPod reports whether a backend's address names a single pod of a service,
+// so that owners can't be matched without their pod.
+func NamesPod(backend string) bool {
+	s, ok := serviceOf(backend)
+	return ok && s.pod != ""
+}
+
 // hostOf is the host of an address with or without a scheme, port and path, in
 // lower case.
 func hostOf(address string) string {

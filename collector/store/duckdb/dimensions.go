@@ -307,10 +307,7 @@ func (c *commit) tallySeries(ctx context.Context, n int, at func(int) tallyKey) 
 		}
 		return c.exec(ctx,
 			`DELETE FROM served WHERE owner IN (SELECT owner FROM temp.touched)`,
-			`INSERT INTO served
-				SELECT owner, CASE WHEN count(DISTINCT model) FILTER (WHERE model <> '') = 1 THEN max(model) ELSE '' END,
-					count(DISTINCT model) FILTER (WHERE model <> '') > 1
-				FROM tally_series WHERE owner IN (SELECT owner FROM temp.touched) GROUP BY owner`,
+			`INSERT INTO served `+servedOf(`WHERE owner IN (SELECT owner FROM temp.touched)`),
 			`DELETE FROM temp.touched`)
 	})
 }

@@ -69,10 +69,10 @@ func (r *reader) scan(ctx context.Context, q *store.Query, pieces []piece) (*sca
 func (r *reader) learn(ctx context.Context, q *store.Query, chunks []*attribution.Chunk, known scan.Served) error {
 	asks := false
 	for _, d := range q.GroupBy {
-		asks = asks || d == store.Model || d == store.Counted
+		asks = asks || d.OfServed()
 	}
 	for _, f := range q.Filters {
-		asks = asks || f.Dimension == store.Model || f.Dimension == store.Counted
+		asks = asks || f.Dimension.OfServed()
 	}
 	if !asks {
 		return nil

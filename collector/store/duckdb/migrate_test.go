@@ -119,12 +119,13 @@ func asVersion1(t *testing.T, from, to string) {
 	}
 	exec(`ATTACH '` + filepath.Join(from, duckdb.FileName) + `' AS now (READ_ONLY)`)
 	for _, table := range []string{
-		"state", "owner", "owner_label", "served", "device", "device_label", "method", "series", "tally_series",
+		"state", "owner", "owner_label", "device", "device_label", "method", "series", "tally_series",
 		"minute", "hour", "day", "tally_minute", "tally_hour", "tally_day", "late", "life", "roster", "chunk", "covered", "document",
 	} {
 		exec(`INSERT INTO ` + table + ` SELECT * FROM now.` + table)
 	}
 	exec(`INSERT INTO owner_map SELECT owner, team, model, class, tier FROM now.owner_map`)
+	exec(`INSERT INTO served SELECT owner, model, several FROM now.served`)
 	exec(`UPDATE state SET version = 1`)
 	exec(`DETACH now`)
 	if err := conn.Close(); err != nil {
@@ -138,7 +139,7 @@ func asVersion1(t *testing.T, from, to string) {
 func answers(t *testing.T, s *duckdb.Store) (out []string) {
 	t.Helper()
 	err := s.View(t.Context(), func(r store.Reader) error {
-		for _, by := range []store.Dimension{store.Team, store.Run, store.Revision, store.Kind, store.Pod} {
+		for _, by := range []store.Dimension{store.Team, store.Run, store.Revision, store.Kind, store.Pod, store.Counted, store.Mixed} {
 			for _, to := range []attribution.Second{storetest.Day + 86400, storetest.Day + 33} {
 				q := &store.Query{From: storetest.Day, To: to, GroupBy: []store.Dimension{by, store.BudgetOwner}}
 				rows, err := r.Query(context.Background(), q)

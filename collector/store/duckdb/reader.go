@@ -59,11 +59,11 @@ func listed(owners []rollup.Fingerprint) string {
 func (r *reader) Served(ctx context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]store.Served, error) {
 	out := make(map[rollup.Fingerprint]store.Served)
 	for part := range slices.Chunk(owners, ownersAtOnce) {
-		err := each(ctx, r.conn, `SELECT o.fingerprint, v.model, v.several FROM served v JOIN owner o ON o.id = v.owner
+		err := each(ctx, r.conn, `SELECT o.fingerprint, v.model, v.several, v.mixed, v.counted FROM served v JOIN owner o ON o.id = v.owner
 			WHERE o.fingerprint IN (`+listed(part)+`)`, nil, func(rows *sql.Rows) error {
 			var id []byte
-			s := store.Served{Counted: true}
-			if err := rows.Scan(&id, &s.Model, &s.Several); err != nil {
+			var s store.Served
+			if err := rows.Scan(&id, &s.Model, &s.Several, &s.Mixed, &s.Counted); err != nil {
 				return err
 			}
 			out[rollup.Fingerprint(id)] = s

@@ -2,7 +2,7 @@ package duckdb
 
 // schemaVersion is that of the tables below. A ledger of a newer version is
 // refused, one of an older is brought up to it by migrations.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // migrations make of each version, from 1, the next. They run in the
 // transaction that opens the ledger.
@@ -12,6 +12,8 @@ var migrations = [schemaVersion - 1][]string{
 	{`CREATE OR REPLACE TABLE owner_map ` + ownerMap, `UPDATE state SET mapping = 0`},
 	// What reratings moved.
 	{transferTable},
+	// More that is known of what owners served.
+	{`CREATE OR REPLACE TABLE served ` + servedColumns, `INSERT INTO served ` + servedOf(``)},
 }
 
 // ownerMap is the columns of owner_map: [store.Mapped] of each owner, empty
@@ -19,6 +21,19 @@ var migrations = [schemaVersion - 1][]string{
 const ownerMap = `(
 		owner INTEGER NOT NULL, team VARCHAR NOT NULL, budget_owner VARCHAR NOT NULL, environment VARCHAR NOT NULL,
 		model VARCHAR NOT NULL, class VARCHAR NOT NULL, tier VARCHAR NOT NULL, run VARCHAR NOT NULL)`
+
+// servedColumns are the columns of served: [store.Served] of each owner that
+// has tallies, and servedOf works them out for some.
+const servedColumns = `(
+		owner INTEGER NOT NULL, model VARCHAR NOT NULL, several BOOLEAN NOT NULL, mixed BOOLEAN NOT NULL, counted BOOLEAN NOT NULL)`
+
+func servedOf(where string) string {
+	return `SELECT owner, CASE WHEN models = 1 THEN model ELSE '' END, models > 1, models > 1 OR customers, counted
+		FROM (SELECT owner, max(model) AS model, count(DISTINCT model) FILTER (WHERE model <> '') AS models,
+			bool_or(tenant <> '' OR tier <> '') AS customers,
+			bool_or(measure IN ('success', 'tokens/input', 'tokens/output') OR starts_with(measure, 'failure/')) AS counted
+			FROM tally_series ` + where + ` GROUP BY owner)`
+}
 
 // never is a watermark before all seconds: nothing was dropped.
 const never = -1 << 62
@@ -39,7 +54,7 @@ var schema = [...]string{
 		controller VARCHAR NOT NULL, pid UINTEGER NOT NULL, command VARCHAR NOT NULL)`,
 	`CREATE TABLE owner_label (owner INTEGER NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL)`,
 	`CREATE TABLE owner_map ` + ownerMap,
-	`CREATE TABLE served (owner INTEGER NOT NULL, model VARCHAR NOT NULL, several BOOLEAN NOT NULL)`,
+	`CREATE TABLE served ` + servedColumns,
 
 	`CREATE TABLE device (
 		id INTEGER NOT NULL, fingerprint UUID NOT NULL, uuid VARCHAR NOT NULL,

@@ -89,7 +89,10 @@ func (j *joins) ownerKey(d store.Dimension) string {
 		return `coalesce(nullif(m.model, ''), nullif(v.model, ''))`
 	case store.Counted:
 		j.served = true
-		return `CASE WHEN v.owner IS NULL THEN 'false' ELSE 'true' END`
+		return `CASE WHEN v.counted THEN 'true' ELSE 'false' END`
+	case store.Mixed:
+		j.served = true
+		return `CASE WHEN v.mixed THEN 'true' ELSE 'false' END`
 	default:
 		if key, ok := d.Label(); ok {
 			return j.label(key) + ".value"
@@ -163,8 +166,6 @@ func (j *joins) tallyKey(d store.Dimension) string {
 		return orNull("s.tier")
 	case store.Tenant:
 		return orNull("s.tenant")
-	case store.Counted:
-		return `'true'`
 	default:
 		return j.ownerKey(d)
 	}

@@ -1,6 +1,8 @@
 package scan
 
 import (
+	"strconv"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
@@ -84,10 +86,9 @@ func (a *ownerAnswers) key(d store.Dimension) store.Key {
 	case store.Run:
 		return fact(a.mapped.Run)
 	case store.Counted:
-		if a.served.Counted {
-			return store.Key{Value: "true"}
-		}
-		return store.Key{Value: "false"}
+		return store.Key{Value: strconv.FormatBool(a.served.Counted)}
+	case store.Mixed:
+		return store.Key{Value: strconv.FormatBool(a.served.Mixed)}
 	default:
 		if label, ok := d.Label(); ok {
 			if v, ok := o.Labels.Get(label); ok {
@@ -113,8 +114,6 @@ func (a *ownerAnswers) tallyKey(d store.Dimension, s *attribution.Subject) store
 		return fact(s.Tier)
 	case store.Tenant:
 		return fact(s.Tenant)
-	case store.Counted:
-		return store.Key{Value: "true"}
 	default:
 		return a.key(d)
 	}

@@ -58,11 +58,11 @@ func newKeyer(q *store.Query, env Env) *keyer {
 	k := &keyer{env: env, groupBy: q.GroupBy, all: q.Filters, prices: make(map[uint32]int32)}
 	for _, d := range q.GroupBy {
 		k.sides = append(k.sides, sideOf(d))
-		k.asksModel = k.asksModel || d == store.Model || d == store.Counted
+		k.asksModel = k.asksModel || d.OfServed()
 	}
 	for _, f := range q.Filters {
 		k.filters[sideOf(f.Dimension)] = append(k.filters[sideOf(f.Dimension)], f)
-		k.asksModel = k.asksModel || f.Dimension == store.Model || f.Dimension == store.Counted
+		k.asksModel = k.asksModel || f.Dimension.OfServed()
 	}
 	for _, b := range attribution.Bases {
 		k.bases[b] = keeps(k.filters[ofBasis], func(store.Dimension) store.Key { return store.Key{Value: b.String()} })

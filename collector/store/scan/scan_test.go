@@ -127,6 +127,7 @@ func TestDimensions(t *testing.T) {
 		store.Basis:       {"{unallocated false} 100 {unattributed false} 600 {used false} 300", none + " 11"},
 		store.Method:      {"{sm false} 300 {sm false} 100 {sm false} 600", none + " 11"},
 		store.Counted:     {"{false false} 100 {false false} 600 {true false} 300", "{true false} 11"},
+		store.Mixed:       {"{false false} 100 {false false} 600 {true false} 300", "{true false} 11"},
 		"label:team":      {"{red false} 300 " + none + " 100 " + none + " 600", "{red false} 11"},
 		"label:empty":     {"{ false} 300 " + none + " 100 " + none + " 600", "{ false} 11"},
 		"label:absent":    {none + " 300 " + none + " 100 " + none + " 600", none + " 11"},
@@ -186,12 +187,12 @@ func TestServedKnowsOneModelFromSeveral(t *testing.T) {
 	}
 	c := world()
 	known.Chunk(c)
-	if got := known.Of(f); got != (store.Served{Counted: true, Model: "llama"}) {
+	if got := known.Of(f); got != (store.Served{Counted: true, Mixed: true, Model: "llama"}) {
 		t.Errorf("got %+v", got)
 	}
 	c.Roster.Subjects[1].Model = "qwen"
 	known.Chunk(c)
-	if got := known.Of(f); got != (store.Served{Counted: true, Several: true}) {
+	if got := known.Of(f); got != (store.Served{Counted: true, Several: true, Mixed: true}) {
 		t.Errorf("got %+v", got)
 	}
 	if _, ok := known[rollup.Fingerprint{}]; ok {

@@ -12,15 +12,20 @@ type Served map[rollup.Fingerprint]store.Served
 
 // Chunk adds a chunk's tallies.
 func (s Served) Chunk(c *attribution.Chunk) {
-	seen := make([]bool, len(c.Roster.Subjects))
+	const seen, serves = 1, 2
+	known := make([]uint8, len(c.Roster.Subjects))
 	for _, t := range c.Tallies {
-		if seen[t.Subject] {
+		m, is := c.Roster.Measures[t.Measure], uint8(seen)
+		if m.Serves() {
+			is |= serves
+		}
+		if known[t.Subject]|is == known[t.Subject] {
 			continue
 		}
-		seen[t.Subject] = true
+		known[t.Subject] |= is
 		sub := &c.Roster.Subjects[t.Subject]
 		f := c.Roster.Owners[sub.Owner].Fingerprint()
-		s[f] = s[f].With(sub.Model)
+		s[f] = s[f].With(sub, m)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 var dimensions = []store.Dimension{
 	store.Cluster, store.Node, store.DeviceID, store.DeviceModel, store.Namespace, store.Controller, store.Pod, store.Container,
 	store.Team, store.BudgetOwner, store.Environment, store.Model, store.Class, store.Tier, store.Run, store.Tenant, store.Kind,
-	store.OwnerID, store.OwnTier, store.Basis, store.Method, store.Revision, store.Counted, "label:app", "label:x/y", "label:none",
+	store.OwnerID, store.OwnTier, store.Basis, store.Method, store.Revision, store.Counted, store.Mixed, "label:app", "label:x/y", "label:none",
 }
 
 // rules are as good as any: they answer from labels and names.
