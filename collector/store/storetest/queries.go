@@ -83,6 +83,7 @@ func (l *ledger) step(t *rapid.T, left []*attribution.Chunk) []*attribution.Chun
 
 // anyQuery lets a ledger grow and roll at random and asks it at random.
 func anyQuery(t *testing.T, d Driver) {
+	rounds(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		l := open(t, d, d.New(t))
 		defer l.Close() //nolint:errcheck // the cleanup tells
@@ -139,6 +140,7 @@ func (l *ledger) ownersComeBack() {
 
 // rolling asks the same before, between and after rolls and retention.
 func rolling(t *testing.T, d Driver) {
+	rounds(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		l := open(t, d, d.New(t))
 		defer l.Close() //nolint:errcheck // the cleanup tells

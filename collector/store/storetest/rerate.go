@@ -111,6 +111,7 @@ func (l *ledger) rerateAny(t *rapid.T) {
 // law6Rerated lets a ledger grow, roll, and be rated anew at random, and
 // compares it with one whose chunks came at those prices.
 func law6Rerated(t *testing.T, d Driver) {
+	rounds(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		l := open(t, d, d.New(t))
 		defer l.Close() //nolint:errcheck // the cleanup tells
@@ -200,6 +201,7 @@ func law6Undone(t *testing.T, d Driver) {
 
 // law6Sums rates what is kept as sums only.
 func law6Sums(t *testing.T, d Driver) {
+	rounds(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		l := open(t, d, d.New(t))
 		defer l.Close() //nolint:errcheck // the cleanup tells
