@@ -180,6 +180,7 @@ func writeQuestion(t *testing.T, b *bytes.Buffer, file string) (title string) {
 		case isAnswer:
 			show(answers[answer])
 		default:
+			show("")
 			paragraph()
 		}
 	}
