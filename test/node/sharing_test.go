@@ -74,7 +74,7 @@ func TestTimeSlicingByDriverSamples(t *testing.T) {
 	b := n.run(y.c("main"), nvmlstub.Process{Device: gpuA, SM: 30})
 	c := n.run(x.c("main"), nvmlstub.Process{Device: gpuB, SM: 60})
 	n.start()
-	l := n.observe(24)
+	l := n.observeSeen(24, gpuA, gpuB)
 	l.expect(gpuA, by(x.c("main")).used(a).holding(1), by(y.c("main")).used(b).holding(1))
 	near(t, "what both used", l.sum(gpuA, "*", "used"), l.true(a, b), l.exact(gpuA))
 	l.within(gpuB, l.exact(gpuB), by(x.c("main")).used(c).holding(1)) // a single holder needs no samples
