@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math/big"
 	"slices"
+
+	"github.com/gpuledger/gpuledger/attribution/apportion"
 )
 
 // share splits an amount over parts: over their groups in proportion to cost,
@@ -31,7 +33,7 @@ func share(amount *big.Int, targets []*piece, even bool, into func(*piece) *big.
 	if sumOf(weights).Sign() == 0 {
 		return false
 	}
-	for i, amount := range byWeight(amount, weights) {
+	for i, amount := range apportion.Big(amount, weights) {
 		members := groups[order[i]]
 		ws := weigh(members)
 		if sumOf(ws).Sign() == 0 {
@@ -39,7 +41,7 @@ func share(amount *big.Int, targets []*piece, even bool, into func(*piece) *big.
 				ws[j] = big.NewInt(1)
 			}
 		}
-		for j, x := range byWeight(amount, ws) {
+		for j, x := range apportion.Big(amount, ws) {
 			sum := into(members[j])
 			sum.Add(sum, x)
 		}
@@ -62,26 +64,4 @@ func sumOf(xs []*big.Int) *big.Int {
 		sum.Add(sum, x)
 	}
 	return sum
-}
-
-// byWeight divides total in proportion to the weights: ⌊total·w/Σw⌋ each, and
-// what is left one by one to the largest remainders, the earlier first. Neither
-// total nor a weight may be negative, and Σw must be positive.
-func byWeight(total *big.Int, weights []*big.Int) []*big.Int {
-	sum := sumOf(weights)
-	if sum.Sign() <= 0 || total.Sign() < 0 {
-		panic("BUG: opencost: a negative total, or no weight to split it by")
-	}
-	parts, rests, order := make([]*big.Int, len(weights)), make([]*big.Int, len(weights)), make([]int, len(weights))
-	left := new(big.Int).Set(total)
-	for i, w := range weights {
-		parts[i], rests[i] = new(big.Int).QuoRem(new(big.Int).Mul(total, w), sum, new(big.Int))
-		left.Sub(left, parts[i])
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return rests[b].Cmp(rests[a]) })
-	for _, i := range order[:left.Int64()] {
-		parts[i].Add(parts[i], big.NewInt(1))
-	}
-	return parts
 }
