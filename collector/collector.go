@@ -32,7 +32,6 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating/plan"
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
-	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/collector/verify"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -76,7 +75,7 @@ func (a Addresses) WriteFile(name string) error {
 type Collector struct {
 	cfg    Config
 	deps   Deps
-	store  *duckdb.Store
+	store  store.Store
 	ingest *ingest.Server
 	docs   *documents
 	engine *query.Engine
@@ -90,10 +89,7 @@ type Collector struct {
 
 // New opens the ledger. The configuration must be valid. Run it, or Close it.
 func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
-	st, err := duckdb.Open(ctx, duckdb.Options{
-		Dir: cfg.DataDir, Decode: newDecoder().decode, MemoryBytes: cfg.DuckDB.MemoryBytes, Threads: cfg.DuckDB.Threads,
-		Logger: deps.Log,
-	})
+	st, err := cfg.openStore(ctx, deps.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,9 @@ type Config struct {
 	// Default: /var/lib/gpuledger-collector.
 	DataDir string `yaml:"data_dir"`
 
+	// Store is where the ledger is kept: duckdb, in data_dir. Default: duckdb.
+	Store string `yaml:"store"`
+
 	// GRPCListen is the address for agents and for programs that ask over
 	// gRPC. Port 0 is any free one. Default: 127.0.0.1:9440.
 	GRPCListen string `yaml:"grpc_listen"`
@@ -191,7 +194,7 @@ var ErrConfig = errors.New("the configuration is wrong")
 func DefaultConfig() Config {
 	r, l := store.DefaultRetention, ingest.DefaultLimits()
 	return Config{
-		DataDir: "/var/lib/gpuledger-collector", GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
+		DataDir: "/var/lib/gpuledger-collector", Store: storeDuckDB, GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
 		Export:    defaultExport(),
 		Gateways:  []GatewayConfig{},
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
@@ -253,6 +256,7 @@ func (c *Config) Validate() error {
 	if c.TLS.ClientCAFile != "" && c.TLS.CertFile == "" {
 		bad("tls.client_ca_file", "needs cert_file and key_file")
 	}
+	c.checkStore(bad)
 	c.checkGateways(bad)
 	c.checkNumbers(bad)
 	if _, err := c.Log.level(); err != nil {

@@ -77,6 +77,17 @@ type Chunk struct {
 	RosterID rollup.Fingerprint
 	Body     []byte // zstd of the columns, as it arrived
 	Digest   []byte
+	// Previous is the link of the chunk that the node closed before this one
+	// ([attribution.Link]); empty where the agent does not chain.
+	Previous []byte
+}
+
+// Link is the chain's link behind the chunk, nil where it is not chained.
+func (c *Chunk) Link() []byte {
+	if len(c.Previous) == 0 {
+		return nil
+	}
+	return attribution.Link(c.Previous, c.Key.Sequence, c.Digest)
 }
 
 // Roster is a roster as it is stored: its wire encoding, under its id.
@@ -120,11 +131,15 @@ type Rerating struct {
 }
 
 // Range is a run of consecutive seconds of one node, [From, To), stored from
-// one boot.
+// one boot. Its chunks are one unbroken chain: where the chain breaks, a range
+// ends, although the next second may be there.
 type Range struct {
 	Cluster, Node string
 	Boot          attribution.Boot
 	From, To      attribution.Second
+	// Previous is that of its first chunk, Link the link behind its last; both
+	// are empty where the chunks are not chained.
+	Previous, Link []byte
 }
 
 // Dimension is something that sums are grouped or filtered by. A store's
@@ -314,7 +329,7 @@ type Reader interface {
 	Extent(ctx context.Context) (from, to attribution.Second, err error)
 
 	// Ranges calls f for everything that is stored, in order of (cluster,
-	// node, from), adjacent ranges of one boot merged.
+	// node, from), adjacent ranges of one boot and chain merged.
 	Ranges(ctx context.Context, f func(Range) error) error
 	// Chunks calls f with every kept chunk that overlaps [from, to), in order
 	// of (cluster, node, sequence), each with its roster.

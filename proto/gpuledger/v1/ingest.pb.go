@@ -326,6 +326,7 @@ type ChunkClosed struct {
 	Sequence      int64  `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Seconds       uint32 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Previous      []byte `protobuf:"bytes,4,opt,name=previous,proto3" json:"previous,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +378,13 @@ func (x *ChunkClosed) GetSeconds() uint32 {
 func (x *ChunkClosed) GetDigest() []byte {
 	if x != nil {
 		return x.Digest
+	}
+	return nil
+}
+
+func (x *ChunkClosed) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
 	}
 	return nil
 }
@@ -790,11 +798,12 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\troster_id\x18\x01 \x01(\fR\brosterId\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\x03R\x04base\x12\x14\n" +
 	"\x05plain\x18\x03 \x01(\fR\x05plain\x12\x12\n" +
-	"\x04zstd\x18\x04 \x01(\fR\x04zstd\"[\n" +
+	"\x04zstd\x18\x04 \x01(\fR\x04zstd\"w\n" +
 	"\vChunkClosed\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x18\n" +
 	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\"\a\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x1a\n" +
+	"\bprevious\x18\x04 \x01(\fR\bprevious\"\a\n" +
 	"\x05Flush\"\x85\x02\n" +
 	"\aToAgent\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.gpuledger.v1.WelcomeH\x00R\awelcome\x12%\n" +

@@ -631,13 +631,16 @@ func (x *Roster) GetZstd() []byte {
 // Chunk is a node's windows within one wall-clock ten seconds. The node and
 // cluster are the stream's, or the stored row's.
 type Chunk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Boot          []byte                 `protobuf:"bytes,1,opt,name=boot,proto3" json:"boot,omitempty"`                         // 16 bytes: one life of the node's spool
-	Sequence      int64                  `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`                // Unix second of the first window
-	Seconds       uint32                 `protobuf:"varint,3,opt,name=seconds,proto3" json:"seconds,omitempty"`                  // number of windows, 1 to 10
-	RosterId      []byte                 `protobuf:"bytes,4,opt,name=roster_id,json=rosterId,proto3" json:"roster_id,omitempty"` // 16 bytes
-	Body          []byte                 `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`                         // zstd of the Columns
-	Digest        []byte                 `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`                     // SHA-256 of the Columns' deterministic encoding and of the fields above
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Boot     []byte                 `protobuf:"bytes,1,opt,name=boot,proto3" json:"boot,omitempty"`                         // 16 bytes: one life of the node's spool
+	Sequence int64                  `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`                // Unix second of the first window
+	Seconds  uint32                 `protobuf:"varint,3,opt,name=seconds,proto3" json:"seconds,omitempty"`                  // number of windows, 1 to 10
+	RosterId []byte                 `protobuf:"bytes,4,opt,name=roster_id,json=rosterId,proto3" json:"roster_id,omitempty"` // 16 bytes
+	Body     []byte                 `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`                         // zstd of the Columns
+	Digest   []byte                 `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`                     // SHA-256 of the Columns' deterministic encoding and of the fields above
+	// The link behind the chunk that the node closed before this one, 32 bytes:
+	// attribution.Link. Not part of the digest. Empty from agents that do not chain.
+	Previous      []byte `protobuf:"bytes,7,opt,name=previous,proto3" json:"previous,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +713,13 @@ func (x *Chunk) GetBody() []byte {
 func (x *Chunk) GetDigest() []byte {
 	if x != nil {
 		return x.Digest
+	}
+	return nil
+}
+
+func (x *Chunk) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
 	}
 	return nil
 }
@@ -967,14 +977,15 @@ const file_gpuledger_v1_ledger_proto_rawDesc = "" +
 	"\amethods\x18\x03 \x03(\tR\amethods\x121\n" +
 	"\bsubjects\x18\x04 \x03(\v2\x15.gpuledger.v1.SubjectR\bsubjects\x12\x1a\n" +
 	"\bmeasures\x18\x05 \x03(\tR\bmeasures\x12\x12\n" +
-	"\x04zstd\x18\x0f \x01(\fR\x04zstd\"\x9a\x01\n" +
+	"\x04zstd\x18\x0f \x01(\fR\x04zstd\"\xb6\x01\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x18\n" +
 	"\aseconds\x18\x03 \x01(\rR\aseconds\x12\x1b\n" +
 	"\troster_id\x18\x04 \x01(\fR\brosterId\x12\x12\n" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\fR\x06digest\"\xce\x04\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x1a\n" +
+	"\bprevious\x18\a \x01(\fR\bprevious\"\xce\x04\n" +
 	"\aColumns\x12!\n" +
 	"\ffirst_second\x18\x01 \x01(\x03R\vfirstSecond\x12\x18\n" +
 	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x1f\n" +
