@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -27,45 +28,71 @@ type Shared interface {
 	Refresh(ctx context.Context) (changed bool, err error)
 }
 
+// ErrUnfinished says that a ledger was being loaded and that this was cut off:
+// it holds a part of another ledger, and nothing that is only here.
+var ErrUnfinished = errors.New("the ledger was being loaded, and that was interrupted")
+
+// ErrNotEmpty says that something is to be loaded into a ledger that holds
+// something already.
+var ErrNotEmpty = errors.New("the ledger is not empty")
+
 // Loader is kept by stores that take over a whole ledger, from a backup or from
-// a store of another kind. The ledger is empty before and is not used until
-// Loaded has returned: one that was left in between is refused by its Open,
-// with a hint to begin again.
+// a store of another kind. The ledger is empty before (else the first Load
+// fails with [ErrNotEmpty] and changes nothing) and is not used until Loaded
+// has returned: one that was left in between is refused by its Open with
+// [ErrUnfinished] and a hint to begin again. Afterwards nothing was ever
+// committed here: [Reader].Commits is 0.
 type Loader interface {
 	Store
-	// Load adds a part, durably. Parts come in any number and in this order of
-	// what they hold; a part holds one of it.
+	// Load adds a part, durably. Parts come in any number and in the order of
+	// the fields of [Part]; rosters and chunks take turns. After an error the
+	// loading is over.
 	Load(ctx context.Context, p *Part) error
-	// Loaded ends the loading.
+	// Loaded ends the loading. There may have been no parts at all.
 	Loaded(ctx context.Context, m *Marks) error
 }
 
-// Part is a piece of a ledger that is on its way into a store.
+// Part is a piece of a ledger that is on its way into a store: one or more
+// things of one kind. The store does not change it, and does not keep it.
 type Part struct {
-	Documents []Document // each kind in order of revision; Applied is kept
-	// Ranges are what is covered, whether or not its chunks still are.
-	Ranges  []Range
+	// Ranges are what is covered, whether or not its chunks still are, in the
+	// order of [Reader].Ranges.
+	Ranges []Range
+	// Rosters come before the chunks that refer to them. One may come again,
+	// and changes nothing then.
 	Rosters []Roster
-	Chunks  []Chunk // without rows: these come by themselves
+	Chunks  []Chunk // in the order of [Reader].Chunks; their rows come by themselves
 	// Rows and Tallies are of one resolution, each key once, with the facts
-	// behind their fingerprints. Those of hours and days are before Marks.Rolled.
+	// behind their fingerprints: all rows, then all tallies, each minutes first,
+	// then hours and days, which are before Marks.Rolled.
 	Resolution rollup.Resolution
 	Rows       []rollup.Row
 	Tallies    []rollup.TallyRow
-	Transfers  []Moved
-	Owners     map[rollup.Fingerprint]*attribution.Owner
-	Devices    map[rollup.Fingerprint]*attribution.Device
+	// Transfers are by their own resolutions, each key once. They are in the
+	// rows already.
+	Transfers []Moved
+	// Owners and Devices are the facts behind the fingerprints in the part.
+	Owners  map[rollup.Fingerprint]*attribution.Owner
+	Devices map[rollup.Fingerprint]*attribution.Device
+	// Documents are each kind in order of revision, from 1 on. Applied is kept.
+	// The journal of reratings is among them.
+	Documents []Document
 }
 
-// Moved is a transfer with how many it is the sum of.
+// Moved is a transfer with how many it is the sum of, which a store may forget.
 type Moved struct {
 	rerating.Transfer
 	Count int64
 }
 
+// DocumentKinds lists every kind of document: who takes over a ledger takes
+// them all.
+var DocumentKinds = [...]DocumentKind{RateCards, RuleSets, RateCardFiles, RuleFiles, Reratings}
+
 // Marks are what is known of a ledger beside its parts.
 type Marks struct {
-	// Rolled and Kept are by resolution, as [Reader.Rolled] and [Reader.Kept].
+	// Rolled is of hours and days, as [Reader.Rolled]; Kept of [Seconds] and of
+	// all resolutions of rows, as [Reader.Kept].
 	Rolled, Kept map[rollup.Resolution]attribution.Second
 	At           time.Time // when it was read
 }
