@@ -293,6 +293,8 @@ const (
 	RuleFiles     DocumentKind = "rules-file"
 	// The journal of reratings: one document each.
 	Reratings DocumentKind = "rerating"
+	// Who changed what: the log that package access chains.
+	Audits DocumentKind = "audit"
 )
 
 // Document is one revision of a rate card or a set of rules.

@@ -3939,6 +3939,403 @@ func (x *ExportRequest) GetInvoiceIssuer() string {
 	return ""
 }
 
+type WhoAmIRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIRequest) Reset() {
+	*x = WhoAmIRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIRequest) ProtoMessage() {}
+
+func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
+func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{41}
+}
+
+type WhoAmIResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Method        string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"` // none, token, oidc or certificate
+	Grants        []*Grant               `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIResponse) Reset() {
+	*x = WhoAmIResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIResponse) ProtoMessage() {}
+
+func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
+func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *WhoAmIResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// Grant is a role, and of what. No clusters, namespaces or teams: of all.
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"` // viewer, operator or admin
+	Clusters      []string               `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Namespaces    []string               `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	Teams         []string               `protobuf:"bytes,4,rep,name=teams,proto3" json:"teams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Grant) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Grant) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Grant) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *Grant) GetTeams() []string {
+	if x != nil {
+		return x.Teams
+	}
+	return nil
+}
+
+type AuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         int32                  `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`   // entries at most; 0: 100
+	Before        uint32                 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"` // only entries with lower sequences; 0: the newest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *AuditRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetBefore() uint32 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+type AuditResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*AuditEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // newest first
+	// The first sequence at which the log does not follow from the entry before,
+	// of the entries that were read; 0: all do.
+	Broken        uint32 `protobuf:"varint,2,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *AuditResponse) GetEntries() []*AuditEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetBroken() uint32 {
+	if x != nil {
+		return x.Broken
+	}
+	return 0
+}
+
+// AuditEntry is one change of the ledger, written down before it was made.
+type AuditEntry struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Sequence    uint32                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	TimeNs      int64                  `protobuf:"varint,2,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"` // Unix
+	Caller      string                 `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	Method      string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`                               // by which the caller was known: token, oidc, certificate, none, or configuration
+	Action      string                 `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`                               // apply rate card, apply rules, rerate, undo rerating, …
+	OldRevision uint32                 `protobuf:"varint,6,opt,name=old_revision,json=oldRevision,proto3" json:"old_revision,omitempty"` // 0: there was none, or none is meant
+	NewRevision uint32                 `protobuf:"varint,7,opt,name=new_revision,json=newRevision,proto3" json:"new_revision,omitempty"`
+	Sha256      string                 `protobuf:"bytes,8,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the document, hex; "": there is none
+	Detail      string                 `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	// done; failed, with the reason; or begun, where neither is known.
+	Outcome       string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Digest        string `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"` // SHA-256 of the entry as it is stored: the next one holds it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *AuditEntry) GetSequence() uint32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetTimeNs() int64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetOldRevision() uint32 {
+	if x != nil {
+		return x.OldRevision
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetNewRevision() uint32 {
+	if x != nil {
+		return x.NewRevision
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
 var File_gpuledger_v1_query_proto protoreflect.FileDescriptor
 
 const file_gpuledger_v1_query_proto_rawDesc = "" +
@@ -4328,8 +4725,39 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x12billing_account_id\x18\x06 \x01(\tR\x10billingAccountId\x120\n" +
 	"\x14billing_account_name\x18\a \x01(\tR\x12billingAccountName\x12\x1a\n" +
 	"\bprovider\x18\b \x01(\tR\bprovider\x12%\n" +
-	"\x0einvoice_issuer\x18\t \x01(\tR\rinvoiceIssuer2\xf6\n" +
+	"\x0einvoice_issuer\x18\t \x01(\tR\rinvoiceIssuer\"\x0f\n" +
+	"\rWhoAmIRequest\"i\n" +
+	"\x0eWhoAmIResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12+\n" +
+	"\x06grants\x18\x03 \x03(\v2\x13.gpuledger.v1.GrantR\x06grants\"m\n" +
+	"\x05Grant\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1a\n" +
+	"\bclusters\x18\x02 \x03(\tR\bclusters\x12\x1e\n" +
 	"\n" +
+	"namespaces\x18\x03 \x03(\tR\n" +
+	"namespaces\x12\x14\n" +
+	"\x05teams\x18\x04 \x03(\tR\x05teams\"<\n" +
+	"\fAuditRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\rR\x06before\"[\n" +
+	"\rAuditResponse\x122\n" +
+	"\aentries\x18\x01 \x03(\v2\x18.gpuledger.v1.AuditEntryR\aentries\x12\x16\n" +
+	"\x06broken\x18\x02 \x01(\rR\x06broken\"\xb1\x02\n" +
+	"\n" +
+	"AuditEntry\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\rR\bsequence\x12\x17\n" +
+	"\atime_ns\x18\x02 \x01(\x03R\x06timeNs\x12\x16\n" +
+	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x16\n" +
+	"\x06method\x18\x04 \x01(\tR\x06method\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\x12!\n" +
+	"\fold_revision\x18\x06 \x01(\rR\voldRevision\x12!\n" +
+	"\fnew_revision\x18\a \x01(\rR\vnewRevision\x12\x16\n" +
+	"\x06sha256\x18\b \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\x12\x18\n" +
+	"\aoutcome\x18\n" +
+	" \x01(\tR\aoutcome\x12\x16\n" +
+	"\x06digest\x18\v \x01(\tR\x06digest2\xa4\f\n" +
 	"\x06Ledger\x12W\n" +
 	"\x06Report\x12\x1b.gpuledger.v1.ReportRequest\x1a\x1c.gpuledger.v1.ReportResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/report\x12d\n" +
@@ -4351,7 +4779,10 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x06Rerate\x12\x1b.gpuledger.v1.RerateRequest\x1a\x1c.gpuledger.v1.RerateResponse\"\x18\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/reratings\x12c\n" +
 	"\tReratings\x12\x1e.gpuledger.v1.ReratingsRequest\x1a\x1f.gpuledger.v1.ReratingsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/reratings\x12Q\n" +
 	"\x06Export\x12\x1b.gpuledger.v1.ExportRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
-	"/v1/export0\x01B?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
+	"/v1/export0\x01\x12W\n" +
+	"\x06WhoAmI\x12\x1b.gpuledger.v1.WhoAmIRequest\x1a\x1c.gpuledger.v1.WhoAmIResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/whoami\x12S\n" +
+	"\x05Audit\x12\x1a.gpuledger.v1.AuditRequest\x1a\x1b.gpuledger.v1.AuditResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/auditB?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
 
 var (
 	file_gpuledger_v1_query_proto_rawDescOnce sync.Once
@@ -4365,7 +4796,7 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
@@ -4408,10 +4839,16 @@ var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReratingsResponse)(nil),    // 38: gpuledger.v1.ReratingsResponse
 	(*Rerating)(nil),             // 39: gpuledger.v1.Rerating
 	(*ExportRequest)(nil),        // 40: gpuledger.v1.ExportRequest
-	nil,                          // 41: gpuledger.v1.UnitCost.ReasonsEntry
-	nil,                          // 42: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 43: gpuledger.v1.RateCard
-	(*httpbody.HttpBody)(nil),    // 44: google.api.HttpBody
+	(*WhoAmIRequest)(nil),        // 41: gpuledger.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),       // 42: gpuledger.v1.WhoAmIResponse
+	(*Grant)(nil),                // 43: gpuledger.v1.Grant
+	(*AuditRequest)(nil),         // 44: gpuledger.v1.AuditRequest
+	(*AuditResponse)(nil),        // 45: gpuledger.v1.AuditResponse
+	(*AuditEntry)(nil),           // 46: gpuledger.v1.AuditEntry
+	nil,                          // 47: gpuledger.v1.UnitCost.ReasonsEntry
+	nil,                          // 48: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 49: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 50: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
@@ -4422,7 +4859,7 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
 	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
 	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
-	41, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
+	47, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
 	11, // 9: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
 	11, // 10: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
 	14, // 11: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
@@ -4431,53 +4868,59 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	4,  // 14: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
 	24, // 15: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
 	23, // 16: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
-	43, // 17: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	49, // 17: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
 	29, // 18: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
 	30, // 19: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	42, // 20: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	48, // 20: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
 	29, // 21: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
 	33, // 22: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
-	43, // 23: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	49, // 23: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
 	39, // 24: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
 	36, // 25: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
 	36, // 26: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
 	39, // 27: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
-	43, // 28: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
-	0,  // 29: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	5,  // 30: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	16, // 31: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	19, // 32: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	21, // 33: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	25, // 34: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	26, // 35: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	27, // 36: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	28, // 37: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	31, // 38: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
-	9,  // 39: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
-	12, // 40: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
-	34, // 41: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
-	37, // 42: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
-	40, // 43: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
-	1,  // 44: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	6,  // 45: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	17, // 46: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	20, // 47: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	22, // 48: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	43, // 49: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	43, // 50: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	29, // 51: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	29, // 52: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	32, // 53: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
-	10, // 54: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
-	13, // 55: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
-	35, // 56: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
-	38, // 57: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
-	44, // 58: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
-	44, // [44:59] is the sub-list for method output_type
-	29, // [29:44] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	49, // 28: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	43, // 29: gpuledger.v1.WhoAmIResponse.grants:type_name -> gpuledger.v1.Grant
+	46, // 30: gpuledger.v1.AuditResponse.entries:type_name -> gpuledger.v1.AuditEntry
+	0,  // 31: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 32: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 33: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 34: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	21, // 35: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	25, // 36: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	26, // 37: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	27, // 38: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	28, // 39: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	31, // 40: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 41: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 42: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	34, // 43: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	37, // 44: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	40, // 45: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	41, // 46: gpuledger.v1.Ledger.WhoAmI:input_type -> gpuledger.v1.WhoAmIRequest
+	44, // 47: gpuledger.v1.Ledger.Audit:input_type -> gpuledger.v1.AuditRequest
+	1,  // 48: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 49: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 50: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	20, // 51: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	22, // 52: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	49, // 53: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	49, // 54: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	29, // 55: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	29, // 56: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	32, // 57: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 58: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 59: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	35, // 60: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	38, // 61: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	50, // 62: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	42, // 63: gpuledger.v1.Ledger.WhoAmI:output_type -> gpuledger.v1.WhoAmIResponse
+	45, // 64: gpuledger.v1.Ledger.Audit:output_type -> gpuledger.v1.AuditResponse
+	48, // [48:65] is the sub-list for method output_type
+	31, // [31:48] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -4492,7 +4935,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ const (
 	Ledger_Rerate_FullMethodName        = "/gpuledger.v1.Ledger/Rerate"
 	Ledger_Reratings_FullMethodName     = "/gpuledger.v1.Ledger/Reratings"
 	Ledger_Export_FullMethodName        = "/gpuledger.v1.Ledger/Export"
+	Ledger_WhoAmI_FullMethodName        = "/gpuledger.v1.Ledger/WhoAmI"
+	Ledger_Audit_FullMethodName         = "/gpuledger.v1.Ledger/Audit"
 )
 
 // LedgerClient is the client API for Ledger service.
@@ -78,6 +80,11 @@ type LedgerClient interface {
 	Reratings(ctx context.Context, in *ReratingsRequest, opts ...grpc.CallOption) (*ReratingsResponse, error)
 	// Export writes a file for other people's tools.
 	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
+	// WhoAmI tells whom the collector takes the caller for, and what that caller
+	// may ask.
+	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
+	// Audit lists who changed what of the ledger, newest first.
+	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error)
 }
 
 type ledgerClient struct {
@@ -256,6 +263,26 @@ func (c *ledgerClient) Export(ctx context.Context, in *ExportRequest, opts ...gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Ledger_ExportClient = grpc.ServerStreamingClient[httpbody.HttpBody]
 
+func (c *ledgerClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhoAmIResponse)
+	err := c.cc.Invoke(ctx, Ledger_WhoAmI_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ledgerClient) Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuditResponse)
+	err := c.cc.Invoke(ctx, Ledger_Audit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LedgerServer is the server API for Ledger service.
 // All implementations must embed UnimplementedLedgerServer
 // for forward compatibility.
@@ -293,6 +320,11 @@ type LedgerServer interface {
 	Reratings(context.Context, *ReratingsRequest) (*ReratingsResponse, error)
 	// Export writes a file for other people's tools.
 	Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
+	// WhoAmI tells whom the collector takes the caller for, and what that caller
+	// may ask.
+	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
+	// Audit lists who changed what of the ledger, newest first.
+	Audit(context.Context, *AuditRequest) (*AuditResponse, error)
 	mustEmbedUnimplementedLedgerServer()
 }
 
@@ -347,6 +379,12 @@ func (UnimplementedLedgerServer) Reratings(context.Context, *ReratingsRequest) (
 }
 func (UnimplementedLedgerServer) Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error {
 	return status.Error(codes.Unimplemented, "method Export not implemented")
+}
+func (UnimplementedLedgerServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhoAmI not implemented")
+}
+func (UnimplementedLedgerServer) Audit(context.Context, *AuditRequest) (*AuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Audit not implemented")
 }
 func (UnimplementedLedgerServer) mustEmbedUnimplementedLedgerServer() {}
 func (UnimplementedLedgerServer) testEmbeddedByValue()                {}
@@ -625,6 +663,42 @@ func _Ledger_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Ledger_ExportServer = grpc.ServerStreamingServer[httpbody.HttpBody]
 
+func _Ledger_WhoAmI_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoAmIRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).WhoAmI(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_WhoAmI_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).WhoAmI(ctx, req.(*WhoAmIRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ledger_Audit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LedgerServer).Audit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ledger_Audit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LedgerServer).Audit(ctx, req.(*AuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Ledger_ServiceDesc is the grpc.ServiceDesc for Ledger service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -683,6 +757,14 @@ var Ledger_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reratings",
 			Handler:    _Ledger_Reratings_Handler,
+		},
+		{
+			MethodName: "WhoAmI",
+			Handler:    _Ledger_WhoAmI_Handler,
+		},
+		{
+			MethodName: "Audit",
+			Handler:    _Ledger_Audit_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
