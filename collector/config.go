@@ -155,6 +155,12 @@ type DuckDBConfig struct {
 	// Threads are those that one question is spread over. Default 0: one per
 	// core.
 	Threads int `yaml:"threads"`
+
+	// OnCorrupt is what happens at the start where the ledger is damaged:
+	// refuse, or set-aside: rename it, say so in the log, the status and the
+	// metrics for as long as it lies there, and begin a new one with what the
+	// agents still hold. Default: refuse.
+	OnCorrupt string `yaml:"on_corrupt"`
 }
 
 // LogConfig is how the collector logs, on standard error.
@@ -202,7 +208,7 @@ func DefaultConfig() Config {
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
 			LiveSeconds: l.LiveSeconds, Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
-		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20},
+		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
 		StopTimeout: Duration{30 * time.Second},
 		Log:         LogConfig{Level: "info", Format: "text"},
 	}

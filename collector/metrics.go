@@ -43,6 +43,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	} {
 		out <- prometheus.MustNewConstMetric(desc(v.name, v.help), v.kind, float64(v.value))
 	}
+	if files, err := m.c.cfg.damagedLedgers(); err == nil {
+		out <- prometheus.MustNewConstMetric(desc("ledgers_set_aside", "Damaged ledgers that were set aside and still lie there."),
+			prometheus.GaugeValue, float64(len(files)))
+	}
 	m.gateways(out)
 }
 

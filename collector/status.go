@@ -27,7 +27,7 @@ func (c *Collector) status(ctx context.Context) (*pb.StatusResponse, error) {
 		}
 		to = max(to, openTo)
 	}
-	res := &pb.StatusResponse{Version: c.deps.Version, Warnings: c.ingest.Warnings()}
+	res := &pb.StatusResponse{Version: c.deps.Version, Warnings: append(c.ingest.Warnings(), c.cfg.storeWarnings()...)}
 	if to > from {
 		res.FirstSecond, res.LastSecond = int64(from), int64(to-1)
 	}

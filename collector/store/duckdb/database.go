@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,9 @@ type database struct {
 
 func openDatabase(ctx context.Context, o Options) (*database, error) {
 	path := filepath.Join(o.Dir, FileName)
+	if err := whole(path); err != nil {
+		return nil, err
+	}
 	set := url.Values{
 		"memory_limit":                 {strconv.FormatInt(o.MemoryBytes, 10) + "B"},
 		"threads":                      {strconv.Itoa(o.Threads)},
@@ -170,17 +174,20 @@ type unsure struct{ error }
 
 func (u *unsure) Unwrap() error { return u.error }
 
-// cannotOpen tells a file that is damaged from one that is out of reach.
+// cannotOpen tells a file that is damaged, or of another program, from one that
+// is out of reach.
 func cannotOpen(path string, err error) error {
 	text := err.Error()
-	for _, sign := range []string{
-		"not a valid DuckDB database", "Corrupt", "corrupt", "checksum", "Serialization Error", "INTERNAL Error",
-		"Failure while replaying WAL", "Could not read enough bytes", "deserialize", "older version", "newer version", "storage version",
-	} {
-		if strings.Contains(text, sign) {
-			return fmt.Errorf("%w: %s: %w: it was left as it is. Move it and its .wal aside and start again: "+
-				"agents send again what they still hold, a backup has the rest", store.ErrCorrupt, path, err)
-		}
+	says := func(signs ...string) bool {
+		return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(text, sign) })
+	}
+	switch {
+	case says("older version", "newer version", "storage version"):
+		return fmt.Errorf("%w: %s: %w: it was left as it is. Run the program that wrote it, or move it and its .wal aside", store.ErrCorrupt, path, err)
+	case says("not a valid DuckDB database", "Corrupt", "corrupt", "checksum", "Serialization Error", "INTERNAL Error",
+		"Failure while replaying WAL", "Could not read enough bytes", "deserialize"):
+		return damaged{fmt.Errorf("%w: %s: %w: it was left as it is. Move it and its .wal aside and start again: "+
+			"agents send again what they still hold, a backup has the rest", store.ErrCorrupt, path, err)}
 	}
 	return fmt.Errorf("%w: open %s: %w", store.ErrUnavailable, path, err)
 }

@@ -29,5 +29,6 @@
 // DuckDB has given up on the database itself (a full disk in the wrong moment)
 // the file is closed and opened again, which is also how it recovers from a
 // crash. Whether a commit that failed in its last step is durable is read from
-// the file, never guessed. A file that cannot be read is left alone.
+// the file, never guessed. A file that cannot be read is never written to: it is
+// left alone, or, where the options say so, renamed and a new one begun.
 package duckdb

@@ -46,6 +46,13 @@ type Options struct {
 	// Readers is the number of views at a time; more wait. Default: 4.
 	Readers int
 
+	// SetAside has a damaged ledger renamed when it is opened, and a new one
+	// begun, in place of [store.ErrCorrupt]. What only the damaged one held is
+	// not in the new one: [SetAside] lists such files, and the log has an error.
+	// A file of another program or of a newer version is refused all the same.
+	// Default: damage is refused.
+	SetAside bool
+
 	// Logger is told of recoveries and slow housekeeping. Default: nothing is
 	// logged.
 	Logger *slog.Logger

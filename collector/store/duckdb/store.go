@@ -40,7 +40,7 @@ var _ store.Store = (*Store)(nil)
 
 // Open opens the ledger in a directory, or makes an empty one. A ledger that
 // is in use gives an error that wraps [store.ErrUnavailable], one that cannot
-// be read [store.ErrCorrupt].
+// be read [store.ErrCorrupt], unless [Options.SetAside] says otherwise.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -57,6 +57,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	err = s.ready(ctx)
+	if broken := new(damaged); o.SetAside && errors.As(err, broken) {
+		if err = errors.Join(s.closeDatabase(), s.setAside(err)); err == nil {
+			err = s.ready(ctx)
+		}
+	}
 	if err == nil && s.state.mapping != 0 {
 		// Mappings end with their program.
 		err = s.replaceMapping(ctx, nil, 0)
@@ -190,13 +195,15 @@ func (db *database) dimensions(ctx context.Context) (*dimensions, error) {
 	})
 }
 
-// runs are the spans of covered and chunk together, those that touch merged.
+// runs are the spans of covered and chunk together, merged where they overlap,
+// and where they touch and are one chain.
 const runs = `
-	SELECT life, min(first) AS first, max(last) AS last FROM (
+	SELECT life, min(first) AS first, max(last) AS last, arg_min(previous, first) AS previous, arg_max(link, last) AS link FROM (
 		SELECT *, sum(new) OVER (PARTITION BY life ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS run FROM (
-			SELECT *, CASE WHEN first <= max(last) OVER (
-				PARTITION BY life ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) THEN 0 ELSE 1 END AS new
-			FROM (SELECT life, first, last FROM covered UNION ALL SELECT life, sequence, sequence + seconds FROM chunk)))
+			SELECT *, CASE WHEN first < max(last) OVER before OR (first = max(last) OVER before AND previous = arg_max(link, last) OVER before)
+				THEN 0 ELSE 1 END AS new
+			FROM (SELECT * FROM covered UNION ALL SELECT life, sequence, sequence + seconds, previous, link FROM chunk)
+			WINDOW before AS (PARTITION BY life ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)))
 	GROUP BY life, run`
 
 func (db *database) coverage(ctx context.Context, lives map[lifeKey]int32) (coverage, error) {
@@ -207,7 +214,7 @@ func (db *database) coverage(ctx context.Context, lives map[lifeKey]int32) (cove
 	c := make(coverage)
 	err := each(ctx, db.writer, runs+` ORDER BY 2`, nil, func(rows *sql.Rows) error {
 		var s span
-		if err := rows.Scan(&s.life, &s.first, &s.last); err != nil {
+		if err := rows.Scan(&s.life, &s.first, &s.last, &s.previous, &s.link); err != nil {
 			return err
 		}
 		c.add(names[s.life], s)
