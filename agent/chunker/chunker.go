@@ -95,6 +95,7 @@ type Chunker struct {
 	single  batch // scratch for one second
 	parts   parts // what open's numbers mean
 
+	link    []byte    // of the node's chain behind the newest closed chunk
 	waiting []*closed // closed, and refused by the spool so far
 
 	told [losses]bool // what of it has been logged
@@ -111,6 +112,7 @@ type Chunker struct {
 type closed struct {
 	facts  *attribution.Chunk // in the memory of the batch that it was made from
 	chunk  spool.Chunk
+	digest []byte
 	roster *roster
 }
 
@@ -126,7 +128,10 @@ func New(o Options) (*Chunker, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Chunker{o: o, boot: o.Spool.Boot(), next: o.Spool.Next()}
+	c := &Chunker{o: o, boot: o.Spool.Boot(), next: o.Spool.Next(), link: o.Spool.Link()}
+	if len(c.link) == 0 { // a new spool, or one whose newest chunk is not chained
+		c.link = attribution.FirstLink(c.boot)
+	}
 	seconds, err := o.Spool.OpenSeconds()
 	if err != nil {
 		o.Logger.Error("chunker: sealed seconds can't be read back; they will be unobserved", "node", o.Node, "err", err)
@@ -244,10 +249,13 @@ func (c *Chunker) close() {
 	c.parts.reset()
 }
 
-// await has chunks wait for the spool.
+// await has chunks wait for the spool, each chained to the one before.
 func (c *Chunker) await(chunks []*closed) {
 	for _, x := range chunks {
 		x.facts = nil
+		x.chunk.Body = wire.AppendPrevious(x.chunk.Body, c.link)
+		c.link = attribution.Link(c.link, x.chunk.Sequence, x.digest)
+		x.chunk.Link = c.link
 		c.waiting = append(c.waiting, x)
 	}
 }
@@ -288,5 +296,8 @@ func (c *Chunker) pack(chunk *attribution.Chunk) (*closed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("chunk %d: %w", chunk.Key.Sequence, err)
 	}
-	return &closed{chunk, spool.Chunk{Sequence: chunk.Key.Sequence, Seconds: chunk.Seconds, RosterID: r.id, Body: body}, r}, nil
+	return &closed{
+		facts: chunk, digest: m.GetDigest(), roster: r,
+		chunk: spool.Chunk{Sequence: chunk.Key.Sequence, Seconds: chunk.Seconds, RosterID: r.id, Body: body},
+	}, nil
 }

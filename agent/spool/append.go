@@ -66,6 +66,12 @@ func (s *Spool) take(r *record) error {
 	}
 	c := &r.chunk
 	r.bytes = int64(len(c.Body)+len(r.meter)) + chunkHead + frameHead
+	if len(c.Link) > 0 {
+		r.bytes += linkBytes + frameHead
+	}
+	if len(c.Link) > 0 && (r.t != recordChunk || len(c.Link) != attribution.LinkSize) {
+		return fmt.Errorf("spool: a link of %d bytes", len(c.Link))
+	}
 	if r.t != recordMeter {
 		if c.Seconds < 1 || c.Seconds > attribution.ChunkSeconds {
 			return fmt.Errorf("spool: a chunk of %d seconds", c.Seconds)
@@ -94,7 +100,7 @@ func (s *Spool) take(r *record) error {
 			s.stats.ChunksRefused++
 			return s.errFull()
 		}
-		s.skipping, s.chunked = false, c.End()
+		s.skipping, s.chunked, s.chain = false, c.End(), link{c.End(), c.Link}
 		s.chunks++
 		s.bodyBytes += int64(len(c.Body))
 	default: // the meter's state: only the newest counts

@@ -98,6 +98,13 @@ func (l *life) check(t testing.TB, s *spool.Spool) {
 	if expect != 0 && expect != next {
 		t.Fatalf("the log ends at %d, next is %d", expect, next)
 	}
+	through := next // end of the newest chunk
+	if len(seconds) > 0 {
+		through = seconds[0].Sequence
+	}
+	if want := linkAt(through); through > start && !bytes.Equal(s.Link(), want) {
+		t.Fatalf("the link behind the chunk that ends at %d is %x, want %x", through, s.Link(), want)
+	}
 	var meter int
 	if m := s.Meter(); m != nil {
 		if _, err := fmt.Sscan(string(m), &meter); err != nil {

@@ -32,12 +32,14 @@ const (
 	recordChunk  // sequence, seconds, roster id, encoding
 	recordMeter  // opaque
 	recordAck    // sequence
+	recordLink   // end of a chunk, the link of the node's chain behind it; before that chunk
 )
 
 const (
 	checkpointHead = 16 + 8 + 8 + 8 + 8
 	chunkHead      = 8 + 1 + 16
 	rosterHead     = 16
+	linkBytes      = 8 + attribution.LinkSize
 )
 
 // plausible reports whether a payload of n bytes fits the type at all.
@@ -55,6 +57,8 @@ func (t recordType) plausible(n int) bool {
 		return true
 	case recordAck:
 		return n == 8
+	case recordLink:
+		return n == linkBytes
 	default:
 		return false
 	}
@@ -155,8 +159,10 @@ type checkpoint struct {
 	prev       uint64 // the segment before this one with anything durable in it
 	prevLength int64  // of which this much is durable
 	meter      []byte
+	chain      link // behind the newest durable chunk
 }
 
+// frame is a checkpoint's record, and its chain's.
 func (c *checkpoint) frame(dst []byte) []byte {
 	head := make([]byte, 0, checkpointHead)
 	head = append(head, c.boot[:]...)
@@ -164,7 +170,7 @@ func (c *checkpoint) frame(dst []byte) []byte {
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.acked))
 	head = binary.LittleEndian.AppendUint64(head, c.prev)
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.prevLength))
-	return appendFrame(dst, recordCheckpoint, head, c.meter)
+	return c.chain.frame(appendFrame(dst, recordCheckpoint, head, c.meter))
 }
 
 func parseCheckpoint(p []byte) (c checkpoint) {
@@ -191,6 +197,24 @@ func parseChunk(p []byte) (c Chunk) {
 	copy(c.RosterID[:], p[9:])
 	c.Body = p[chunkHead:]
 	return c
+}
+
+// link is the chain's link behind the chunk that ends at a second.
+type link struct {
+	end  attribution.Second
+	link []byte // empty: not known
+}
+
+// frame appends nothing where the link is not known.
+func (l *link) frame(dst []byte) []byte {
+	if len(l.link) == 0 {
+		return dst
+	}
+	return appendFrame(dst, recordLink, binary.LittleEndian.AppendUint64(nil, uint64(l.end)), l.link)
+}
+
+func parseLink(p []byte) link {
+	return link{attribution.Second(binary.LittleEndian.Uint64(p)), append([]byte(nil), p[8:]...)}
 }
 
 func frameAck(dst []byte, sequence attribution.Second) []byte {

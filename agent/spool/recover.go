@@ -223,6 +223,7 @@ func (s *Spool) load(number uint64) error {
 		return err
 	}
 	seg.size = int64(len(b))
+	var chain link // of the chunk that follows
 	scanSegment(b, func(off int, t recordType, payload []byte) {
 		at := location{uint32(off), uint32(frameHead + len(payload))}
 		switch t {
@@ -239,6 +240,15 @@ func (s *Spool) load(number uint64) error {
 		case recordChunk, recordSecond:
 			c := parseChunk(payload)
 			s.loadChunk(t, entry{sequence: c.Sequence, seg: seg, at: at, body: uint32(len(c.Body)), seconds: uint8(c.Seconds)})
+			if t == recordChunk && c.End() == s.through {
+				if s.chain = (link{end: c.End()}); chain.end == c.End() {
+					s.chain = chain
+				}
+			}
+		case recordLink:
+			if chain = parseLink(payload); chain.end == s.through {
+				s.chain = chain // of chunks that may be gone by now
+			}
 		default:
 		}
 	})
@@ -278,6 +288,10 @@ func (s *Spool) settle() {
 	}
 	s.open = slices.DeleteFunc(s.open, func(e entry) bool { return e.sequence < s.through })
 	s.chunked, s.next, s.keptMeter = s.through, s.through, s.meter
+	if s.chain.end != s.through {
+		s.chain = link{}
+	}
+	s.keptChain = s.chain
 	if n := len(s.open); n > 0 {
 		s.next = s.open[n-1].end()
 	}

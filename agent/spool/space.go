@@ -171,7 +171,7 @@ func (s *Spool) ensureSpare(p *plan) error {
 	for i := range p.batch {
 		meter = max(meter, len(p.batch[i].meter))
 	}
-	need := int64(len(magic) + 2*frameHead + checkpointHead + meter)
+	need := int64(len(magic) + 3*frameHead + checkpointHead + meter + linkBytes)
 	if s.spare >= need {
 		return nil
 	}

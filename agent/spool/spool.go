@@ -113,6 +113,10 @@ type Chunk struct {
 	Seconds  int                // 1 to 10
 	RosterID attribution.Fingerprint
 	Body     []byte // encoded
+	// Link is the link of the node's chain behind it ([attribution.Link]), empty
+	// where it is not chained. It is given to AppendChunk; readers have no use
+	// for it, and get none.
+	Link []byte
 }
 
 // End is the first second after the chunk.
@@ -174,6 +178,8 @@ type Spool struct {
 	meter     []byte
 	keptMeter []byte                  // as last made durable
 	lastID    attribution.Fingerprint // roster of the newest pending chunk
+	chain     link                    // behind the newest chunk, pending ones included
+	keptChain link                    // behind the newest durable chunk
 	bodyBytes int64                   // of index and pending chunks
 	chunks    int                     // in index and pending
 	fault     error                   // of the last write, nil where it succeeded
@@ -308,6 +314,14 @@ func (s *Spool) Durable() attribution.Second {
 		return max(s.through, s.open[n-1].end())
 	}
 	return s.through
+}
+
+// Link is the link behind the newest chunk, pending ones included; nil where
+// there is none, or it is not known.
+func (s *Spool) Link() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.chain.link
 }
 
 // Meter is the newest state given to AppendMeter, nil where there is none. The

@@ -51,8 +51,11 @@ func rosterOf(s attribution.Second) (attribution.Fingerprint, []byte) {
 func chunkAt(first attribution.Second) spool.Chunk {
 	id, _ := rosterOf(first)
 	end := first.ChunkStart() + attribution.ChunkSeconds
-	return spool.Chunk{Sequence: first, Seconds: int(end - first), RosterID: id, Body: content("chunk", first, 8)}
+	return spool.Chunk{Sequence: first, Seconds: int(end - first), RosterID: id, Body: content("chunk", first, 8), Link: linkAt(end)}
 }
+
+// linkAt is the link behind the chunk that ends at a second.
+func linkAt(end attribution.Second) []byte { return attribution.Link(nil, end, nil) }
 
 func end(first attribution.Second) attribution.Second {
 	c := chunkAt(first)
@@ -144,6 +147,9 @@ func TestBitFlips(t *testing.T) {
 			} else if err != nil && !errors.Is(err, spool.ErrCorrupt) {
 				t.Fatal(err)
 			}
+		}
+		if l := s.Link(); l != nil && !bytes.Equal(l, linkAt(s.Next())) {
+			t.Fatalf("bit %d: the link is that of another chunk than the newest", bit)
 		}
 		st := s.Stats()
 		if n < 11 || st.CorruptFiles != 1 {

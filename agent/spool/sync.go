@@ -97,7 +97,7 @@ type plan struct {
 // plan takes what is to be written next from what is pending. ok is false
 // where that is nothing. It is called with mu held.
 func (s *Spool) plan(closing bool) (p plan, ok bool) {
-	p.checkpoint = checkpoint{boot: s.boot, through: s.through, acked: s.acked, meter: s.keptMeter}
+	p.checkpoint = checkpoint{boot: s.boot, through: s.through, acked: s.acked, meter: s.keptMeter, chain: s.keptChain}
 	if n := len(s.segments); n > 0 {
 		p.prev, p.prevLength = s.segments[n-1].number, s.segments[n-1].size
 	}
@@ -203,6 +203,8 @@ func (s *Spool) write(p *plan) (written, error) {
 		if w.seg.rosters[id].size == 0 && w.rosters[id].size == 0 {
 			w.rosters[id] = frame(func(b []byte) []byte { return appendFrame(b, recordRoster, id[:], r.roster) })
 		}
+		chain := link{r.chunk.End(), r.chunk.Link}
+		buf = chain.frame(buf)
 		w.at = append(w.at, frame(func(b []byte) []byte { return frameChunk(b, r.t, &r.chunk) }))
 	}
 	if !p.rotate && p.acked != s.ackKept {
@@ -284,6 +286,7 @@ func (s *Spool) install(batch []record, w written) {
 		switch r.t {
 		case recordChunk:
 			s.installChunk(e)
+			s.keptChain = link{r.chunk.End(), r.chunk.Link}
 		case recordSecond:
 			s.installSecond(e)
 		default:

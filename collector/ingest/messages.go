@@ -108,6 +108,9 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
+	if err := wire.Previous(m.GetPrevious()); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
 	r, err := st.roster(id)
 	if err != nil {
 		return err
@@ -136,7 +139,7 @@ func newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster, firstOfRoster bool) 
 	}
 	return &chunk{
 		Chunk: c, roster: r, bytes: bytes,
-		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.stored.ID, Body: m.GetBody(), Digest: m.GetDigest()},
+		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.stored.ID, Body: m.GetBody(), Digest: m.GetDigest(), Previous: m.GetPrevious()},
 	}
 }
 
@@ -148,6 +151,9 @@ const rosterMemory = 4
 func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 	n := st.node
 	key, err := wire.ClosedKey(m, n.id.cluster, n.id.node, st.boot)
+	if err == nil {
+		err = wire.Previous(m.GetPrevious())
+	}
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -178,6 +184,7 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 	if err != nil || string(full.Digest) != string(m.GetDigest()) {
 		return st.resend(key)
 	}
+	full.Previous = m.GetPrevious()
 	return st.admit(ctx, st.newChunk(c, full, r))
 }
 

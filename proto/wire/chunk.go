@@ -122,7 +122,22 @@ func chunkKey(cluster, node string, boot attribution.Boot, sequence int64, secon
 // CloseChunk announces a chunk whose seconds went live: of its message, what
 // does not follow from them.
 func CloseChunk(m *pb.Chunk) *pb.ChunkClosed {
-	return &pb.ChunkClosed{Sequence: m.GetSequence(), Seconds: m.GetSeconds(), Digest: m.GetDigest()}
+	return &pb.ChunkClosed{Sequence: m.GetSequence(), Seconds: m.GetSeconds(), Digest: m.GetDigest(), Previous: m.GetPrevious()}
+}
+
+// AppendPrevious chains the encoding of a chunk that is not yet chained: what
+// it returns is the encoding of the same chunk with that link before it.
+func AppendPrevious(encoded, previous []byte) []byte {
+	const field = 7 // Chunk.previous
+	return protowire.AppendBytes(protowire.AppendTag(encoded, field, protowire.BytesType), previous)
+}
+
+// Previous checks the link before a chunk: 32 bytes, or none.
+func Previous(b []byte) error {
+	if len(b) != 0 && len(b) != attribution.LinkSize {
+		return malformed(4, "previous", "%d bytes: want %d, or none", len(b), attribution.LinkSize)
+	}
+	return nil
 }
 
 // Boot reads a boot id.

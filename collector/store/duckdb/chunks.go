@@ -99,12 +99,12 @@ func (r *reader) page(ctx context.Context, p page, from attribution.Second, f fu
 	if err != nil {
 		return nil, err
 	}
-	err = each(ctx, r.conn, `SELECT l.cluster, l.node, l.boot, c.sequence, c.seconds, c.roster, c.body, c.digest
+	err = each(ctx, r.conn, `SELECT l.cluster, l.node, l.boot, c.sequence, c.seconds, c.roster, c.body, c.digest, c.previous
 		FROM chunk c JOIN life l ON l.id = c.life WHERE c.life IN (`+list+`) AND`+within+` ORDER BY 1, 2, 4`, args, func(rows *sql.Rows) error {
 		var ch store.Chunk
 		var boot []byte
 		var roster int32
-		if err := rows.Scan(&ch.Key.Cluster, &ch.Key.Node, &boot, &ch.Key.Sequence, &ch.Seconds, &roster, &ch.Body, &ch.Digest); err != nil {
+		if err := rows.Scan(&ch.Key.Cluster, &ch.Key.Node, &boot, &ch.Key.Sequence, &ch.Seconds, &roster, &ch.Body, &ch.Digest, &ch.Previous); err != nil {
 			return err
 		}
 		ch.Key.Boot = attribution.Boot(boot)

@@ -73,10 +73,12 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 		return err
 	}
 	for i := range b.Chunks {
-		k := &b.Chunks[i].Key
-		n := node{k.Cluster, k.Node}
-		first := k.Sequence
-		s.cover.add(n, span{first, first + attribution.Second(b.Chunks[i].Seconds), s.dims.lives[lifeKey{n, k.Boot}]})
+		ch := &b.Chunks[i]
+		n, first := node{ch.Key.Cluster, ch.Key.Node}, ch.Key.Sequence
+		s.cover.add(n, span{
+			first: first, last: first + attribution.Second(ch.Seconds), life: s.dims.lives[lifeKey{n, ch.Key.Boot}],
+			previous: string(ch.Previous), link: string(ch.Link()),
+		})
 	}
 	return nil
 }
@@ -90,6 +92,9 @@ func (s *Store) check(b *store.Batch) error {
 		ch := &b.Chunks[i]
 		if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || int64(ch.Key.Sequence) != int64(int32(ch.Key.Sequence/60))*60+int64(ch.Key.Sequence%60) {
 			return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
+		}
+		if n := len(ch.Previous); n != 0 && n != attribution.LinkSize {
+			return fmt.Errorf("%w: node %q chunk %d: the link before it has %d bytes", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, n)
 		}
 	}
 	for i := range b.Rows {
@@ -305,7 +310,8 @@ func (c *commit) writeChunks(ctx context.Context) error {
 	return c.append("", "chunk", func(row appendRow) error {
 		for i := range chunks {
 			ch := &chunks[i]
-			if err := row(lives[i], int64(ch.Key.Sequence), uint8(ch.Seconds), rosters[i], nonNil(ch.Body), nonNil(ch.Digest)); err != nil {
+			if err := row(lives[i], int64(ch.Key.Sequence), uint8(ch.Seconds), rosters[i], nonNil(ch.Body), nonNil(ch.Digest),
+				nonNil(ch.Previous), nonNil(ch.Link())); err != nil {
 				return err
 			}
 		}

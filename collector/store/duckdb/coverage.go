@@ -16,10 +16,17 @@ type node struct{ cluster, name string }
 type span struct {
 	first, last attribution.Second
 	life        int32
+	// The chain before and behind it, "" where it is not chained.
+	previous, link string
+}
+
+// joins reports whether a span goes on where another ends.
+func (s *span) joins(t *span) bool {
+	return t.last == s.first && t.life == s.life && t.link == s.previous
 }
 
 // coverage is which seconds of which node are stored: per node, its spans in
-// order and without overlap, adjacent ones of one life merged.
+// order and without overlap, adjacent ones of one life and chain merged.
 type coverage map[node][]span
 
 // check finds a chunk of the batch that holds a second that is covered, or
@@ -66,16 +73,16 @@ func overlap(spans []span, first, last attribution.Second) (span, bool) {
 func (c coverage) add(n node, s span) {
 	spans := c[n]
 	i, _ := slices.BinarySearchFunc(spans, s.first, func(t span, x attribution.Second) int { return cmp.Compare(t.first, x) })
-	joinsLeft := i > 0 && spans[i-1].last == s.first && spans[i-1].life == s.life
-	joinsRight := i < len(spans) && spans[i].first == s.last && spans[i].life == s.life
+	joinsLeft := i > 0 && s.joins(&spans[i-1])
+	joinsRight := i < len(spans) && spans[i].joins(&s)
 	switch {
 	case joinsLeft && joinsRight:
-		spans[i-1].last = spans[i].last
+		spans[i-1].last, spans[i-1].link = spans[i].last, spans[i].link
 		spans = slices.Delete(spans, i, i+1)
 	case joinsLeft:
-		spans[i-1].last = s.last
+		spans[i-1].last, spans[i-1].link = s.last, s.link
 	case joinsRight:
-		spans[i].first = s.first
+		spans[i].first, spans[i].previous = s.first, s.previous
 	default:
 		spans = slices.Insert(spans, i, s)
 	}

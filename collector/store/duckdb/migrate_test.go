@@ -120,10 +120,12 @@ func asVersion1(t *testing.T, from, to string) {
 	exec(`ATTACH '` + filepath.Join(from, duckdb.FileName) + `' AS now (READ_ONLY)`)
 	for _, table := range []string{
 		"state", "owner", "owner_label", "device", "device_label", "method", "series", "tally_series",
-		"minute", "hour", "day", "tally_minute", "tally_hour", "tally_day", "late", "life", "roster", "chunk", "covered", "document",
+		"minute", "hour", "day", "tally_minute", "tally_hour", "tally_day", "late", "life", "roster", "document",
 	} {
 		exec(`INSERT INTO ` + table + ` SELECT * FROM now.` + table)
 	}
+	exec(`INSERT INTO chunk SELECT life, sequence, seconds, roster, body, digest FROM now.chunk`)
+	exec(`INSERT INTO covered SELECT life, first, last FROM now.covered`)
 	exec(`INSERT INTO owner_map SELECT owner, team, model, class, tier FROM now.owner_map`)
 	exec(`INSERT INTO served SELECT owner, model, several FROM now.served`)
 	exec(`UPDATE state SET version = 1`)

@@ -155,11 +155,11 @@ func (r *reader) Devices(ctx context.Context, from, to attribution.Second, fs []
 // Ranges implements [store.Reader].
 func (r *reader) Ranges(ctx context.Context, f func(store.Range) error) error {
 	var call error
-	err := each(ctx, r.conn, `SELECT l.cluster, l.node, l.boot, r.first, r.last FROM (`+runs+`) r JOIN life l ON l.id = r.life
+	err := each(ctx, r.conn, `SELECT l.cluster, l.node, l.boot, r.first, r.last, r.previous, r.link FROM (`+runs+`) r JOIN life l ON l.id = r.life
 		ORDER BY 1, 2, 4`, nil, func(rows *sql.Rows) error {
 		var x store.Range
 		var boot []byte
-		if err := rows.Scan(&x.Cluster, &x.Node, &boot, &x.From, &x.To); err != nil {
+		if err := rows.Scan(&x.Cluster, &x.Node, &boot, &x.From, &x.To, &x.Previous, &x.Link); err != nil {
 			return err
 		}
 		x.Boot = attribution.Boot(boot)

@@ -242,7 +242,7 @@ func (s *Store) dropChunks(ctx context.Context, kept attribution.Second) error {
 	return appendTo(s.db, "", "covered", func(row appendRow) error {
 		for _, spans := range s.cover {
 			for _, x := range spans {
-				if err := row(x.life, int64(x.first), int64(x.last)); err != nil {
+				if err := row(x.life, int64(x.first), int64(x.last), []byte(x.previous), []byte(x.link)); err != nil {
 					return err
 				}
 			}

@@ -2,7 +2,7 @@ package duckdb
 
 // schemaVersion is that of the tables below. A ledger of a newer version is
 // refused, one of an older is brought up to it by migrations.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // migrations make of each version, from 1, the next. They run in the
 // transaction that opens the ledger.
@@ -14,7 +14,24 @@ var migrations = [schemaVersion - 1][]string{
 	{transferTable},
 	// More that is known of what owners served.
 	{`CREATE OR REPLACE TABLE served ` + servedColumns, `INSERT INTO served ` + servedOf(``)},
+	// The chain of a node's chunks.
+	{
+		`ALTER TABLE chunk RENAME TO chunk4`, chunkTable, `INSERT INTO chunk SELECT *, '', '' FROM chunk4`, `DROP TABLE chunk4`,
+		`ALTER TABLE covered RENAME TO covered4`, coveredTable, `INSERT INTO covered SELECT *, '', '' FROM covered4`, `DROP TABLE covered4`,
+	},
 }
+
+// Bodies and hashes are as good as random, and analysing them costs more than
+// all else of a commit. previous and link are empty where nothing is chained.
+const chunkTable = `CREATE TABLE chunk (
+		life INTEGER NOT NULL, sequence BIGINT NOT NULL, seconds UTINYINT NOT NULL, roster INTEGER NOT NULL,
+		body BLOB NOT NULL USING COMPRESSION uncompressed, digest BLOB NOT NULL USING COMPRESSION uncompressed,
+		previous BLOB NOT NULL USING COMPRESSION uncompressed, link BLOB NOT NULL USING COMPRESSION uncompressed)`
+
+// coveredTable holds seconds whose chunks may be gone, and the chain at both
+// ends of them. What is stored is this and the chunks.
+const coveredTable = `CREATE TABLE covered (
+		life INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL, previous BLOB NOT NULL, link BLOB NOT NULL)`
 
 // ownerMap is the columns of owner_map: [store.Mapped] of each owner, empty
 // before rules are set.
@@ -81,13 +98,7 @@ var schema = [...]string{
 
 	`CREATE TABLE life (id INTEGER NOT NULL, cluster VARCHAR NOT NULL, node VARCHAR NOT NULL, boot UUID NOT NULL)`,
 	`CREATE TABLE roster (id INTEGER NOT NULL, fingerprint UUID NOT NULL, body BLOB NOT NULL)`,
-	// Bodies are compressed already, and analysing them again costs more than
-	// all else of a commit.
-	`CREATE TABLE chunk (
-		life INTEGER NOT NULL, sequence BIGINT NOT NULL, seconds UTINYINT NOT NULL, roster INTEGER NOT NULL,
-		body BLOB NOT NULL USING COMPRESSION uncompressed, digest BLOB NOT NULL USING COMPRESSION uncompressed)`,
-	// Seconds whose chunks may be gone. What is stored is this and the chunks.
-	`CREATE TABLE covered (life INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL)`,
+	chunkTable, coveredTable,
 
 	transferTable,
 
