@@ -55,6 +55,8 @@ type Deps struct {
 	Machine Machine
 	Log     *slog.Logger
 	Version string
+	// Rand yields numbers in [0, 1) for jitter. nil: math/rand/v2.
+	Rand func() float64
 	// Abort cuts a graceful stop short when it ends. nil: nothing does.
 	Abort context.Context //nolint:containedctx // it is a second signal, not the scope of a call
 }
@@ -156,7 +158,7 @@ func (a *Agent) open(ids []sampler.Node) error {
 		n, err := openNode(id, nodeOptions{
 			export: x,
 			dir:    spoolDir(a.cfg.StateDir, id.Cluster, id.Name), boot: id.Boot, spool: a.cfg.Spool,
-			fs: a.deps.FS, client: a.deps.Client, version: a.deps.Version, log: a.deps.Log,
+			fs: a.deps.FS, client: a.deps.Client, version: a.deps.Version, rand: a.deps.Rand, log: a.deps.Log,
 			// A script's chunks must come out the same again: it takes the card
 			// that the collector has, not one of an earlier run.
 			storedCard: a.source.Script == nil || a.source.Speed > 0,

@@ -110,6 +110,7 @@ type nodeOptions struct {
 	fs      spool.FS
 	client  pb.IngestClient
 	version string
+	rand    func() float64
 	log     *slog.Logger
 	export  *export
 	// storedCard says that the card kept from an earlier run may be used
@@ -128,7 +129,7 @@ func openNode(id sampler.Node, o nodeOptions) (n *node, err error) {
 	}
 	n.uplink, err = uplink.New(uplink.Options{
 		Client: o.client, Cluster: id.Cluster, Node: id.Name, Version: o.version,
-		Spool: n.spool, OnRateCard: n.takeRateCard, Logger: o.log,
+		Spool: n.spool, OnRateCard: n.takeRateCard, Logger: o.log, Rand: o.rand,
 	})
 	if err == nil && o.storedCard {
 		err = n.loadRateCard()

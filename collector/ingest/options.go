@@ -3,6 +3,7 @@ package ingest
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -15,6 +16,8 @@ type Options struct {
 	Version string
 	// Clock is the wall clock. Default: time.Now.
 	Clock func() time.Time
+	// Rand yields numbers in [0, 1) for jitter. Default: math/rand/v2.
+	Rand func() float64
 	// Log gets what operators should know. Default: nowhere.
 	Log *slog.Logger
 	// AllowFuture takes chunks whatever their time. Otherwise chunks that lie
@@ -51,12 +54,20 @@ type Limits struct {
 	LiveSeconds int
 	// LiveBytes is the same in bytes of memory. Default 8 MiB.
 	LiveBytes int64
+	// LiveTotalBytes is the same over all nodes. Default 512 MiB. At the limit
+	// nodes that hold more than an equal share drop their oldest; their chunks
+	// bring them again, in full.
+	LiveTotalBytes int64
 	// Rosters is the number of rosters kept per stream. Default 64. At the
 	// limit the one not used for longest is dropped; a reference to it later
 	// ends the stream, and the agent connects again and sends it again.
 	Rosters int
 	// RosterBytes is the same in bytes of wire encoding. Default 8 MiB.
 	RosterBytes int64
+	// RosterTotalBytes is the same over all streams. Default 256 MiB. At the
+	// limit streams that hold more than an equal share drop those not used for
+	// longest; one whose newest roster alone is more than that is ended.
+	RosterTotalBytes int64
 	// Ranges is the number of separate runs of seconds that a node may have.
 	// Default 100,000. At the limit chunks that would open another are
 	// rejected.
@@ -73,6 +84,9 @@ type Timing struct {
 	MaxAge time.Duration
 	// Hello is how long a stream may take to introduce itself. Default 10 s.
 	Hello time.Duration
+	// Unread is how long a stream's answers may wait for an agent that does not
+	// read them; then the stream is ended. Default 1 min.
+	Unread time.Duration
 	// Backoff is the first wait after a store error; it doubles up to
 	// MaxBackoff. Defaults 100 ms and 10 s.
 	Backoff, MaxBackoff time.Duration
@@ -85,13 +99,16 @@ type Timing struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Nodes: 50_000, PendingChunks: 131_072, PendingBytes: 1 << 30, BatchRows: 100_000, LiveSeconds: 30,
-		LiveBytes: 8 << 20, Rosters: 64, RosterBytes: 8 << 20, Ranges: 100_000,
+		LiveBytes: 8 << 20, LiveTotalBytes: 512 << 20, Rosters: 64, RosterBytes: 8 << 20, RosterTotalBytes: 256 << 20, Ranges: 100_000,
 	}
 }
 
 func (o Options) withDefaults() Options {
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -104,12 +121,15 @@ func (o Options) withDefaults() Options {
 	orElse(&l.BatchRows, d.BatchRows)
 	orElse(&l.LiveSeconds, d.LiveSeconds)
 	orElse(&l.LiveBytes, d.LiveBytes)
+	orElse(&l.LiveTotalBytes, d.LiveTotalBytes)
 	orElse(&l.Rosters, d.Rosters)
 	orElse(&l.RosterBytes, d.RosterBytes)
+	orElse(&l.RosterTotalBytes, d.RosterTotalBytes)
 	orElse(&l.Ranges, d.Ranges)
 	orElse(&t.Linger, 250*time.Millisecond)
 	orElse(&t.MaxAge, 90*time.Second)
 	orElse(&t.Hello, 10*time.Second)
+	orElse(&t.Unread, time.Minute)
 	orElse(&t.Backoff, 100*time.Millisecond)
 	orElse(&t.MaxBackoff, 10*time.Second)
 	orElse(&t.Housekeeping, time.Minute)
@@ -134,8 +154,10 @@ func (l *Limits) Validate() error {
 		{"batch_rows", int64(l.BatchRows)},
 		{"live_seconds", int64(l.LiveSeconds)},
 		{"live_bytes", l.LiveBytes},
+		{"live_total_bytes", l.LiveTotalBytes},
 		{"rosters", int64(l.Rosters)},
 		{"roster_bytes", l.RosterBytes},
+		{"roster_total_bytes", l.RosterTotalBytes},
 		{"ranges", int64(l.Ranges)},
 	} {
 		if f.value < 0 {

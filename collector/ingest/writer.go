@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -110,6 +109,7 @@ func (s *Server) sweep(now time.Time) {
 	for _, n := range s.allNodes() {
 		n.mu.Lock()
 		gs := n.makeReady(func(g *group) bool { return now.Sub(g.since) >= s.o.Timing.MaxAge })
+		s.count.liveShed.Add(int64(n.shedLive()))
 		if n.stream == nil && len(n.live) > 0 && now.Sub(n.left) >= liveAfterLeaving {
 			n.dropLive(func(*live) bool { return true })
 		}
@@ -168,7 +168,7 @@ func (s *Server) commit(ctx context.Context, gs []*group) error {
 		s.count.commitFailures.Add(1)
 		s.trouble.Store(&err)
 		s.o.Log.Error("the store fails; nothing is acknowledged until it works", "error", err, "again_in", backoff)
-		if err := s.wait(ctx, backoff/2+rand.N(backoff/2+1)); err != nil {
+		if err := s.wait(ctx, backoff/2+time.Duration(s.o.Rand()*float64(backoff/2))); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, s.o.Timing.MaxBackoff)
@@ -228,12 +228,12 @@ func (s *Server) committed(number uint64, gs []*group) {
 	now := s.o.Clock()
 	byNode := make(map[*node][]*group)
 	kept := keptOnes{number: number, groups: gs}
-	chunks := int64(0)
+	var back []charge
 	for _, g := range gs {
 		byNode[g.node] = append(byNode[g.node], g)
 		s.count.rows.Add(int64(g.rows()))
 		kept.bytes += g.bytes
-		chunks += int64(len(g.chunks))
+		back = append(back, charge{g.node.holder, int64(len(g.chunks)), g.bytes})
 	}
 	for n, gs := range byNode {
 		n.mu.Lock()
@@ -245,7 +245,7 @@ func (s *Server) committed(number uint64, gs []*group) {
 		n.mu.Unlock()
 	}
 	s.keep(kept)
-	s.budget.give(chunks, kept.bytes)
+	s.budget.give(back...)
 }
 
 // keep keeps a commit's chunks a moment longer, and forgets the oldest.
