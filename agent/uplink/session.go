@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -37,6 +38,7 @@ func DialOptions() []grpc.DialOption {
 // the uplink's mutex.
 type session struct {
 	stream grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent]
+	better chan struct{} // closed: another collector is
 
 	// The sender's own.
 	sent    attribution.Second // the newest chunk sent
@@ -60,41 +62,29 @@ type flight struct {
 	bytes    int64
 }
 
-// runSession opens a stream and works it until it fails or ctx ends.
-func (u *Uplink) runSession(ctx context.Context) error {
+// runSession opens a stream and works it until it fails, another collector is
+// better, or ctx ends. It tells when it was welcomed, if it was.
+func (u *Uplink) runSession(ctx context.Context, c *Collector) (welcomed time.Time, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	u.mu.Lock()
 	u.status.Streams++
 	u.mu.Unlock()
-	stream, err := u.o.Client.Stream(ctx)
+	s, w, err := u.greet(ctx, cancel, c)
 	if err != nil {
-		return err
+		return welcomed, err
 	}
-	s := &session{
-		stream: stream, sent: spool.Start, flushAt: spool.Start, newest: spool.Start,
-		rosters: map[attribution.Fingerprint]struct{}{}, wentOut: map[attribution.Second]struct{}{},
-		resend: map[attribution.Second]struct{}{},
-	}
-	boot := u.o.Spool.Boot()
-	hello := &pb.Hello{Cluster: u.o.Cluster, Node: u.o.Node, Boot: boot[:], Version: u.o.Version}
-	err = stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Hello{Hello: hello}})
-	if err != nil && !errors.Is(err, io.EOF) { // at EOF, Recv knows the cause
-		return err
-	}
-	late := time.AfterFunc(u.o.WelcomeTimeout, cancel)
-	m, err := stream.Recv()
-	switch inTime := late.Stop(); {
-	case !inTime:
-		return fmt.Errorf("no welcome within %v", u.o.WelcomeTimeout)
-	case err != nil:
-		return err
-	case m.GetWelcome() == nil:
-		return fmt.Errorf("the collector began with %T in place of Welcome", m.GetMessage())
-	}
-	u.begin(s, m.GetWelcome())
+	welcomed = time.Now()
+	u.begin(s, w, c.Name)
 	defer u.end()
 
+	var better sync.WaitGroup
+	defer better.Wait()
+	better.Go(func() {
+		if u.o.Collectors.Better(ctx) {
+			close(s.better)
+		}
+	})
 	received := make(chan error, 1)
 	go func() {
 		received <- u.receive(s)
@@ -109,12 +99,50 @@ func (u *Uplink) runSession(ctx context.Context) error {
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the collector ended it")
 	}
-	return err
+	return welcomed, err
 }
 
-func (u *Uplink) begin(s *session, w *pb.Welcome) {
+// greet opens a stream and waits for its Welcome.
+func (u *Uplink) greet(ctx context.Context, cancel func(), c *Collector) (*session, *pb.Welcome, error) {
+	stream, err := c.Client.Stream(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &session{
+		stream: stream, better: make(chan struct{}), sent: spool.Start, flushAt: spool.Start, newest: spool.Start,
+		rosters: map[attribution.Fingerprint]struct{}{}, wentOut: map[attribution.Second]struct{}{},
+		resend: map[attribution.Second]struct{}{},
+	}
+	boot := u.o.Spool.Boot()
+	hello := &pb.Hello{Cluster: u.o.Cluster, Node: u.o.Node, Boot: boot[:], Version: u.o.Version}
+	err = stream.Send(&pb.FromAgent{Message: &pb.FromAgent_Hello{Hello: hello}})
+	if err != nil && !errors.Is(err, io.EOF) { // at EOF, Recv knows the cause
+		return nil, nil, err
+	}
+	late := time.AfterFunc(u.o.WelcomeTimeout, cancel)
+	m, err := stream.Recv()
+	switch inTime := late.Stop(); {
+	case !inTime:
+		return nil, nil, fmt.Errorf("no welcome within %v", u.o.WelcomeTimeout)
+	case err != nil:
+		return nil, nil, err
+	case m.GetWelcome() == nil:
+		return nil, nil, fmt.Errorf("the collector began with %T in place of Welcome", m.GetMessage())
+	}
+	return s, m.GetWelcome(), nil
+}
+
+func (u *Uplink) begin(s *session, w *pb.Welcome, collector string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	select {
+	case <-u.welcomed:
+		if u.status.Collector != collector {
+			u.status.Moves++
+		}
+	default:
+	}
+	u.status.Collector = collector
 	u.session, u.live = s, liveQueue{}
 	u.status.Connected, u.status.LastError = true, ""
 	u.status.ServerVersion = w.GetVersion()
@@ -134,9 +162,14 @@ func (u *Uplink) end() {
 	u.session, u.live, u.status.Connected = nil, liveQueue{}, false
 }
 
-// sendAll sends until the stream or ctx ends.
+// sendAll sends until the stream or ctx ends, or another collector is better.
 func (u *Uplink) sendAll(ctx context.Context, s *session) error {
 	for {
+		select {
+		case <-s.better:
+			return u.leave(ctx, s)
+		default:
+		}
 		changed := u.o.Spool.Changed()
 		busy, err := u.sendOne(s)
 		if err != nil {
@@ -153,8 +186,25 @@ func (u *Uplink) sendAll(ctx context.Context, s *session) error {
 			return ctx.Err()
 		case <-changed:
 		case <-u.wake:
+		case <-s.better:
 		}
 	}
+}
+
+// leave ends a stream that works. The collector makes durable what it was sent,
+// acknowledges that, and ends the stream from its side; what it does not get
+// done in time is sent to the next one again.
+func (u *Uplink) leave(ctx context.Context, s *session) error {
+	if err := s.stream.CloseSend(); err != nil {
+		return err
+	}
+	t := time.NewTimer(u.o.LeaveTimeout)
+	defer t.Stop()
+	select {
+	case <-ctx.Done(): // the receiver is at the end, too
+	case <-t.C:
+	}
+	return errMoved
 }
 
 // sendOne sends what is most urgent, if there is anything: what was asked for

@@ -18,6 +18,14 @@
 //
 // The collector is not trusted: what it says about chunks that were never sent
 // on the stream is ignored and counted.
+//
+// # Several collectors
+//
+// [Collectors] says which collector each stream goes to, and is told how it
+// ended. Where it says during a stream that it would be better to be elsewhere,
+// the uplink sends no more, has the collector make durable what it was sent,
+// takes its acknowledgements, and begins a stream there. Whichever collector a
+// chunk reaches, once or several times, it is in the ledger once.
 package uplink
 
 import (
@@ -37,12 +45,48 @@ import (
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
-// Options configure an uplink. Client, Node and Spool are required; zero
-// values of the rest mean the defaults.
+// Collectors says where streams go. An uplink calls Next and Done in turn; Better
+// between them, on another goroutine.
+type Collectors interface {
+	// Next is where the next stream goes.
+	Next(ctx context.Context) (Collector, error)
+	// Better waits until a stream to what Next would say then is better than
+	// the one that runs. It returns false when ctx ends.
+	Better(ctx context.Context) bool
+}
+
+// Collector is one that a stream may go to.
+type Collector struct {
+	Name   string // as Status has it
+	Client pb.IngestClient
+	// Done is called when the stream has ended: how long after its Welcome, 0
+	// where there was none, and with what; nil where it was left for a better
+	// one, or the uplink stops. nil: nobody wants to know.
+	Done func(lasted time.Duration, why error)
+}
+
+// only is the one collector that there is.
+type only struct{ client pb.IngestClient }
+
+func (o only) Next(context.Context) (Collector, error) { return Collector{Client: o.client}, nil }
+
+func (only) Better(ctx context.Context) bool {
+	<-ctx.Done()
+	return false
+}
+
+// errMoved ends a stream that is left for a better collector.
+var errMoved = errors.New("another collector is better")
+
+// Options configure an uplink. Client or Collectors, Node and Spool are
+// required; zero values of the rest mean the defaults.
 type Options struct {
-	// Client reaches the collector. Its connection should have keepalive
+	// Client reaches the only collector. Its connection should have keepalive
 	// (DialOptions), else a silently lost peer is only noticed by TCP.
-	Client  pb.IngestClient
+	Client pb.IngestClient
+	// Collectors are where streams go where there are several.
+	Collectors Collectors
+
 	Cluster string
 	Node    string
 	Version string // of the agent
@@ -73,11 +117,17 @@ type Options struct {
 	Steady time.Duration
 	// WelcomeTimeout bounds the wait for Welcome. Default 10 s.
 	WelcomeTimeout time.Duration
+	// LeaveTimeout bounds the wait for the last acknowledgements of a collector
+	// that is left for a better one. Default 15 s.
+	LeaveTimeout time.Duration
 }
 
 func (o *Options) setDefaults() error {
-	if o.Client == nil || o.Spool == nil || o.Node == "" {
-		return errors.New("uplink: a client, a node and a spool are required")
+	if o.Client != nil && o.Collectors == nil {
+		o.Collectors = only{o.Client}
+	}
+	if o.Collectors == nil || o.Spool == nil || o.Node == "" {
+		return errors.New("uplink: a collector, a node and a spool are required")
 	}
 	if o.OnRateCard == nil {
 		o.OnRateCard = func(*pb.RateCard) {}
@@ -96,6 +146,7 @@ func (o *Options) setDefaults() error {
 	setDefault(&o.BackoffMax, 30*time.Second)
 	setDefault(&o.Steady, time.Minute)
 	setDefault(&o.WelcomeTimeout, 10*time.Second)
+	setDefault(&o.LeaveTimeout, 15*time.Second)
 	return nil
 }
 
@@ -108,6 +159,7 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 // Status is a snapshot for logs and metrics. Counters count since New.
 type Status struct {
 	Connected     bool
+	Collector     string // that welcomed the last stream, where Collectors names it
 	ServerVersion string
 	StoredThrough attribution.Second // as last welcomed; 0: nothing is stored, or never welcomed
 	LastError     string             // why the last stream ended, "" while connected
@@ -118,6 +170,7 @@ type Status struct {
 	LastAckAt     time.Time
 
 	Streams      uint64 // begun
+	Moves        uint64 // times that another collector welcomed a stream than the one before
 	ChunksSent   uint64 // with their body
 	ChunksClosed uint64 // announced only
 	BytesSent    uint64 // bodies
@@ -163,9 +216,13 @@ func (u *Uplink) Run(ctx context.Context) error {
 // runOnce has one stream and the pause after it, and returns the next pause.
 func (u *Uplink) runOnce(ctx context.Context, pause time.Duration) time.Duration {
 	began := time.Now()
-	err := u.runSession(ctx)
+	err := u.stream(ctx)
 	if ctx.Err() != nil {
 		return pause
+	}
+	if errors.Is(err, errMoved) {
+		u.o.Logger.Info("uplink: moving to another collector", "node", u.o.Node, "from", u.Status().Collector)
+		return u.o.BackoffMin
 	}
 	if time.Since(began) >= u.o.Steady {
 		pause = u.o.BackoffMin
@@ -179,6 +236,27 @@ func (u *Uplink) runOnce(ctx context.Context, pause time.Duration) time.Duration
 	case <-t.C:
 	}
 	return min(2*pause, u.o.BackoffMax)
+}
+
+// stream has one stream to the collector that is next.
+func (u *Uplink) stream(ctx context.Context) error {
+	c, err := u.o.Collectors.Next(ctx)
+	if err != nil {
+		return err
+	}
+	welcomed, err := u.runSession(ctx, &c)
+	if c.Done == nil {
+		return err
+	}
+	lasted, why := time.Duration(0), err
+	if !welcomed.IsZero() {
+		lasted = max(time.Since(welcomed), 1)
+	}
+	if ctx.Err() != nil || errors.Is(err, errMoved) {
+		why = nil
+	}
+	c.Done(lasted, why)
+	return err
 }
 
 // ended notes and tells why a stream ended.
