@@ -87,24 +87,25 @@ func cost(nanos *big.Int, priced bool) string {
 
 // Devices lists devices with what they cost now.
 func (s *Server) Devices(ctx context.Context, req *pb.DevicesRequest) (*pb.DevicesResponse, error) {
-	ds, err := s.cfg.Query.Devices(ctx, &query.DevicesRequest{
-		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()), Filters: req.GetFilter(),
-	})
-	if err != nil {
-		return nil, s.fail(err)
-	}
 	card, err := s.cfg.Documents.RateCard(ctx, 0)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, s.fail(err)
 	}
-	out := &pb.DevicesResponse{Devices: make([]*pb.DeviceRow, 0, len(ds))}
-	prices := make([]attribution.Price, len(ds))
+	out := &pb.DevicesResponse{}
+	ask := &query.DevicesRequest{
+		From: attribution.Second(req.GetFrom()), To: attribution.Second(req.GetTo()), Filters: req.GetFilter(),
+	}
 	if card != nil {
 		out.Currency = card.Currency
-		if err := s.prices(card, ds, prices); err != nil {
+		if ask.Prices, err = s.prices(card); err != nil {
 			return nil, s.fail(err)
 		}
 	}
+	ds, err := s.cfg.Query.Devices(ctx, ask)
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	out.Devices = make([]*pb.DeviceRow, 0, len(ds))
 	for i := range ds {
 		d := &ds[i].Device
 		m := &pb.DeviceRow{
@@ -113,31 +114,22 @@ func (s *Server) Devices(ctx context.Context, req *pb.DevicesRequest) (*pb.Devic
 			FirstSecond: int64(ds[i].First), LastSecond: int64(ds[i].Last) - 1,
 			Sum: encodeSum("", &ds[i].Sum), UsedTimeNs: ds[i].Used.String(),
 		}
-		if prices[i].Known() {
-			m.PricePerHour = prices[i].PerHour.String()
+		if ds[i].Price.Known() {
+			m.PricePerHour = ds[i].Price.PerHour.String()
 		}
 		out.Devices = append(out.Devices, m)
 	}
 	return out, nil
 }
 
-// prices prices devices under a card, as of now, node by node: overheads are
-// shared by a node's devices. Devices come in order of (cluster, node). A
-// question that leaves out some of a node's devices divides a node's overhead
-// over the rest.
-func (s *Server) prices(card *rating.Card, ds []query.Device, out []attribution.Price) error {
+// prices prices a node's devices under a card, as of now: overheads are shared
+// by them. A question that leaves out some of a node's devices divides a node's
+// overhead over the rest.
+func (s *Server) prices(card *rating.Card) (func([]attribution.Device, []attribution.Price), error) {
 	rater, err := rating.NewRater(card)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := attribution.SecondOf(s.cfg.Now().UnixNano())
-	for i := 0; i < len(ds); {
-		var node []attribution.Device
-		begin := i
-		for ; i < len(ds) && ds[i].Device.Cluster == ds[begin].Device.Cluster && ds[i].Device.Node == ds[begin].Device.Node; i++ {
-			node = append(node, ds[i].Device)
-		}
-		rater.Prices(node, now, out[begin:i])
-	}
-	return nil
+	return func(node []attribution.Device, out []attribution.Price) { rater.Prices(node, now, out) }, nil
 }

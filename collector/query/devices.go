@@ -18,18 +18,24 @@ type Device struct {
 	Device      attribution.Device
 	First, Last attribution.Second // of its stored or open time in the range, to the minute; Last exclusive
 	Sum         Sum
-	Used        big.Int // ns
+	Used        big.Int           // ns
+	Price       attribution.Price // where the request prices
 }
 
 // DevicesRequest asks for the devices seen in a range.
 type DevicesRequest struct {
 	From, To attribution.Second // 0 and 0: everything
 	Filters  []string           // by cluster, node, device, device-model
+	// Prices prices the devices of one node; nil: nobody does. It is given all
+	// that pass the filters, the asker's or not: a node's overheads are shared
+	// by its devices.
+	Prices func(node []attribution.Device, out []attribution.Price)
 }
 
 type deviceKey struct{ cluster, node, id string }
 
-// Devices lists the devices seen in a range, by cluster, node, model and id.
+// Devices lists the devices seen in a range, by cluster, node, model and id. Who
+// may not see everything is told of the devices that what he may see ran on.
 func (e *Engine) Devices(ctx context.Context, req *DevicesRequest) ([]Device, error) {
 	filters, err := ParseFilters(req.Filters)
 	if err != nil {
@@ -40,8 +46,10 @@ func (e *Engine) Devices(ctx context.Context, req *DevicesRequest) ([]Device, er
 			return nil, Invalid("devices have no %s: filter them by cluster, node, device or device-model", f.Dimension)
 		}
 	}
-	seen := map[deviceKey]*Device{}
+	seen, mine := map[deviceKey]*Device{}, map[deviceKey]bool{}
+	all := false
 	err = e.Snapshot(ctx, req.From, req.To, func(ctx context.Context, s *Snapshot) error {
+		all = s.scope.All()
 		if s.Empty() {
 			return nil
 		}
@@ -57,7 +65,9 @@ func (e *Engine) Devices(ctx context.Context, req *DevicesRequest) ([]Device, er
 		}
 		for i := range rows {
 			r := &rows[i]
-			d := seen[deviceKey{r.Keys[0].Value, r.Keys[1].Value, r.Keys[2].Value}]
+			k := deviceKey{r.Keys[0].Value, r.Keys[1].Value, r.Keys[2].Value}
+			d := seen[k]
+			mine[k] = true
 			if d == nil {
 				return fmt.Errorf("device %s of node %q has time in the range, but is not listed: %w", r.Keys[2].Value, r.Keys[1].Value, store.ErrCorrupt)
 			}
@@ -82,7 +92,29 @@ func (e *Engine) Devices(ctx context.Context, req *DevicesRequest) ([]Device, er
 		return cmp.Or(cmp.Compare(a.Device.Cluster, b.Device.Cluster), cmp.Compare(a.Device.Node, b.Device.Node),
 			cmp.Compare(a.Device.Model, b.Device.Model), cmp.Compare(a.Device.ID, b.Device.ID))
 	})
+	if req.Prices != nil {
+		price(out, req.Prices)
+	}
+	if !all {
+		out = slices.DeleteFunc(out, func(d Device) bool { return !mine[deviceKey{d.Device.Cluster, d.Device.Node, d.Device.ID}] })
+	}
 	return out, nil
+}
+
+// price prices devices, which come in order of (cluster, node), node by node.
+func price(ds []Device, prices func([]attribution.Device, []attribution.Price)) {
+	for i := 0; i < len(ds); {
+		var node []attribution.Device
+		begin := i
+		for ; i < len(ds) && ds[i].Device.Cluster == ds[begin].Device.Cluster && ds[i].Device.Node == ds[begin].Device.Node; i++ {
+			node = append(node, ds[i].Device)
+		}
+		out := make([]attribution.Price, len(node))
+		prices(node, out)
+		for j := range out {
+			ds[begin+j].Price = out[j]
+		}
+	}
 }
 
 func (s *Snapshot) devices(ctx context.Context, fs []store.Filter, seen map[deviceKey]*Device) error {

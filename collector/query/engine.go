@@ -51,6 +51,9 @@ type Config struct {
 	// Concurrency is how many questions are answered at once; others wait.
 	// Default 4.
 	Concurrency int
+	// Scope is what the asker behind a context may see, or an error for one who
+	// may ask nothing; nil: everything.
+	Scope func(context.Context) (Scope, error)
 }
 
 // Engine answers questions. Its methods may be called by any number of
@@ -80,6 +83,9 @@ func New(cfg Config) *Engine {
 	if cfg.Names == nil {
 		cfg.Names = func() *mapping.Names { return nil }
 	}
+	if cfg.Scope == nil {
+		cfg.Scope = func(context.Context) (Scope, error) { return Everything(), nil }
+	}
 	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency)}
 }
 
@@ -92,6 +98,7 @@ type Snapshot struct {
 	open     []*attribution.Chunk
 	mapping  store.Mapping
 	names    *mapping.Names
+	scope    Scope
 	// Of the open chunks' owners, once asked for.
 	served     scan.Served
 	fresh      []string
@@ -105,6 +112,10 @@ func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f fu
 	if err := CheckRange(from, to); err != nil {
 		return err
 	}
+	scope, err := e.cfg.Scope(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer cancel()
 	select {
@@ -113,9 +124,9 @@ func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f fu
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, ctx.Err())
 	}
-	err := e.view(ctx, from, to, f)
+	err = e.view(ctx, scope, from, to, f)
 	for try := 1; errors.As(err, new(staleError)) && try < maxViews; try++ {
-		err = e.view(ctx, from, to, f)
+		err = e.view(ctx, scope, from, to, f)
 	}
 	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("the query took longer than %v: ask for a shorter range, a longer step or fewer dimensions: %w", e.cfg.Timeout, context.DeadlineExceeded)
@@ -131,9 +142,9 @@ type staleError struct{ error }
 
 func (e staleError) Unwrap() error { return e.error }
 
-func (e *Engine) view(ctx context.Context, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
+func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
 	return e.cfg.Store.View(ctx, func(r store.Reader) error {
-		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping(), names: e.cfg.Names()}
+		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping(), names: e.cfg.Names(), scope: scope}
 		if err := s.fill(ctx, e.cfg.Overlay); err != nil {
 			return err
 		}
@@ -178,8 +189,7 @@ func (s *Snapshot) fill(ctx context.Context, o Overlay) error {
 // Empty reports whether the ledger holds nothing at all.
 func (s *Snapshot) Empty() bool { return s.From == s.To }
 
-// Stored answers a query from the store alone.
-func (s *Snapshot) Stored(ctx context.Context, q *store.Query) ([]store.Row, error) {
+func (s *Snapshot) stored(ctx context.Context, q *store.Query) ([]store.Row, error) {
 	if s.Empty() {
 		return nil, nil
 	}
@@ -191,9 +201,7 @@ func (s *Snapshot) Stored(ctx context.Context, q *store.Query) ([]store.Row, err
 	return n.rows(rows), nil
 }
 
-// Open answers a query and the same query for tallies from the open chunks
-// alone.
-func (s *Snapshot) Open(ctx context.Context, q *store.Query) ([]store.Row, []store.TallyRow, error) {
+func (s *Snapshot) openPart(ctx context.Context, q *store.Query) ([]store.Row, []store.TallyRow, error) {
 	if len(s.open) == 0 {
 		return nil, nil, nil
 	}
@@ -286,8 +294,7 @@ func (s *Snapshot) Query(ctx context.Context, q *store.Query) ([]store.Row, erro
 	return scan.MergeRows(stored, open), nil
 }
 
-// StoredTallies is Stored for tallies.
-func (s *Snapshot) StoredTallies(ctx context.Context, q *store.Query) ([]store.TallyRow, error) {
+func (s *Snapshot) storedTallies(ctx context.Context, q *store.Query) ([]store.TallyRow, error) {
 	if s.Empty() {
 		return nil, nil
 	}
