@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gpuledger/gpuledger/agent/placement"
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/attribution"
@@ -50,7 +51,8 @@ type Beginning struct {
 
 // Deps is what an agent needs of the world.
 type Deps struct {
-	Client  pb.IngestClient // reaches the collector
+	Client  pb.IngestClient  // reaches the only collector
+	Fleet   *placement.Fleet // the collectors, in place of Client; nil: Client it is
 	FS      spool.FS
 	Machine Machine
 	Log     *slog.Logger
@@ -158,7 +160,7 @@ func (a *Agent) open(ids []sampler.Node) error {
 		n, err := openNode(id, nodeOptions{
 			export: x,
 			dir:    spoolDir(a.cfg.StateDir, id.Cluster, id.Name), boot: id.Boot, spool: a.cfg.Spool,
-			fs: a.deps.FS, client: a.deps.Client, version: a.deps.Version, rand: a.deps.Rand, log: a.deps.Log,
+			fs: a.deps.FS, client: a.deps.Client, fleet: a.deps.Fleet, version: a.deps.Version, rand: a.deps.Rand, log: a.deps.Log,
 			// A script's chunks must come out the same again: it takes the card
 			// that the collector has, not one of an earlier run.
 			storedCard: a.source.Script == nil || a.source.Speed > 0,

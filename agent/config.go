@@ -93,8 +93,16 @@ type Config struct {
 
 // CollectorConfig says where sealed time goes.
 type CollectorConfig struct {
-	// Address is host:port, or any gRPC target. Default: 127.0.0.1:9440.
+	// Address is host:port, or any gRPC target. A host name with several
+	// addresses (a headless Service) stands for several collectors of one
+	// ledger: each node streams to one of them, and to another when that fails.
+	// Default: 127.0.0.1:9440.
 	Address string `yaml:"address"`
+
+	// Addresses are several collectors of one ledger, each like Address, in its
+	// place. Names that stay (of the pods of a StatefulSet) move fewer nodes
+	// than addresses that change with each restart. Default: none.
+	Addresses []string `yaml:"addresses"`
 
 	// Insecure allows a connection without TLS to another machine. Without it,
 	// plain text goes to loopback addresses only. Default: false.
@@ -359,8 +367,11 @@ func (c *CollectorConfig) check(bad func(key, format string, args ...any)) {
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		bad("collector.cert_file", "cert_file and key_file come together")
 	}
-	if !c.TLS() && !c.Insecure && !isLoopback(c.Address) {
-		bad("collector.address", "%s is another machine: set ca_file or system_ca for TLS, or insecure: true to send in plain text", c.Address)
+	c.checkAddresses(bad)
+	for _, a := range c.targets() {
+		if !c.TLS() && !c.Insecure && !isLoopback(a) {
+			bad("collector.address", "%s is another machine: set ca_file or system_ca for TLS, or insecure: true to send in plain text", a)
+		}
 	}
 }
 

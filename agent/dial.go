@@ -14,9 +14,29 @@ import (
 	"github.com/gpuledger/gpuledger/agent/uplink"
 )
 
-// Dial makes the connection that a valid configuration asks for. Nothing is
-// sent yet: it is made when it is used, and made again when it is lost.
-func Dial(c *CollectorConfig) (*grpc.ClientConn, error) {
+// Dial makes the connection to collector.address that a valid configuration asks
+// for. Nothing is sent yet: it is made when it is used, and made again when it is
+// lost.
+func Dial(c *CollectorConfig) (*grpc.ClientConn, error) { return c.dial(c.Address, "") }
+
+// dial connects to one collector, whose certificate is for a server name; "":
+// that of the target.
+func (c *CollectorConfig) dial(target, serverName string) (*grpc.ClientConn, error) {
+	opts, err := c.dialOptions()
+	if err != nil {
+		return nil, err
+	}
+	if serverName != "" {
+		opts = append(opts, grpc.WithAuthority(serverName))
+	}
+	conn, err := grpc.NewClient(target, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("collector %s: %w", target, err)
+	}
+	return conn, nil
+}
+
+func (c *CollectorConfig) dialOptions() ([]grpc.DialOption, error) {
 	creds := insecure.NewCredentials()
 	if c.TLS() {
 		conf, err := c.tlsConfig()
@@ -25,11 +45,7 @@ func Dial(c *CollectorConfig) (*grpc.ClientConn, error) {
 		}
 		creds = credentials.NewTLS(conf)
 	}
-	conn, err := grpc.NewClient(c.Address, append(uplink.DialOptions(), grpc.WithTransportCredentials(creds))...)
-	if err != nil {
-		return nil, fmt.Errorf("collector.address %s: %w", c.Address, err)
-	}
-	return conn, nil
+	return append(uplink.DialOptions(), grpc.WithTransportCredentials(creds)), nil
 }
 
 func (c *CollectorConfig) tlsConfig() (*tls.Config, error) {

@@ -113,6 +113,10 @@ func (c *nodeCollector) uplink(n *node) {
 	c.gauge("connected", "1 while the collector is connected.", connected)
 	c.gauge("in_flight_chunks", "Chunks sent and not yet acknowledged.", float64(s.InFlight))
 	c.count("streams_total", "Streams begun.", s.Streams)
+	c.count("moves_total", "Streams begun with another collector than the one before.", s.Moves)
+	if s.Connected && s.Collector != "" {
+		c.gauge("collector", "1 for the collector that the node streams to.", 1, "collector", s.Collector)
+	}
 	c.count("sent_chunks_total", "Chunks sent, by form.", s.ChunksSent, "form", "full")
 	c.count("sent_chunks_total", "Chunks sent, by form.", s.ChunksClosed, "form", "announced")
 	c.count("sent_chunk_bytes_total", "Bytes of chunks sent.", s.BytesSent)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/chunker"
 	"github.com/gpuledger/gpuledger/agent/meter"
+	"github.com/gpuledger/gpuledger/agent/placement"
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/agent/uplink"
@@ -109,6 +110,7 @@ type nodeOptions struct {
 	spool   SpoolConfig
 	fs      spool.FS
 	client  pb.IngestClient
+	fleet   *placement.Fleet // in place of client, if not nil
 	version string
 	rand    func() float64
 	log     *slog.Logger
@@ -127,8 +129,12 @@ func openNode(id sampler.Node, o nodeOptions) (n *node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var collectors uplink.Collectors
+	if o.fleet != nil {
+		collectors = o.fleet.Node(id.Cluster, id.Name)
+	}
 	n.uplink, err = uplink.New(uplink.Options{
-		Client: o.client, Cluster: id.Cluster, Node: id.Name, Version: o.version,
+		Client: o.client, Collectors: collectors, Cluster: id.Cluster, Node: id.Name, Version: o.version,
 		Spool: n.spool, OnRateCard: n.takeRateCard, Logger: o.log, Rand: o.rand,
 	})
 	if err == nil && o.storedCard {

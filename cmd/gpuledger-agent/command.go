@@ -20,7 +20,6 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent"
 	"github.com/gpuledger/gpuledger/agent/spool"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // program is one run of the command.
@@ -143,6 +142,9 @@ func (p *program) config(c *cobra.Command) (*agent.Config, error) {
 	str("cluster", &cfg.Cluster)
 	str("node", &cfg.Node)
 	str("collector", &cfg.Collector.Address)
+	if f.Changed("collector") {
+		cfg.Collector.Addresses = nil
+	}
 	str("state-dir", &cfg.StateDir)
 	str("source", &cfg.Source)
 	str("recording", &cfg.Replay.File)
@@ -216,13 +218,12 @@ func (p *program) run(ctx context.Context, cfg *agent.Config) error {
 		return err
 	}
 	tune(&source)
-	conn, err := agent.Dial(&cfg.Collector)
+	collectors, err := agent.Collectors(&cfg.Collector, nil, log)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // streams have ended
 	a, err := agent.New(*cfg, source, agent.Deps{
-		Client: pb.NewIngestClient(conn), FS: spool.OS, Machine: machine, Log: log, Version: version, Abort: p.abort,
+		Fleet: collectors, FS: spool.OS, Machine: machine, Log: log, Version: version, Abort: p.abort,
 	})
 	if err != nil {
 		return err
