@@ -75,7 +75,11 @@ func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *cove
 	rosters := map[rollup.Fingerprint]*rosterIDs{}
 	number := 0
 	return r.reader.Chunks(ctx, from, to, func(c *store.Chunk, ro *store.Roster) error {
-		if err := cover.chunk(r.facts.node(c.Key.Cluster, c.Key.Node), c); err != nil {
+		node := r.facts.node(c.Key.Cluster, c.Key.Node)
+		if err := cover.chunk(node, c); err != nil {
+			return err
+		}
+		if err := r.chains.chunk(r, node, c); err != nil {
 			return err
 		}
 		ids := rosters[c.RosterID]

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -32,7 +33,10 @@ func (r *run) readRanges(ctx context.Context) error {
 			return broken(3, where, "seconds are on record twice: the range before ends at %s", clock(last.To))
 		}
 		if same && x.From > last.To && last.To >= r.from && x.From < r.to {
-			r.notes.add("node %q: nothing on record from %s to %s (%s)", x.Node, clock(last.To), clock(x.From), whyGap(x.Node))
+			r.notes.add("node %q: nothing on record from %s to %s (%s)", x.Node, clock(last.To), clock(x.From), whyGap(&last, &x))
+		}
+		if err := r.recorded(r.facts.node(x.Cluster, x.Node), &last, &x); err != nil {
+			return err
 		}
 		last = x
 		from, to := max(x.From, r.from), min(x.To, r.to)
@@ -53,11 +57,19 @@ func (r *run) readRanges(ctx context.Context) error {
 	return nil
 }
 
-// whyGap says what a gap in a node's record may come from. A gateway's owns no
-// device time, and what it served meanwhile is in the first second after.
-func whyGap(node string) string {
-	if strings.HasPrefix(node, join.NodePrefix) {
+// whyGap says what a gap between two ranges of a node may come from. A
+// gateway's owns no device time, and what it served meanwhile is in the first
+// second after. Of an agent that chains its chunks it is known whether it closed
+// any there.
+func whyGap(last, x *store.Range) string {
+	switch {
+	case strings.HasPrefix(x.Node, join.NodePrefix):
 		return "the gateway did not answer, or the collector was down; what it went on counting is in the first second after"
+	case x.Boot != last.Boot || len(x.Previous) == 0 || len(last.Link) == 0:
+	case bytes.Equal(x.Previous, last.Link):
+		return "the node was down: by its chain, it closed nothing there"
+	default:
+		return "by its chain, the node closed chunks there: they are on their way, were rejected, or were taken out of the ledger"
 	}
 	return "the node was down, or its agent has not sent it yet"
 }
@@ -171,13 +183,17 @@ func (r *run) cover(x nodeRange, spans []nodeRange) ([]nodeRange, error) {
 		s := spans[0]
 		where := r.facts.nodeName(s.node) + " second " + clock(s.from)
 		switch {
-		case s.from < x.from || s.to > x.to:
+		case s.from < x.from:
 			return nil, broken(4, where, "its chunk reaches beyond what is on record as stored")
 		case s.boot != x.boot:
 			return nil, broken(4, where, "its chunk is of another boot than the one on record")
 		}
 		if err := r.lost(x.node, at, s.from); err != nil {
 			return nil, err
+		}
+		if s.to > x.to { // what is beyond must be in the next range
+			at, spans[0].from = x.to, x.to
+			break
 		}
 		at, spans = s.to, spans[1:]
 	}

@@ -5,6 +5,8 @@
 //     keep by itself are checked (1, 2, 4, 6);
 //   - chunks and the ranges on record agree: no second of a node is there
 //     twice, none that was acknowledged is gone (3, 4);
+//   - the chunks of a node are one chain, as it closed them: none was changed,
+//     left out or put in since (4);
 //   - every minute row is the sum of its chunks, none is missing and none is
 //     there without a chunk behind it, for tallies too (1, 2, 4);
 //   - the device times of a device's minute sum to whole seconds, and its
@@ -92,7 +94,7 @@ func (v *Verifier) Run(ctx context.Context, from, to attribution.Second, report 
 	if (from != 0 || to != 0) && (from < 0 || to <= from || to > maxSecond) {
 		return nil, fmt.Errorf("range %d to %d: want Unix seconds, from before to, or 0 and 0 for everything stored", from, to)
 	}
-	r := &run{cfg: &v.cfg, report: report, facts: newFacts()}
+	r := &run{cfg: &v.cfg, report: report, facts: newFacts(), chains: newChains()}
 	err := v.cfg.Store.View(ctx, func(reader store.Reader) error {
 		r.reader = reader
 		return r.all(ctx, from, to)
@@ -131,6 +133,7 @@ type run struct {
 
 	ranges []nodeRange
 	nodes  int
+	chains chains
 	hours  level // sums of minute rows, by hour
 	days   level // sums of hour rows, by day
 }

@@ -106,7 +106,7 @@ func TestEachPlantedBreakIsFound(t *testing.T) {
 		{"a chunk that is not on record", func(s *querytest.Store) {
 			s.Encoded = append(s.Encoded, querytest.Encode(w.Chunk("n2", start+600, 10)))
 		}, 4, "is not on record as stored"},
-		{"a chunk beyond what is on record", func(s *querytest.Store) { s.Runs[0].To -= 5 }, 4, "reaches beyond what is on record"},
+		{"a chunk beyond what is on record", func(s *querytest.Store) { s.Runs[0].To -= 5 }, 4, "a chunk holds it, but it is not on record"},
 		{"a chunk of another boot", func(s *querytest.Store) { s.Runs[1].Boot[3] = 9 }, 4, "is of another boot"},
 		{"ranges that overlap", func(s *querytest.Store) {
 			r := s.Runs[0]

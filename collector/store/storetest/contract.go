@@ -317,3 +317,88 @@ func devices(t *testing.T, d Driver) {
 		t.Errorf("devices have no team: got %v", err)
 	}
 }
+
+// chained is a run of one node's chunks with the links between them, from a
+// link on.
+func chained(first []byte, cs ...*attribution.Chunk) (links [][]byte) {
+	for _, c := range cs {
+		e, _ := Encode(c)
+		links = append(links, first)
+		first = attribution.Link(first, e.Key.Sequence, e.Digest)
+	}
+	return append(links, first)
+}
+
+// law4Chain: ranges are of one chain each, whatever order their chunks come in,
+// and keep the links at their ends when the chunks are gone.
+func law4Chain(t *testing.T, d Driver) {
+	ctx, place := t.Context(), d.New(t)
+	s, err := d.Open(ctx, place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &ledger{t: t, Store: s}
+	var cs []*attribution.Chunk
+	for i := range attribution.Second(12) {
+		cs = append(cs, Steady(0, Day+10*i))
+	}
+	boot := cs[0].Key.Boot
+	links := chained(attribution.FirstLink(boot), cs[:9]...)
+	broken := chained(attribution.FirstLink(boot), cs[9:]...)
+	put := func(which []int, previous [][]byte, first int) {
+		t.Helper()
+		var some []*attribution.Chunk
+		for _, i := range which {
+			some = append(some, cs[i])
+		}
+		l.commits++
+		b := Batch(l.commits, some...)
+		for i, at := range which {
+			if previous != nil {
+				b.Chunks[i].Previous = previous[at-first]
+			}
+		}
+		l.must(l.Commit(ctx, b))
+	}
+	put([]int{1, 0, 2}, links, 0)
+	put([]int{6, 7, 8}, links, 0)
+	put([]int{9, 10}, broken, 9)
+	put([]int{5, 3, 4}, links, 0)
+	put([]int{11}, nil, 0)
+	want := []store.Range{
+		{From: Day, To: Day + 90, Previous: links[0], Link: links[9]},
+		{From: Day + 90, To: Day + 110, Previous: broken[0], Link: broken[2]},
+		{From: Day + 110, To: Day + 120},
+	}
+	agree := func(when string) {
+		t.Helper()
+		var got []string
+		l.view(func(r store.Reader) error {
+			return errors.Join(r.Ranges(ctx, func(x store.Range) error {
+				got = append(got, fmt.Sprintf("%d %d %x %x", x.From, x.To, x.Previous, x.Link))
+				return nil
+			}), r.Chunks(ctx, Day, Day+90, func(c *store.Chunk, _ *store.Roster) error {
+				if i := (c.Key.Sequence - Day) / 10; !bytes.Equal(c.Previous, links[i]) {
+					t.Errorf("%s: chunk %d comes back with the link %x before it, want %x", when, i, c.Previous, links[i])
+				}
+				return nil
+			}))
+		})
+		var texts []string
+		for _, x := range want {
+			texts = append(texts, fmt.Sprintf("%d %d %x %x", x.From, x.To, x.Previous, x.Link))
+		}
+		same(t, when, got, texts, show)
+	}
+	agree("committed")
+	l.must(l.Roll(ctx, Day+4*3600))
+	l.must(l.Retain(ctx, store.Retention{Second: time.Second}, Day+60))
+	agree("some chunks dropped")
+	l.must(l.Retain(ctx, store.Retention{Second: time.Second}, Day+4*3600))
+	agree("all chunks dropped")
+	l.must(l.Close())
+	l.Store, err = d.Open(ctx, place)
+	l.must(err)
+	agree("opened again")
+	l.must(l.Close())
+}

@@ -42,6 +42,7 @@ func Run(t *testing.T, d Driver) {
 		{"TestLaw4AChunkTwiceIsRefusedAndChangesNothing", law4Duplicates},
 		{"TestLaw4ABadBatchLeavesNothing", law4Atomic},
 		{"TestLaw4AcknowledgedIsDurable", law4Crash},
+		{"TestLaw4RangesAreOneChainEach", law4Chain},
 		{"TestLaw5AWeekLateLandsInItsOwnTime", law5},
 		{"TestLaw6TheSameTimeUnderAnotherRevisionIsTwoRows", law6},
 		{"TestLaw6ReratedIsAsIfRatedSoFromTheStart", law6Rerated},
