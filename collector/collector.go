@@ -33,6 +33,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/verify"
+	"github.com/gpuledger/gpuledger/internal/certs"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -85,6 +86,9 @@ type Collector struct {
 	// exported are the ledger's sums as counters.
 	exported *rollupexport.Rollups
 	grpc     *grpc.Server
+	// tls and pushTLS are shown to those who connect, and to the receiver of
+	// pushed sums; nil: none.
+	tls, pushTLS *certs.Set
 }
 
 // New opens the ledger. The configuration must be valid. Run it, or Close it.
@@ -147,12 +151,11 @@ func (c *Collector) wire(ctx context.Context) error {
 		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past,
 		Gateways: c.cfg.joins(), Log: c.deps.Log,
 	})
-	credentials, err := c.cfg.TLS.credentials()
-	if err != nil {
+	if c.tls, err = c.cfg.TLS.openTLS(c.deps.Log); err != nil {
 		return err
 	}
 	c.grpc = grpc.NewServer(
-		grpc.Creds(credentials),
+		grpc.Creds(c.credentials()), grpc.MaxHeaderListSize(64<<10),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(4096), grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		// Agents ping every 20 s, also while their stream is quiet.
@@ -175,9 +178,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, grpcListener.Close())
 	}
-	if httpListener, err = c.cfg.TLS.wrap(httpListener); err != nil {
-		return errors.Join(err, grpcListener.Close())
-	}
+	grpcListener, httpListener = c.guard(grpcListener, maxConnections), c.guardHTTP(httpListener)
 	web, err := c.web(ctx)
 	if err != nil {
 		return errors.Join(err, grpcListener.Close(), httpListener.Close())
@@ -198,6 +199,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	if at.OpenCost, err = c.addOpenCost(ctx, &g); err == nil {
 		err = c.addPush(beside, &g, at)
 	}
+	c.addTLS(beside, &g)
 	reading, stopReading := context.WithCancel(beside)
 	defer stopReading()
 	g.Add(func() error { return c.gateways.Run(reading) }, func(error) { stopReading() })

@@ -34,9 +34,10 @@ type Config struct {
 	// and /metrics. Port 0 is any free one. Default: 127.0.0.1:9441.
 	HTTPListen string `yaml:"http_listen"`
 
-	// OpenCostListen is one more address for OpenCost's allocation API alone,
-	// always in plain text: 127.0.0.1:9003 is where kubectl-cost looks through
-	// a port-forward. The API is at http_listen as well. Default "": none.
+	// OpenCostListen is one more address for OpenCost's allocation API alone.
+	// On loopback it is always in plain text: 127.0.0.1:9003 is where
+	// kubectl-cost looks through a port-forward. The API is at http_listen as
+	// well. Default "": none.
 	OpenCostListen string `yaml:"opencost_listen"`
 
 	// InsecureListen allows addresses that other machines reach without TLS.
@@ -76,13 +77,15 @@ type Config struct {
 	// then stays with the agents. Default: 30s.
 	StopTimeout Duration `yaml:"stop_timeout"`
 
-	// Pprof serves Go's profiles under /debug/pprof. Default: false.
+	// Pprof serves Go's profiles under /debug/pprof of http_listen. Where other
+	// machines reach it, it needs tls.client_ca_file. Default: false.
 	Pprof bool `yaml:"pprof"`
 
 	Log LogConfig `yaml:"log"`
 }
 
-// TLSConfig encrypts both addresses.
+// TLSConfig encrypts all addresses. Its files are read again when they are
+// replaced; where the new ones are broken, those in use stay.
 type TLSConfig struct {
 	// CertFile and KeyFile are the collector's certificate, in PEM. Default
 	// "": no TLS.
@@ -238,30 +241,8 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		bad("data_dir", "must not be empty")
 	}
-	for _, x := range []struct{ key, addr string }{{"grpc_listen", c.GRPCListen}, {"http_listen", c.HTTPListen}} {
-		host, _, err := net.SplitHostPort(x.addr)
-		switch {
-		case err != nil:
-			bad(x.key, "want host:port: %v", err)
-		case c.TLS.CertFile == "" && !c.InsecureListen && !isLoopback(host):
-			bad(x.key, "%s can be reached from other machines, in plain text and by anyone: set tls.cert_file, or insecure_listen: true where the network keeps others out", x.addr)
-		}
-	}
-	if c.OpenCostListen != "" {
-		switch host, _, err := net.SplitHostPort(c.OpenCostListen); {
-		case err != nil:
-			bad("opencost_listen", "want host:port: %v", err)
-		case !c.InsecureListen && !isLoopback(host):
-			bad("opencost_listen", "%s can be reached from other machines, in plain text and by anyone: listen on loopback (a port-forward reaches it), or set insecure_listen: true where the network keeps others out", c.OpenCostListen)
-		}
-	}
+	c.checkListeners(bad)
 	c.Export.check(bad)
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		bad("tls.cert_file", "cert_file and key_file come together")
-	}
-	if c.TLS.ClientCAFile != "" && c.TLS.CertFile == "" {
-		bad("tls.client_ca_file", "needs cert_file and key_file")
-	}
 	c.checkStore(bad)
 	c.checkGateways(bad)
 	c.checkNumbers(bad)

@@ -148,11 +148,12 @@ func (c *Collector) addPush(ctx context.Context, g *run.Group, at Addresses) err
 		return nil
 	}
 	o := c.cfg.Export.OTLP.options()
-	o.Version, o.InstanceID = c.deps.Version, at.HTTP
+	o.Version, o.InstanceID, o.Log = c.deps.Version, at.HTTP, c.deps.Log
 	p, err := rollupexport.NewPusher(c.exported, o)
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
+	c.pushTLS = p.Certificates()
 	ctx, stop := context.WithCancel(ctx)
 	g.Add(func() error { return p.Run(ctx) }, func(error) { stop() })
 	return nil

@@ -79,12 +79,16 @@ func (c *Collector) addOpenCost(ctx context.Context, g *run.Group) (addr string,
 	if err != nil {
 		return "", err
 	}
+	addr = l.Addr().String()
+	if l, err = c.guardOpenCost(l); err != nil {
+		return "", err
+	}
 	w := &webServer{server: &http.Server{
 		Handler: c.allocations(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}}
 	g.Add(func() error { return w.serve(l) }, func(error) { w.stop() })
-	return l.Addr().String(), nil
+	return addr, nil
 }
 
 func (c *Collector) readyz(w http.ResponseWriter, r *http.Request) {

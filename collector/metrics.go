@@ -48,6 +48,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 			prometheus.GaugeValue, float64(len(files)))
 	}
 	m.gateways(out)
+	m.certificates(out)
 }
 
 // gateways yields what is counted of each gateway.

@@ -36,6 +36,7 @@ func (c *Collector) status(ctx context.Context) (*pb.StatusResponse, error) {
 	} else {
 		res.Warnings = append(res.Warnings, "there is no rate card: all device time is UNPRICED until one is applied (gpuledger ratecard apply)")
 	}
+	res.Warnings = append(res.Warnings, c.certificateWarnings()...)
 	res.RulesRevision = c.docs.rules.Load().Revision
 	res.PendingChunks, res.PendingBytes = c.ingest.Pending()
 	for _, n := range c.ingest.Nodes() {

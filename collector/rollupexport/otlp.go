@@ -3,11 +3,10 @@ package rollupexport
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,10 +14,11 @@ import (
 	colpb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/gpuledger/gpuledger/internal/certs"
 )
 
 // OTLPOptions say where the counters are pushed to by OTLP over gRPC.
@@ -26,12 +26,13 @@ type OTLPOptions struct {
 	Endpoint          string // host:port
 	Insecure          bool   // without TLS
 	CAFile            string // authorities to trust instead of the system's, PEM
-	CertFile, KeyFile string // of the client, PEM, read again for each connection
+	CertFile, KeyFile string // of the client, PEM
 	Headers           map[string]string
 	Interval          time.Duration // default 60 s, at least 1 s
 	Timeout           time.Duration // of a push, default 10 s
 	Version           string        // service.version
 	InstanceID        string        // service.instance.id
+	Log               *slog.Logger  // told of certificates; nil: nobody
 }
 
 func (o *OTLPOptions) setDefaults() {
@@ -75,32 +76,17 @@ func notOfHeader(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
 }
 
-func (o *OTLPOptions) credentials() (credentials.TransportCredentials, error) {
+// certificates are those of the client; nil is plain text.
+func (o *OTLPOptions) certificates() (*certs.Set, error) {
 	if o.Insecure {
-		return insecure.NewCredentials(), nil
+		return nil, nil
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12} // what collectors speak by default
-	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("otlp: authorities: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("otlp: %s: no certificate in it (want PEM)", o.CAFile)
-		}
+	// TLS 1.2 is what collectors speak by default.
+	s, err := certs.Open(certs.Options{Name: "export", Cert: o.CertFile, Key: o.KeyFile, CA: o.CAFile, MinVersion: tls.VersionTLS12, Log: o.Log})
+	if err != nil {
+		return nil, fmt.Errorf("otlp: %w", err)
 	}
-	if o.CertFile != "" {
-		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-			return &cert, err
-		}
-		if _, err := load(nil); err != nil {
-			return nil, fmt.Errorf("otlp: the client's certificate: %w", err)
-		}
-		conf.GetClientCertificate = load
-	}
-	return credentials.NewTLS(conf), nil
+	return s, nil
 }
 
 // Pusher pushes the counters by OTLP. Every push has everything, so none is
@@ -108,6 +94,7 @@ func (o *OTLPOptions) credentials() (credentials.TransportCredentials, error) {
 type Pusher struct {
 	o       OTLPOptions
 	r       *Rollups
+	certs   *certs.Set // nil: plain text
 	conn    *grpc.ClientConn
 	client  colpb.MetricsServiceClient
 	failing bool
@@ -128,9 +115,13 @@ func NewPusher(r *Rollups, o OTLPOptions) (*Pusher, error) {
 		return nil, fmt.Errorf("otlp: %w", err)
 	}
 	o.setDefaults()
-	creds, err := o.credentials()
+	set, err := o.certificates()
 	if err != nil {
 		return nil, err
+	}
+	creds := insecure.NewCredentials()
+	if set != nil {
+		creds = set.ClientCredentials()
 	}
 	conn, err := grpc.NewClient(o.Endpoint, grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent("gpuledger-collector/"+o.Version), grpc.WithDefaultCallOptions(grpc.UseCompressor(gzip.Name)),
@@ -141,7 +132,7 @@ func NewPusher(r *Rollups, o OTLPOptions) (*Pusher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("otlp: endpoint %s: %w", o.Endpoint, err)
 	}
-	return &Pusher{o: o, r: r, conn: conn, client: colpb.NewMetricsServiceClient(conn)}, nil
+	return &Pusher{o: o, r: r, certs: set, conn: conn, client: colpb.NewMetricsServiceClient(conn)}, nil
 }
 
 // Run pushes at every interval until ctx ends, and closes the connection.
@@ -202,6 +193,10 @@ func (p *Pusher) send(ctx context.Context, s *Snapshot) error {
 func (p *Pusher) Stats() PushStats {
 	return PushStats{Pushes: p.pushes.Load(), Failures: p.failures.Load(), Rejected: p.rejected.Load()}
 }
+
+// Certificates are what is shown to the receiver and what it is checked
+// against; nil is plain text. The caller runs them.
+func (p *Pusher) Certificates() *certs.Set { return p.certs }
 
 // Close closes the connection of a pusher that was not run.
 func (p *Pusher) Close() error { return p.conn.Close() }

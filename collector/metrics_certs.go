@@ -1,0 +1,19 @@
+package collector
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// certificates yields how certificates do.
+func (m *metrics) certificates(out chan<- prometheus.Metric) {
+	for _, set := range m.c.certificates() {
+		s := set.Status()
+		send := func(name, help string, kind prometheus.ValueType, value float64) {
+			d := prometheus.NewDesc("gpuledger_collector_"+name, help, []string{"for"}, nil)
+			out <- prometheus.MustNewConstMetric(d, kind, value, s.Name)
+		}
+		if !s.NotAfter.IsZero() {
+			send("certificate_expiry_timestamp_seconds", "When the certificate in use expires.", prometheus.GaugeValue, float64(s.NotAfter.Unix()))
+		}
+		send("certificate_reloads_total", "Times that replaced files of certificates were taken.", prometheus.CounterValue, float64(s.Reloads))
+		send("certificate_failures_total", "Times that files of certificates were found broken; those in use stayed.", prometheus.CounterValue, float64(s.Failures))
+	}
+}
