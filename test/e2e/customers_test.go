@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gpuledger/gpuledger/test/programs"
 )
 
 // loraShare is what a customer asked of a model on one day.
@@ -84,7 +86,7 @@ func loraDays(t *testing.T, path string) (days map[int64]map[loraShare]int64, as
 // service: what each customer's use of each base model cost sums exactly to
 // what the fleet cost, is what it is by hand, and failed work is shown as waste.
 func TestCustomersOfAProductionFleet(t *testing.T) {
-	trace := traces(t, "gentd26")
+	trace := programs.Traces(t, "gentd26")
 	days, asked, from, to := loraDays(t, filepath.Join(trace, "lora_request_trace.csv.gz"))
 	dir := t.TempDir()
 	recording, data := filepath.Join(dir, "lora.jsonl"), filepath.Join(dir, "ledger")

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/gpuledger/gpuledger/test/programs"
 )
 
 // kills is how often each program is killed: a few times by default, as often
@@ -33,7 +35,7 @@ func TestLaw3And4KilledAtRandomPoints(t *testing.T) {
 		// slowed down, is long and quick to go over.
 		p = play{recording: filepath.Join(t.TempDir(), "gentd26.jsonl"), speed: 400}
 		step, longest = "1h", 1500 // an answer has 100,000 rows at most
-		ledger(t, "import", "gentd26", traces(t, "gentd26"), "-o", p.recording)
+		ledger(t, "import", "gentd26", programs.Traces(t, "gentd26"), "-o", p.recording)
 	}
 	want := undisturbed(t, p, step)
 
@@ -49,10 +51,10 @@ func TestLaw3And4KilledAtRandomPoints(t *testing.T) {
 			break
 		}
 		if done%2 == 0 {
-			w.agent.kill()
+			w.agent.Kill()
 			w.startAgent()
 		} else {
-			w.collector.kill()
+			w.collector.Kill()
 			w.startCollector()
 		}
 	}
@@ -124,10 +126,10 @@ func TestLaw4CollectorAway(t *testing.T) {
 	w.startCollector()
 	w.startAgent()
 	w.wait(200 * time.Millisecond) // it has its rate card, and a little is stored
-	w.collector.kill()
+	w.collector.Kill()
 	select {
-	case <-w.agent.done:
-		t.Fatalf("the agent ended without a collector: %v\n%s", w.agent.err, tail(w.agent.out.Name()))
+	case <-w.agent.Done:
+		t.Fatalf("the agent ended without a collector: %v\n%s", w.agent.Err, w.agent.Tail())
 	case <-time.After(4 * time.Second):
 	}
 	w.startCollector()

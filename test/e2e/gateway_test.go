@@ -15,6 +15,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/internal/serving/servingtest"
+	"github.com/gpuledger/gpuledger/test/programs"
 )
 
 // TestLaw4GatewayAndAKilledCollector has a gateway serve its customers while the
@@ -25,7 +26,7 @@ func TestLaw4GatewayAndAKilledCollector(t *testing.T) {
 	gateway := servingtest.Start(t, "litellm", time.Now().Add(-time.Hour))
 	addr := freePort(t)
 	args := gatewayCollector(t, dir, addr, gateway.URL)
-	start := func() *proc {
+	start := func() *programs.Proc {
 		p := startProc(t, filepath.Join(dir, "collector.log"), "gpuledger-collector", args...)
 		awaitReady(t, dir, p)
 		return p
@@ -46,13 +47,13 @@ func TestLaw4GatewayAndAKilledCollector(t *testing.T) {
 		}
 		time.Sleep(time.Duration(rng.IntN(1200)) * time.Millisecond)
 		if i%2 == 1 {
-			collector.kill()
+			collector.Kill()
 			gateway.Serve(request, 11) // while it is away
 			collector = start()
 		}
 	}
 	awaitTold(t, addr)
-	collector.stop(t)
+	collector.Stop(t)
 
 	got := tallies(t, filepath.Join(dir, "ledger"))
 	for p, v := range gateway.Served() {

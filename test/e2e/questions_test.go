@@ -30,7 +30,7 @@ func TestQuestions(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: questions, RequireUniqueNames: true, RequireExplicitExec: true, UpdateScripts: *update,
 			Setup: func(env *testscript.Env) error {
-				env.Setenv("PATH", bin)
+				env.Setenv("PATH", string(bin))
 				env.Setenv("GPULEDGER_COLLECTOR", addr)
 				// The rules in force, with one before them.
 				rules := weekRules()
@@ -87,9 +87,9 @@ func weekLedger(t *testing.T) string {
 	w.collector = startProc(t, filepath.Join(dir, "collector.log"), "gpuledger-collector", append(collectorArgs(t, dir, w.addr, card), "--rules", rules)...)
 	awaitReady(t, dir, w.collector)
 	agent := startProc(t, filepath.Join(dir, "agent.log"), "gpuledger-agent", "--config", w.agentConfig)
-	<-agent.done
-	if agent.err != nil {
-		t.Fatalf("the agent: %v\n%s", agent.err, tail(agent.out.Name()))
+	<-agent.Done
+	if agent.Err != nil {
+		t.Fatalf("the agent: %v\n%s", agent.Err, agent.Tail())
 	}
 	return w.addr
 }

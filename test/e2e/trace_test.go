@@ -6,12 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gpuledger/gpuledger/test/programs"
 )
 
 // TestTraceOfAProductionFleet replays a day of a production fleet, of which the
 // totals were worked out apart from this code.
 func TestTraceOfAProductionFleet(t *testing.T) {
-	trace := traces(t, "gentd26")
+	trace := programs.Traces(t, "gentd26")
 	dir := t.TempDir()
 	recording, data := filepath.Join(dir, "gentd26.jsonl"), filepath.Join(dir, "ledger")
 	ledger(t, "import", "gentd26", trace, "-o", recording)

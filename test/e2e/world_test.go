@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/gpuledger/gpuledger/test/programs"
 )
 
 // world is one collector and one agent that plays something. Both may be killed
@@ -17,8 +19,8 @@ type world struct {
 	dir         string
 	addr        string
 	agentConfig string
-	collector   *proc
-	agent       *proc
+	collector   *programs.Proc
+	agent       *programs.Proc
 }
 
 // play is what a world's agent plays: minutes of two simulated nodes as fast as
@@ -76,13 +78,13 @@ func (w *world) startAgent() {
 func (w *world) wait(d time.Duration) (finished bool) {
 	w.t.Helper()
 	select {
-	case <-w.agent.done:
-		if w.agent.err != nil {
-			w.t.Fatalf("the agent failed: %v\n%s", w.agent.err, tail(w.agent.out.Name()))
+	case <-w.agent.Done:
+		if w.agent.Err != nil {
+			w.t.Fatalf("the agent failed: %v\n%s", w.agent.Err, w.agent.Tail())
 		}
 		return true
-	case <-w.collector.done:
-		w.t.Fatalf("the collector ended: %v\n%s", w.collector.err, tail(w.collector.out.Name()))
+	case <-w.collector.Done:
+		w.t.Fatalf("the collector ended: %v\n%s", w.collector.Err, w.collector.Tail())
 	case <-time.After(d):
 	}
 	return false
@@ -92,9 +94,9 @@ func (w *world) wait(d time.Duration) (finished bool) {
 func (w *world) finish() {
 	w.t.Helper()
 	if !w.wait(5 * time.Minute) {
-		w.t.Fatalf("not done in 5 minutes\n%s\n%s", tail(w.agent.out.Name()), tail(w.collector.out.Name()))
+		w.t.Fatalf("not done in 5 minutes\n%s\n%s", w.agent.Tail(), w.collector.Tail())
 	}
-	w.collector.stop(w.t)
+	w.collector.Stop(w.t)
 }
 
 // undisturbed is the dump of a play in which nothing happens.
