@@ -35,6 +35,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		{"rows_committed_total", "Minute rows committed.", prometheus.CounterValue, s.Rows},
 		{"live_windows_total", "Seconds taken live.", prometheus.CounterValue, s.Live},
 		{"live_windows_dropped_total", "Live seconds not kept; their chunks bring them again.", prometheus.CounterValue, s.LiveDropped},
+		{"live_windows_shed_total", "Of those, the ones that went because all nodes held too many.", prometheus.CounterValue, s.LiveShed},
+		{"streams_unread_total", "Streams ended because their agent did not read its answers.", prometheus.CounterValue, s.Unread},
 		{"streams_invalid_total", "Streams ended because of what they sent.", prometheus.CounterValue, s.Invalid},
 		{"streams_superseded_total", "Streams ended by a newer one of their node.", prometheus.CounterValue, s.Superseded},
 		{"unpriced_device_seconds_total", "Device seconds without a price.", prometheus.CounterValue, s.Unpriced},

@@ -43,12 +43,12 @@ func (s *Server) Accept(ctx context.Context, c *attribution.Chunk) error {
 		return errStopped
 	default:
 	}
-	if err := s.budget.take(ctx, x.bytes, s.press); err != nil {
+	if err := s.budget.take(ctx, &s.own, x.bytes); err != nil {
 		return err
 	}
 	n, gs, v, err := s.placeOwn(x)
 	if err != nil || v != fresh {
-		s.budget.give(1, x.bytes)
+		s.budget.give(charge{&s.own, 1, x.bytes})
 	}
 	switch {
 	case err != nil:
@@ -99,8 +99,7 @@ func (s *Server) placeOwn(c *chunk) (n *node, gs []*group, v verdict, err error)
 	id := nodeID{c.Key.Cluster, c.Key.Node}
 	s.mu.Lock()
 	if n = s.nodes[id]; n == nil {
-		n = &node{id: id}
-		s.nodes[id] = n
+		n = s.addNode(id)
 	}
 	n.mu.Lock() // before the node could be forgotten for being empty
 	s.mu.Unlock()

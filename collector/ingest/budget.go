@@ -1,59 +1,126 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 )
 
-// budget bounds what is accepted and not stored.
+// budget bounds what is accepted and not stored, and shares it out: where it is
+// short, what becomes free goes to whoever of those that wait holds least
+// (max-min fairness). One node that floods thus waits for the others, never
+// they for it: with n nodes that want more than there is, each gets an n-th.
 type budget struct {
 	maxChunks, maxBytes int64
+	short               func() // asks that what is taken be given back soon; must not block
 
 	mu            sync.Mutex
 	chunks, bytes int64
+	waiting       []*waiter     // in order of arrival, or of what they held at the last give
 	freed         chan struct{} // closed, and replaced, whenever something is given back
 }
 
-func newBudget(chunks, bytes int64) *budget {
-	return &budget{maxChunks: chunks, maxBytes: bytes, freed: make(chan struct{})}
+// holder is who takes from a budget, which guards it.
+type holder struct{ chunks, bytes int64 }
+
+// waiter is a chunk that waits to be taken in.
+type waiter struct {
+	by      *holder
+	bytes   int64
+	granted chan struct{}
 }
 
-// take reserves one chunk of so many bytes. Where there is no room it calls
-// short and waits. A chunk larger than the whole budget goes in alone.
-func (b *budget) take(ctx context.Context, bytes int64, short func()) error {
-	for {
-		b.mu.Lock()
-		if b.chunks == 0 || (b.chunks < b.maxChunks && b.bytes+bytes <= b.maxBytes) {
-			b.chunks++
-			b.bytes += bytes
-			b.mu.Unlock()
-			return nil
-		}
-		freed := b.freed
+// charge is what a holder has taken.
+type charge struct {
+	by            *holder
+	chunks, bytes int64
+}
+
+func newBudget(chunks, bytes int64, short func()) *budget {
+	return &budget{maxChunks: chunks, maxBytes: bytes, short: short, freed: make(chan struct{})}
+}
+
+// take reserves one chunk of so many bytes. Where there is no room, or others
+// wait for it already, it calls short and waits. A chunk larger than the whole
+// budget goes in alone.
+func (b *budget) take(ctx context.Context, by *holder, bytes int64) error {
+	b.mu.Lock()
+	if len(b.waiting) == 0 && b.fits(bytes) {
+		b.grant(by, bytes)
 		b.mu.Unlock()
-		short()
-		select {
-		case <-freed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return nil
 	}
-}
-
-// give returns what was taken.
-func (b *budget) give(chunks, bytes int64) {
-	if chunks == 0 {
-		return
+	w := &waiter{by, bytes, make(chan struct{})}
+	b.waiting = append(b.waiting, w)
+	b.mu.Unlock()
+	b.short()
+	select {
+	case <-w.granted:
+		return nil
+	case <-ctx.Done():
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.chunks -= chunks
-	b.bytes -= bytes
-	if b.chunks < 0 || b.bytes < 0 {
-		panic("BUG: more was given back than was taken")
+	if i := slices.Index(b.waiting, w); i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
+		b.mu.Unlock()
+	} else { // it was granted at this very moment
+		b.mu.Unlock()
+		b.give(charge{by, 1, bytes})
+	}
+	return context.Cause(ctx)
+}
+
+func (b *budget) fits(bytes int64) bool {
+	return b.chunks == 0 || (b.chunks < b.maxChunks && b.bytes+bytes <= b.maxBytes)
+}
+
+func (b *budget) grant(by *holder, bytes int64) {
+	b.chunks++
+	b.bytes += bytes
+	by.chunks++
+	by.bytes += bytes
+}
+
+// give returns what was taken, and grants what those who wait want, as far as
+// there is room now. Where some go on waiting it calls short again.
+func (b *budget) give(back ...charge) {
+	b.mu.Lock()
+	gave := false
+	for _, c := range back {
+		b.chunks -= c.chunks
+		b.bytes -= c.bytes
+		c.by.chunks -= c.chunks
+		c.by.bytes -= c.bytes
+		if b.chunks < 0 || b.bytes < 0 || c.by.chunks < 0 || c.by.bytes < 0 {
+			panic("BUG: more was given back than was taken")
+		}
+		gave = gave || c.chunks > 0
+	}
+	if !gave {
+		b.mu.Unlock()
+		return
 	}
 	close(b.freed)
 	b.freed = make(chan struct{})
+	b.grantWaiting()
+	still := len(b.waiting) > 0
+	b.mu.Unlock()
+	if still {
+		b.short()
+	}
+}
+
+// grantWaiting grants in order of what is held, and stops at the first that
+// does not fit: otherwise large chunks would wait for ever behind small ones.
+func (b *budget) grantWaiting() {
+	slices.SortStableFunc(b.waiting, func(x, y *waiter) int { return cmp.Compare(x.by.bytes, y.by.bytes) })
+	k := 0
+	for ; k < len(b.waiting) && b.fits(b.waiting[k].bytes); k++ {
+		b.grant(b.waiting[k].by, b.waiting[k].bytes)
+		close(b.waiting[k].granted)
+	}
+	b.waiting = slices.Delete(b.waiting, 0, k)
 }
 
 func (b *budget) used() (chunks, bytes int64) {

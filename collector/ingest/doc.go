@@ -47,5 +47,12 @@
 // group becomes ready, streams are no longer read, and gRPC's flow control
 // makes the agents wait; they have it all on disk. A store that fails has the
 // same effect: nothing is acknowledged, nothing is lost, and the writer tries
-// again. A stream whose agent does not read its acks holds up itself alone.
+// again.
+//
+// What is short is shared out. Room goes to the waiting node that has least
+// pending, and ready groups are committed in an order that is fair by bytes: a
+// node that floods waits behind those that do not. Live seconds and rosters are
+// bounded over all streams; at the bound those that hold more than an equal
+// share drop their oldest, and the others nothing ([pool]). A stream whose agent
+// does not read its acks holds up itself alone, and is ended after a minute.
 package ingest

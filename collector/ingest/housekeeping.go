@@ -149,7 +149,7 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 	if n.stream != nil {
 		n.stream.acknowledge()
 	}
-	s.budget.give(int64(len(gone)), bytes)
+	s.budget.give(charge{n.holder, int64(len(gone)), bytes})
 	return len(gone)
 }
 

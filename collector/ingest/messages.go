@@ -23,8 +23,7 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "roster: %v", err)
 		}
-		st.rosters.put(r)
-		return nil
+		return st.rosters.put(r)
 	case *pb.FromAgent_Live:
 		return st.takeLive(m.Live)
 	case *pb.FromAgent_Chunk:
@@ -77,13 +76,12 @@ func (st *stream) takeLive(m *pb.Live) error {
 	if n.stream != st {
 		return errSuperseded
 	}
-	kept, pushed := n.addLive(&live{c, memory(c) + int64(len(r.stored.Body))}, l.LiveSeconds, l.LiveBytes)
+	kept, pushed, shed := n.addLive(&live{c, memory(c) + st.firstLive(r)}, l.LiveSeconds, l.LiveBytes)
 	if kept {
 		st.s.count.live.Add(1)
-	} else if pushed == 0 {
-		pushed = 1
 	}
-	st.s.count.liveDropped.Add(int64(pushed))
+	st.s.count.liveDropped.Add(int64(pushed + shed))
+	st.s.count.liveShed.Add(int64(shed))
 	return nil
 }
 
@@ -128,6 +126,16 @@ func (st *stream) newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster) *chunk 
 	first := r != st.counted
 	st.counted = r
 	return newChunk(c, m, r, first)
+}
+
+// firstLive is the memory of a roster with the first of the live seconds that
+// share it, 0 with the others.
+func (st *stream) firstLive(r *roster) int64 {
+	if r == st.lived {
+		return 0
+	}
+	st.lived = r
+	return rosterMemory * int64(len(r.stored.Body))
 }
 
 // newChunk keeps the message's body and digest, which nobody else has.
@@ -198,7 +206,7 @@ func (st *stream) rosterOf(c *attribution.Chunk) (*roster, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.rosters.put(r)
+	_ = st.rosters.put(r) // one that there is no room for serves this chunk all the same
 	return r, nil
 }
 
@@ -209,12 +217,12 @@ func (st *stream) admit(ctx context.Context, c *chunk) error {
 		s.count.rejected.Add(1)
 		return st.reject(c.Key, why)
 	}
-	if err := s.budget.take(ctx, c.bytes, s.press); err != nil {
+	if err := s.budget.take(ctx, st.node.holder, c.bytes); err != nil {
 		return status.FromContextError(err).Err()
 	}
 	gs, taken, err := st.place(c)
 	if !taken {
-		s.budget.give(1, c.bytes)
+		s.budget.give(charge{st.node.holder, 1, c.bytes})
 		return err
 	}
 	s.queue.add(gs, s.o.Clock())

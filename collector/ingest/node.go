@@ -16,7 +16,10 @@ type nodeID struct{ cluster, node string }
 
 // node is what is known of one node. Everything in it is guarded by mu.
 type node struct {
-	id nodeID
+	id       nodeID
+	holder   *holder // of what is pending; several nodes of the collector's own share one
+	lives    *pool   // of all nodes' live seconds
+	nextTurn int64   // of the next group that becomes ready; guarded by the queue
 
 	mu      sync.Mutex
 	has     seconds  // stored and accepted
@@ -24,7 +27,7 @@ type node struct {
 	open    []*group // that take chunks
 	groups  []*group // the others that are in memory: ready, or committed a moment ago
 	live    []*live  // by second; none that a chunk holds
-	liveLen int64    // bytes of live
+	liveLen int64    // bytes of live, part of lives
 	stream  *stream  // nil: not connected
 	boot    attribution.Boot
 	version string    // of the agent
@@ -63,6 +66,7 @@ func memory(c *attribution.Chunk) int64 {
 type group struct {
 	node   *node
 	minute attribution.Second
+	turn   int64  // in the queue, which guards it
 	batch  uint64 // number of the commit that holds it; 0: not known yet
 	since  time.Time
 	chunks []*chunk
@@ -163,26 +167,37 @@ func (n *node) forget(gs map[*group]bool) {
 
 // addLive keeps a second for queries and for the chunk that will hold it. It
 // returns false where it is of no use, because a chunk holds it or it is older
-// than what is kept, and how many older seconds it pushed out.
-func (n *node) addLive(l *live, most int, bytes int64) (kept bool, pushed int) {
+// than what is kept, how many older seconds it pushed out, and how many went
+// because all nodes hold too many; either may count the second itself.
+func (n *node) addLive(l *live, most int, bytes int64) (kept bool, pushed, shed int) {
 	if n.has.has(l.Key.Sequence) {
-		return false, 0
+		return false, 1, 0
 	}
 	n.dropLive(func(o *live) bool { return o.Key.Sequence == l.Key.Sequence })
 	at, _ := slices.BinarySearchFunc(n.live, l.Key.Sequence, func(o *live, s attribution.Second) int {
 		return int(o.Key.Sequence - s)
 	})
 	n.live = slices.Insert(n.live, at, l)
-	n.liveLen += l.bytes
-	for len(n.live) > most || n.liveLen > bytes {
-		if n.live[0] == l {
-			l = nil
-		}
-		n.liveLen -= n.live[0].bytes
-		n.live = slices.Delete(n.live, 0, 1)
-		pushed++
+	n.lives.change(&n.liveLen, l.bytes)
+	for ; len(n.live) > most || n.liveLen > bytes; pushed++ {
+		n.dropOldestLive()
 	}
-	return l != nil, pushed
+	shed = n.shedLive()
+	return slices.Contains(n.live, l), pushed, shed
+}
+
+// shedLive drops the oldest live seconds while all nodes hold too many, and
+// returns how many.
+func (n *node) shedLive() (dropped int) {
+	for ; n.lives.over(n.liveLen); dropped++ {
+		n.dropOldestLive()
+	}
+	return dropped
+}
+
+func (n *node) dropOldestLive() {
+	n.lives.change(&n.liveLen, -n.live[0].bytes)
+	n.live = slices.Delete(n.live, 0, 1)
 }
 
 // inMemory calls f with every group.
@@ -198,7 +213,7 @@ func (n *node) inMemory(f func(*group)) {
 func (n *node) dropLive(drop func(*live) bool) {
 	n.live = slices.DeleteFunc(n.live, func(l *live) bool {
 		if drop(l) {
-			n.liveLen -= l.bytes
+			n.lives.change(&n.liveLen, -l.bytes)
 			return true
 		}
 		return false

@@ -1,17 +1,23 @@
 package ingest
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// queue holds the groups that are ready, in order. Its length is bounded by the
-// budget.
+// queue holds the groups that are ready, in the order in which they are to be
+// committed. Its length is bounded by the budget.
+//
+// The order is fair by bytes between nodes (start-time fair queueing): a node
+// that has much in it waits behind others' first groups with its later ones.
+// The groups of one node stay in order.
 type queue struct {
 	wake chan struct{} // has room for one: something changed
 
 	mu     sync.Mutex
-	groups []*group
+	groups []*group // by turn
+	turn   int64    // of the group taken last
 	rows   int
 	first  time.Time // when the queue was last empty before these
 	hurry  bool      // commit without waiting for more
@@ -33,7 +39,15 @@ func (q *queue) add(gs []*group, now time.Time) {
 		q.first = now
 	}
 	for _, g := range gs {
-		q.groups = append(q.groups, g)
+		g.turn = max(q.turn, g.node.nextTurn)
+		g.node.nextTurn = g.turn + g.bytes
+		i, _ := slices.BinarySearchFunc(q.groups, g.turn, func(x *group, turn int64) int {
+			if x.turn <= turn {
+				return -1
+			}
+			return 1
+		})
+		q.groups = slices.Insert(q.groups, i, g)
 		q.rows += g.rows()
 	}
 	q.mu.Unlock()
@@ -73,6 +87,7 @@ func (q *queue) take(now time.Time, linger time.Duration, rows int, bytes int64)
 		q.rows -= g.rows()
 	}
 	gs := append([]*group(nil), q.groups[:k]...)
+	q.turn = gs[k-1].turn
 	left := copy(q.groups, q.groups[k:])
 	clear(q.groups[left:])
 	q.groups = q.groups[:left]

@@ -3,6 +3,8 @@ package ingest
 import (
 	"slices"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -18,7 +20,8 @@ type rosters struct {
 	most      int
 	mostBytes int64
 	list      []*roster
-	bytes     int64
+	bytes     int64 // part of pool
+	pool      *pool // of all streams' rosters
 }
 
 // get is the roster of an id, nil where it is not there (any more).
@@ -34,17 +37,29 @@ func (r *rosters) get(id attribution.Fingerprint) *roster {
 	return nil
 }
 
-// put adds a roster and drops those that there is no room for.
-func (r *rosters) put(x *roster) {
+// put adds a roster and drops those that there is no room for. Where all
+// streams together hold too many, and this one alone is more than its share, it
+// is dropped too, which is an error.
+func (r *rosters) put(x *roster) error {
 	if r.get(x.stored.ID) != nil {
-		return
+		return nil
 	}
 	r.list = append(r.list, x)
-	r.bytes += int64(len(x.stored.Body))
-	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) {
-		r.bytes -= int64(len(r.list[0].stored.Body))
+	r.pool.change(&r.bytes, int64(len(x.stored.Body)))
+	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) || r.pool.over(r.bytes) {
+		r.pool.change(&r.bytes, -int64(len(r.list[0].stored.Body)))
 		r.list = slices.Delete(r.list, 0, 1)
 	}
+	if len(r.list) == 0 {
+		return status.Errorf(codes.ResourceExhausted, "a roster of %d bytes is more than this stream's share of what all may hold: raise limits.roster_total_bytes", len(x.stored.Body))
+	}
+	return nil
+}
+
+// release drops all of them.
+func (r *rosters) release() {
+	r.pool.change(&r.bytes, -r.bytes)
+	r.list = nil
 }
 
 // decodeRoster reads a roster; its id is what its content says.

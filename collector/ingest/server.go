@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -32,6 +33,9 @@ type Server struct {
 	card     atomic.Pointer[pb.RateCard]
 	journal  atomic.Pointer[rerating.Journal]
 	budget   *budget
+	own      holder      // of the budget: what the collector makes itself
+	lives    pool        // of live seconds
+	rosters  pool        // of streams' rosters
 	pressed  atomic.Bool // the budget is short: commit everything
 	queue    queue
 	jobs     chan job
@@ -58,12 +62,13 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 	s := &Server{
 		store: st, o: o,
 		nodes:    make(map[nodeID]*node),
-		budget:   newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes),
 		queue:    queue{wake: make(chan struct{}, 1)},
 		jobs:     make(chan job),
 		unpriced: unpriced{log: o.Log, devices: make(map[string]*unpricedDevice)},
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
+	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
+	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
 	err := st.View(ctx, func(r store.Reader) error {
 		s.writer.commits = r.Commits()
 		j, err := r.Journal(ctx)
@@ -95,9 +100,19 @@ func (s *Server) known(id nodeID) *node {
 	defer s.mu.Unlock()
 	n := s.nodes[id]
 	if n == nil {
-		n = &node{id: id}
-		s.nodes[id] = n
+		n = s.addNode(id)
 	}
+	return n
+}
+
+// addNode adds a node under the server's mutex. Those of the collector's own
+// count as one when memory is shared out.
+func (s *Server) addNode(id nodeID) *node {
+	n := &node{id: id, holder: &holder{}, lives: &s.lives}
+	if strings.HasPrefix(id.node, OwnPrefix) {
+		n.holder = &s.own
+	}
+	s.nodes[id] = n
 	return n
 }
 
@@ -124,8 +139,7 @@ func (s *Server) connect(st *stream, id nodeID) error {
 		if len(s.nodes) >= s.o.Limits.Nodes {
 			return status.Errorf(codes.ResourceExhausted, "%d nodes are known, as many as may be: raise limits.nodes", len(s.nodes))
 		}
-		n = &node{id: id}
-		s.nodes[id] = n
+		n = s.addNode(id)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -43,7 +43,8 @@ type stream struct {
 	// The receiver's own.
 	rosters rosters
 	lives   wire.LiveDecoder
-	counted *roster // whose memory has been counted
+	counted *roster // whose memory has been counted, with a chunk's
+	lived   *roster // the same, with a live second's
 
 	// Guarded by the node's mutex.
 	receipts     receipts
@@ -73,11 +74,12 @@ func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 
 	st := &stream{
 		s: s, superseded: make(chan struct{}), outbox: outbox{wake: make(chan struct{}, 1)},
-		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes},
+		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes, pool: &s.rosters},
 	}
 	introduced, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer s.streams.Done()
+		defer st.rosters.release()
 		ended <- st.receive(g, introduced)
 	}()
 	err := st.send(g, introduced, ended)
@@ -139,18 +141,15 @@ func (st *stream) send(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], int
 		// Asked before the outbox is emptied: the ack that settles the last
 		// chunk is then in it.
 		done := closing && st.settled()
-		for _, m := range st.outbox.take() {
-			if err := g.Send(m); err != nil {
-				return err
-			}
-		}
+		ms := st.outbox.take()
 		if introduced == nil {
 			if card := st.s.card.Load(); card != sent {
 				sent = card
-				if err := g.Send(&pb.ToAgent{Message: &pb.ToAgent_RateCard{RateCard: card}}); err != nil {
-					return err
-				}
+				ms = append(ms, &pb.ToAgent{Message: &pb.ToAgent_RateCard{RateCard: card}})
 			}
+		}
+		if err := st.deliver(g, ms); err != nil {
+			return err
 		}
 		if why != nil {
 			return why
@@ -184,6 +183,33 @@ func (st *stream) send(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], int
 		case <-g.Context().Done():
 			return status.FromContextError(context.Cause(g.Context())).Err()
 		}
+	}
+}
+
+// deliver sends messages, as long as the agent reads. gRPC interrupts a call of
+// Send only when the handler returns, hence the goroutine.
+func (st *stream) deliver(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], ms []*pb.ToAgent) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	st.s.streams.Go(func() {
+		for _, m := range ms {
+			if err := g.Send(m); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	})
+	unread := time.NewTimer(st.s.o.Timing.Unread)
+	defer unread.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-unread.C:
+		st.s.count.unread.Add(1)
+		return status.Errorf(codes.ResourceExhausted, "the collector's answers have not been read for %v", st.s.o.Timing.Unread)
 	}
 }
 
