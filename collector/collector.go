@@ -18,11 +18,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/run"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/gateway"
@@ -86,6 +86,8 @@ type Collector struct {
 	// exported are the ledger's sums as counters.
 	exported *rollupexport.Rollups
 	grpc     *grpc.Server
+	// open and refused count connections of agents and programs over gRPC.
+	open, refused atomic.Int64
 	// tls and pushTLS are shown to those who connect, and to the receiver of
 	// pushed sums; nil: none.
 	tls, pushTLS *certs.Set
@@ -154,13 +156,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	if c.tls, err = c.cfg.TLS.openTLS(c.deps.Log); err != nil {
 		return err
 	}
-	c.grpc = grpc.NewServer(
-		grpc.Creds(c.credentials()), grpc.MaxHeaderListSize(64<<10),
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(4096), grpc.ConnectionTimeout(20*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
-		// Agents ping every 20 s, also while their stream is quiet.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	)
+	c.grpc = grpc.NewServer(append(grpcLimits(), grpc.Creds(c.credentials()))...)
 	pb.RegisterIngestServer(c.grpc, c.ingest)
 	pb.RegisterLedgerServer(c.grpc, c.ledger)
 	return nil
@@ -174,6 +170,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	grpcListener = c.bounded(grpcListener)
 	httpListener, err := listen(ctx, c.cfg.HTTPListen, "http_listen")
 	if err != nil {
 		return errors.Join(err, grpcListener.Close())

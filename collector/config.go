@@ -135,6 +135,21 @@ type LimitsConfig struct {
 	// comes. Default: 30. 0 means the default.
 	LiveSeconds int `yaml:"live_seconds"`
 
+	// LiveTotalBytes bounds those of all nodes, in bytes of memory; at the limit
+	// nodes that have more than an equal share lose their oldest, which then
+	// come in full with their chunk. Default: 536870912 (512 MiB). 0 means the
+	// default.
+	LiveTotalBytes int64 `yaml:"live_total_bytes"`
+
+	// RosterTotalBytes bounds the dictionaries that agents have sent, over all
+	// of them, in bytes as they were sent. Default: 268435456 (256 MiB). 0
+	// means the default.
+	RosterTotalBytes int64 `yaml:"roster_total_bytes"`
+
+	// Connections is how many connections there may be at grpc_listen; further
+	// ones are closed at once. Default: 20000. 0 means the default.
+	Connections int `yaml:"connections"`
+
 	// Ranges is how many separate runs of seconds a node or gateway may have on
 	// record; at the limit, what would begin another is refused. Default:
 	// 100000. 0 means the default.
@@ -209,7 +224,8 @@ func DefaultConfig() Config {
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
-			LiveSeconds: l.LiveSeconds, Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
+			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: maxConnections,
+			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
 		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
 		StopTimeout: Duration{30 * time.Second},
@@ -269,6 +285,9 @@ func (c *Config) checkNumbers(bad func(key, format string, args ...any)) {
 		{"limits.pending_bytes", c.Limits.PendingBytes},
 		{"limits.batch_rows", int64(c.Limits.BatchRows)},
 		{"limits.live_seconds", int64(c.Limits.LiveSeconds)},
+		{"limits.live_total_bytes", c.Limits.LiveTotalBytes},
+		{"limits.roster_total_bytes", c.Limits.RosterTotalBytes},
+		{"limits.connections", int64(c.Limits.Connections)},
 		{"limits.ranges", int64(c.Limits.Ranges)},
 		{"limits.queries", int64(c.Limits.Queries)},
 		{"limits.query_timeout", int64(c.Limits.QueryTimeout.Duration)},
@@ -322,6 +341,6 @@ func (c *Config) ingestLimits() ingest.Limits {
 	l := &c.Limits
 	return ingest.Limits{
 		Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes,
-		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, Ranges: l.Ranges,
+		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Ranges: l.Ranges,
 	}
 }

@@ -24,6 +24,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		value      int64
 	}{
 		{"streams", "Agents connected now.", prometheus.GaugeValue, s.Streams},
+		{"connections", "Connections over gRPC now.", prometheus.GaugeValue, m.c.open.Load()},
+		{"connections_refused_total", "Connections closed at once because there were too many.", prometheus.CounterValue, m.c.refused.Load()},
 		{"pending_chunks", "Chunks accepted and not stored yet.", prometheus.GaugeValue, chunks},
 		{"pending_bytes", "Memory of the chunks accepted and not stored yet.", prometheus.GaugeValue, bytes},
 		{"chunks_accepted_total", "Chunks accepted.", prometheus.CounterValue, s.Accepted},

@@ -177,6 +177,7 @@ func (p *program) run(ctx context.Context, cfg *collector.Config) error {
 	// The ledger says who pays for what, and the store makes files as it goes.
 	syscall.Umask(0o077)
 	deps := collector.Deps{Version: version, Log: cfg.Log.Logger(p.stderr), Abort: p.abort}
+	collector.LimitMemory(cfg, deps.Log)
 	if p.readyFile != "" {
 		deps.Ready = func(a collector.Addresses) error { return a.WriteFile(p.readyFile) }
 	}

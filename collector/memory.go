@@ -1,0 +1,50 @@
+package collector
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+)
+
+// LimitMemory tells Go's garbage collector how much memory the process may
+// take, so that it works harder before the kernel ends the process. It goes by
+// the cgroup's limit, where there is one: DuckDB's own memory and a tenth for
+// what neither of the two counts are left out. The environment's GOMEMLIMIT
+// counts more. It changes the whole process: call it from main, once.
+func LimitMemory(cfg *Config, log *slog.Logger) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	limit, err := memlimit.FromCgroup()
+	switch {
+	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
+		return
+	case err != nil:
+		log.Warn("the cgroup's memory limit can't be read; Go's garbage collector goes by none", "error", err, "hint", "set GOMEMLIMIT")
+		return
+	}
+	heap, enough := goMemory(limit, cfg.DuckDB.MemoryBytes)
+	debug.SetMemoryLimit(heap)
+	if !enough {
+		log.Warn("the memory limit is tight: lower limits.pending_bytes and duckdb.memory_bytes, or raise it", "limit_bytes", limit, "go_bytes", heap)
+	}
+}
+
+// leastGoMemory is what a collector without agents is comfortable with.
+const leastGoMemory = 256 << 20
+
+// goMemory is what Go may take of a limit, and whether that is enough to work
+// well.
+func goMemory(limit uint64, duckdb int64) (bytes int64, enough bool) {
+	if duckdb == 0 {
+		duckdb = DefaultConfig().DuckDB.MemoryBytes
+	}
+	if limit >= 1<<62 { // some cgroups say "none" so
+		return 1 << 62, true
+	}
+	bytes = int64(limit-limit/10) - duckdb
+	return max(bytes, leastGoMemory), bytes >= leastGoMemory
+}
