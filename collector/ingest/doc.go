@@ -27,6 +27,15 @@
 // durable. A chunk that overlaps them otherwise, or under another boot, is a
 // conflict and rejected. How late a chunk comes makes no difference (law 5).
 //
+// # Several collectors
+//
+// Where others write to the same store ([store.Shared]), what it has of a node is
+// read again with every hello: what another has stored is a duplicate here, and
+// acknowledged. When a stream ends, what is accepted of its node and not with the
+// writer is let go of: it was not acknowledged, and the agent sends it again, to
+// whomever. A stream that is stuck while its agent has moved on does no harm: it
+// accepts nothing more, and what it has accepted the store takes once.
+//
 // # Reratings
 //
 // Rows are summed as the journal of reratings says, late chunks too (law 5). The

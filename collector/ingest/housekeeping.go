@@ -21,14 +21,14 @@ const recently = time.Minute
 func (s *Server) clean(ctx context.Context, now time.Time) error {
 	w := &s.writer
 	newest := attribution.Second(s.newest.Load())
-	if newest == 0 || (now.Sub(w.cleaned) < s.o.Timing.Housekeeping && newest-w.rolledTo < dataBetweenRolls) {
+	if newest == 0 || (now.Sub(w.cleaned) < w.cleanAgain && newest-w.rolledTo < dataBetweenRolls) {
 		return nil
 	}
 	complete := s.complete(now)
-	if now.Sub(w.cleaned) < s.o.Timing.Housekeeping && complete-w.rolledTo < dataBetweenRolls {
+	if now.Sub(w.cleaned) < w.cleanAgain && complete-w.rolledTo < dataBetweenRolls {
 		return nil
 	}
-	w.cleaned, w.rolledTo = now, complete
+	w.cleaned, w.cleanAgain, w.rolledTo = now, s.cleanAgain(), complete
 	err := s.rollAndRetain(ctx, complete)
 	switch {
 	case errors.Is(err, store.ErrUnavailable):
@@ -85,16 +85,7 @@ func (s *Server) dropDuplicates(ctx context.Context, gs []*group, cause error) e
 	for _, g := range gs {
 		stored[g.node.id] = &seconds{}
 	}
-	err := s.store.View(ctx, func(r store.Reader) error {
-		s.writer.commits = r.Commits()
-		return r.Ranges(ctx, func(x store.Range) error {
-			if have := stored[nodeID{x.Cluster, x.Node}]; have != nil {
-				have.spans = append(have.spans, span{x.From, x.To, x.Boot})
-			}
-			return nil
-		})
-	})
-	if err != nil {
+	if err := s.storedNow(ctx, stored); err != nil {
 		return fmt.Errorf("read what is stored: %w", err)
 	}
 	// What is dropped here is in the store by now, and a view from before that
@@ -105,7 +96,7 @@ func (s *Server) dropDuplicates(ctx context.Context, gs []*group, cause error) e
 		dropped += s.dropStored(g, stored[g.node.id])
 	}
 	if dropped == 0 {
-		return fmt.Errorf("the store refuses as duplicate what it does not have: %w", cause)
+		return s.refuted(fmt.Errorf("the store refuses as duplicate what it does not have: %w", cause))
 	}
 	return nil
 }
@@ -143,6 +134,10 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 	g.batch = 0
 	g.bytes -= bytes
 	n.pending = slices.DeleteFunc(n.pending, func(c *chunk) bool { return slices.Contains(gone, c) })
+	for _, c := range gone {
+		n.has.remove(c.span())
+	}
+	n.has.learn(have.spans)
 	if len(kept) == 0 {
 		n.forget(map[*group]bool{g: true})
 	}

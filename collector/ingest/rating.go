@@ -18,13 +18,16 @@ func (s *Server) SetJournal(j *rerating.Journal) { s.journal.Store(j) }
 // readJournal reads the journal that the store has. It is another one than the
 // server's where the store made a rerating durable and failed to say so.
 func (s *Server) readJournal(ctx context.Context) error {
+	if err := s.refreshed(ctx); err != nil {
+		return err
+	}
 	return s.store.View(ctx, func(r store.Reader) error {
 		j, err := r.Journal(ctx)
 		if err != nil {
 			return fmt.Errorf("read the journal of reratings: %w", err)
 		}
 		if j.Next() == s.journal.Load().Next() {
-			return errors.New("the store refuses the journal that it has")
+			return s.refuted(errors.New("the store refuses the journal that it has"))
 		}
 		s.o.Log.Warn("the ledger holds reratings that were not known of: what is stored from here on is rated by them", "entries", j.Next()-1)
 		s.SetJournal(j)

@@ -23,8 +23,9 @@ import (
 type Server struct {
 	pb.UnimplementedIngestServer
 
-	store store.Store
-	o     Options
+	store  store.Store
+	shared store.Shared // the same, nil where no other collector writes to it
+	o      Options
 
 	mu      sync.Mutex
 	nodes   map[nodeID]*node
@@ -52,8 +53,9 @@ type Server struct {
 	dead     chan struct{} // closed: the writer has ended
 }
 
-// New returns a server over a store, whose ranges it reads. The store must not
-// be written by anyone else from then on, except through [Server.Do].
+// New returns a server over a store, whose ranges it reads. Unless the store is
+// a [store.Shared] it must not be written by anyone else from then on, except
+// through [Server.Do].
 func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 	if err := o.Limits.Validate(); err != nil {
 		return nil, err
@@ -69,6 +71,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
 	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
+	s.shared, _ = st.(store.Shared)
 	err := st.View(ctx, func(r store.Reader) error {
 		s.writer.commits = r.Commits()
 		j, err := r.Journal(ctx)
@@ -127,8 +130,9 @@ func (s *Server) allNodes() []*node {
 }
 
 // connect makes st the stream of its node, in place of an older one, and
-// welcomes it. The node's lock is never held while the server's is asked for.
-func (s *Server) connect(st *stream, id nodeID) error {
+// welcomes it. stored is what the store has of the node, nil where that is known
+// already. The node's lock is never held while the server's is asked for.
+func (s *Server) connect(st *stream, id nodeID, stored *seconds) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st.gone {
@@ -150,6 +154,7 @@ func (s *Server) connect(st *stream, id nodeID) error {
 	if n.boot != st.boot {
 		n.dropLive(func(*live) bool { return true })
 	}
+	n.learn(stored)
 	n.stream, n.boot, n.version = st, st.boot, st.version
 	st.node = n
 	return st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
@@ -172,6 +177,7 @@ func (s *Server) disconnect(st *stream) {
 		return
 	}
 	n.stream, n.left = nil, s.o.Clock()
+	s.letGo(n)
 	if n.idle() {
 		delete(s.nodes, n.id)
 	}

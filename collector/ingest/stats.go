@@ -23,6 +23,7 @@ type Stats struct {
 	LiveDropped    int64 // seconds not kept live: of no use, too far ahead, or over the limit
 	LiveShed       int64 // of those dropped, seconds that went because all nodes held too many
 	Unread         int64 // streams ended because their agent did not read its answers
+	LetGo          int64 // accepted chunks let go of when their stream ended: another collector may store them
 	Invalid        int64 // streams ended because of what they sent
 	Superseded     int64 // streams ended by a newer one of their node
 	Unpriced       int64 // device seconds without a price
@@ -33,8 +34,8 @@ type Stats struct {
 }
 
 type counters struct {
-	streams, accepted, duplicate, conflict, rejected, resend, live, liveDropped, liveShed, unread atomic.Int64
-	invalid, superseded, unpriced, commits, commitFailures, rows, slices                          atomic.Int64
+	streams, accepted, duplicate, conflict, rejected, resend, live, liveDropped, liveShed, unread, letGo atomic.Int64
+	invalid, superseded, unpriced, commits, commitFailures, rows, slices                                 atomic.Int64
 }
 
 // Stats is the counts so far.
@@ -43,7 +44,7 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Streams: c.streams.Load(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
 		Rejected: c.rejected.Load(), Resend: c.resend.Load(), Live: c.live.Load(), LiveDropped: c.liveDropped.Load(),
-		LiveShed: c.liveShed.Load(), Unread: c.unread.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
+		LiveShed: c.liveShed.Load(), Unread: c.unread.Load(), LetGo: c.letGo.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
 		Commits: c.commits.Load(), CommitFailures: c.commitFailures.Load(), Rows: c.rows.Load(), Slices: c.slices.Load(),
 	}
 }

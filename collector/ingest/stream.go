@@ -98,7 +98,7 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 	if err != nil {
 		return noHello(err)
 	}
-	if err := st.hello(m.GetHello()); err != nil {
+	if err := st.hello(g.Context(), m.GetHello()); err != nil {
 		return err
 	}
 	close(introduced)
@@ -213,7 +213,7 @@ func (st *stream) deliver(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 	}
 }
 
-func (st *stream) hello(h *pb.Hello) error {
+func (st *stream) hello(ctx context.Context, h *pb.Hello) error {
 	if h == nil {
 		return status.Error(codes.InvalidArgument, "the first message must be hello")
 	}
@@ -234,7 +234,12 @@ func (st *stream) hello(h *pb.Hello) error {
 	}
 	copy(st.boot[:], h.Boot)
 	st.version = h.Version
-	return st.s.connect(st, nodeID{h.Cluster, h.Node})
+	id := nodeID{h.Cluster, h.Node}
+	stored, err := st.s.reload(ctx, id)
+	if err != nil {
+		return err
+	}
+	return st.s.connect(st, id, stored)
 }
 
 func checkName(s string, empty bool, most int) error {

@@ -14,11 +14,12 @@ import (
 
 // writer is the state of the one goroutine that changes the store.
 type writer struct {
-	commits  uint64     // the newest commit's number
-	kept     []keptOnes // the newest commits' chunks, for queries that do not see them
-	swept    time.Time
-	cleaned  time.Time          // when rows were last rolled and dropped
-	rolledTo attribution.Second // of data, then
+	commits    uint64     // the newest commit's number
+	kept       []keptOnes // the newest commits' chunks, for queries that do not see them
+	swept      time.Time
+	cleaned    time.Time          // when rows were last rolled and dropped
+	cleanAgain time.Duration      // after that
+	rolledTo   attribution.Second // of data, then
 }
 
 // keptOnes is what one commit holds.
@@ -54,7 +55,7 @@ func (s *Server) Run(ctx context.Context) error {
 		close(s.dead)
 	}()
 	now := s.o.Clock()
-	s.writer.swept, s.writer.cleaned = now, now
+	s.writer.swept, s.writer.cleaned, s.writer.cleanAgain = now, now, s.cleanAgain()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -142,6 +143,20 @@ func (s *Server) commit(ctx context.Context, gs []*group) error {
 	for {
 		number := s.writer.commits + 1
 		err := s.store.Commit(ctx, s.batch(number, gs))
+		if errors.Is(err, store.ErrDuplicate) || (failed && errors.Is(err, store.ErrBadBatch)) {
+			// The latter where the attempt that failed did succeed.
+			if err = s.dropDuplicates(ctx, gs, err); err == nil {
+				if gs = filled(gs); len(gs) == 0 {
+					return nil
+				}
+				continue
+			}
+		}
+		if errors.Is(err, store.ErrOutdated) {
+			if err = s.readJournal(ctx); err == nil {
+				continue
+			}
+		}
 		switch {
 		case err == nil:
 			s.trouble.Store(nil)
@@ -149,20 +164,6 @@ func (s *Server) commit(ctx context.Context, gs []*group) error {
 			return nil
 		case ctx.Err() != nil:
 			return err
-		case errors.Is(err, store.ErrOutdated):
-			if err := s.readJournal(ctx); err != nil {
-				return err
-			}
-			continue
-		case errors.Is(err, store.ErrDuplicate), failed && errors.Is(err, store.ErrBadBatch):
-			// The latter where the attempt that failed did succeed.
-			if err := s.dropDuplicates(ctx, gs, err); err != nil {
-				return err
-			}
-			if gs = filled(gs); len(gs) == 0 {
-				return nil
-			}
-			continue
 		case !errors.Is(err, store.ErrUnavailable):
 			return fmt.Errorf("commit %d: %w", number, err)
 		}
