@@ -224,7 +224,7 @@ func DefaultConfig() Config {
 		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
-			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: maxConnections,
+			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
 		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},

@@ -37,13 +37,13 @@ type connections struct {
 	refused *atomic.Int64
 }
 
-// maxConnections is the bound where the configuration says 0.
-const maxConnections = 20_000
+// defaultConnections is the bound where the configuration says 0.
+const defaultConnections = 20_000
 
 func (c *Collector) bounded(l net.Listener) net.Listener {
 	most := c.cfg.Limits.Connections
 	if most == 0 {
-		most = maxConnections
+		most = defaultConnections
 	}
 	return &connections{l, int64(most), &c.open, &c.refused}
 }
