@@ -1,0 +1,120 @@
+package access
+
+import (
+	"context"
+	"crypto/x509"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// ServerOptions put the guard before all methods of a gRPC server that others
+// reach.
+func (g *Guard) ServerOptions() []grpc.ServerOption { return g.options(g.outside) }
+
+// outside is who calls from outside.
+func (g *Guard) outside(ctx context.Context) (*Caller, error) {
+	var s Shown
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		s.Authorization = md.Get("authorization")
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		s.Peer = p.Addr.String()
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			s.Certificate = verifiedLeaf(t.State.VerifiedChains)
+		}
+	}
+	return g.Caller(ctx, s)
+}
+
+// verifiedLeaf is the client's certificate, if anybody vouches for it.
+func verifiedLeaf(chains [][]*x509.Certificate) *x509.Certificate {
+	if len(chains) == 0 || len(chains[0]) == 0 {
+		return nil
+	}
+	return chains[0][0]
+}
+
+func (g *Guard) options(who func(context.Context) (*Caller, error)) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			ctx, rule, err := g.admit(ctx, info.FullMethod, who)
+			if err != nil {
+				return nil, err
+			}
+			res, err := handle(ctx, req)
+			return g.answer(ctx, rule, res, err)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			ctx, rule, err := g.admit(stream.Context(), info.FullMethod, who)
+			if err != nil {
+				return err
+			}
+			_, err = g.answer(ctx, rule, nil, handle(srv, &admitted{stream, ctx}))
+			return err
+		}),
+	}
+}
+
+// admit decides on a call, and puts the caller into its context.
+func (g *Guard) admit(ctx context.Context, method string, who func(context.Context) (*Caller, error)) (context.Context, Rule, error) {
+	rule, known := g.methods[method]
+	if known && rule.For == Agents {
+		return ctx, rule, nil
+	}
+	c, err := who(ctx)
+	if err != nil {
+		return nil, rule, err
+	}
+	if !known || rule.For != Callers {
+		return nil, rule, g.forbid(c, method, errUnknown)
+	}
+	if err := c.May(rule); err != nil {
+		return nil, rule, g.forbid(c, method, err)
+	}
+	return WithCaller(ctx, c), rule, nil
+}
+
+func (g *Guard) forbid(c *Caller, what string, err error) error {
+	g.counts.Forbidden.Add(1)
+	g.tell("a caller may not do this", "caller", c.Name, "method", c.Method, "asked", what)
+	return err
+}
+
+// answer is what of an answer the caller may have. What went wrong within the
+// collector may name files, nodes and owners: it is for those who see all.
+func (g *Guard) answer(ctx context.Context, rule Rule, res any, err error) (any, error) {
+	c := CallerOf(ctx)
+	if rule.For == Agents || c == nil || c.sees() {
+		return res, err
+	}
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Internal, codes.Unknown, codes.DataLoss, codes.Unavailable:
+		return nil, status.Error(status.Code(err), "the collector could not answer this; its log says why")
+	default:
+		return nil, err
+	}
+	if rule.Reach == Narrowed {
+		m, ok := res.(proto.Message)
+		if !ok {
+			panic("BUG: access: an answer that cannot be narrowed")
+		}
+		rule.Narrow(m)
+	}
+	return res, nil
+}
+
+// admitted is a stream whose caller is known.
+type admitted struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // a stream's context is asked of it
+}
+
+// Context holds the caller.
+func (a *admitted) Context() context.Context { return a.ctx }
