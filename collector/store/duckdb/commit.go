@@ -89,12 +89,8 @@ func (s *Store) check(b *store.Batch) error {
 		return fmt.Errorf("%w: its number is %d and follows %d", store.ErrBadBatch, b.Number, s.state.commits)
 	}
 	for i := range b.Chunks {
-		ch := &b.Chunks[i]
-		if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || int64(ch.Key.Sequence) != int64(int32(ch.Key.Sequence/60))*60+int64(ch.Key.Sequence%60) {
-			return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
-		}
-		if n := len(ch.Previous); n != 0 && n != attribution.LinkSize {
-			return fmt.Errorf("%w: node %q chunk %d: the link before it has %d bytes", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, n)
+		if err := checkChunk(&b.Chunks[i]); err != nil {
+			return err
 		}
 	}
 	for i := range b.Rows {
@@ -110,6 +106,16 @@ func (s *Store) check(b *store.Batch) error {
 		}
 	}
 	return s.cover.check(b.Chunks)
+}
+
+func checkChunk(ch *store.Chunk) error {
+	if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || int64(ch.Key.Sequence) != int64(int32(ch.Key.Sequence/60))*60+int64(ch.Key.Sequence%60) {
+		return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
+	}
+	if n := len(ch.Previous); n != 0 && n != attribution.LinkSize {
+		return fmt.Errorf("%w: node %q chunk %d: the link before it has %d bytes", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, n)
+	}
+	return nil
 }
 
 func inMinute(v int64) bool { return v >= 0 && v <= rollup.MaxSecond*int64(rollup.Minute) }
@@ -154,39 +160,48 @@ func gapOf(b attribution.Basis, s *rollup.Sums) int64 {
 }
 
 func (c *commit) writeRows(ctx context.Context) error {
-	rows := c.batch.Rows
+	facts, err := c.rowFacts(ctx, c.batch.Rows, rollup.Minute)
+	if err != nil {
+		return err
+	}
+	return writeAll(c, "", facts, func(f *fact) *int32 { return &f.bucket }, putFact)
+}
+
+func putFact(row appendRow, f *fact) error {
+	return row(f.bucket, f.series, f.Time, f.gap, f.Memory, f.Energy, f.Cost)
+}
+
+// rowFacts are rows of a resolution as they are stored, sorted for that.
+func (c *commit) rowFacts(ctx context.Context, rows []rollup.Row, res rollup.Resolution) ([]fact, error) {
 	n := len(rows)
 	owners, err := c.owners(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Owner })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	devices, err := c.devices(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Device })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	methods, err := c.methods(ctx, n, func(i int) string { return rows[i].Series.Method })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	series, err := c.series(ctx, n, func(i int) seriesKey {
 		return seriesKey{devices[i], owners[i], methods[i], rows[i].Series.Revision, rows[i].Series.Basis}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	facts := make([]fact, n)
 	for i := range rows {
 		r := &rows[i]
-		facts[i] = fact{int32(r.Bucket / 60), series[i], r.Series.Basis, r.Sums, gapOf(r.Series.Basis, &r.Sums)}
+		facts[i] = fact{int32(int64(r.Bucket) / int64(res)), series[i], r.Series.Basis, r.Sums, gapOf(r.Series.Basis, &r.Sums)}
 	}
 	// Rows of one basis are alike, and neighbours compress each other.
 	slices.SortFunc(facts, func(a, b fact) int {
 		return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.basis, b.basis), cmp.Compare(a.series, b.series))
 	})
-	return writeAll(c, "", facts, func(f *fact) *int32 { return &f.bucket },
-		func(row appendRow, f *fact) error {
-			return row(f.bucket, f.series, f.Time, f.gap, f.Memory, f.Energy, f.Cost)
-		})
+	return facts, nil
 }
 
 type tallyFact struct {
@@ -195,28 +210,37 @@ type tallyFact struct {
 }
 
 func (c *commit) writeTallies(ctx context.Context) error {
-	rows := c.batch.Tallies
+	facts, err := c.tallyFacts(ctx, c.batch.Tallies, rollup.Minute)
+	if err != nil {
+		return err
+	}
+	return writeAll(c, "tally_", facts, func(f *tallyFact) *int32 { return &f.bucket }, putTallyFact)
+}
+
+func putTallyFact(row appendRow, f *tallyFact) error { return row(f.bucket, f.series, f.value) }
+
+// tallyFacts is rowFacts for tallies.
+func (c *commit) tallyFacts(ctx context.Context, rows []rollup.TallyRow, res rollup.Resolution) ([]tallyFact, error) {
 	n := len(rows)
 	owners, err := c.owners(ctx, n, func(i int) rollup.Fingerprint { return rows[i].Series.Owner })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	series, err := c.tallySeries(ctx, n, func(i int) tallyKey {
 		s := &rows[i].Series
 		return tallyKey{owners[i], s.Model, s.Tenant, s.Tier, s.Measure}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	facts := make([]tallyFact, n)
 	for i := range rows {
-		facts[i] = tallyFact{int32(rows[i].Bucket / 60), series[i], rows[i].Value}
+		facts[i] = tallyFact{int32(int64(rows[i].Bucket) / int64(res)), series[i], rows[i].Value}
 	}
 	slices.SortFunc(facts, func(a, b tallyFact) int {
 		return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.series, b.series))
 	})
-	return writeAll(c, "tally_", facts, func(f *tallyFact) *int32 { return &f.bucket },
-		func(row appendRow, f *tallyFact) error { return row(f.bucket, f.series, f.value) })
+	return facts, nil
 }
 
 // writeAll appends minute rows, and adds those that come late to the hours and
@@ -284,22 +308,7 @@ func (c *commit) writeChunks(ctx context.Context) error {
 	for i := range c.batch.Rosters {
 		bodies[c.batch.Rosters[i].ID] = c.batch.Rosters[i].Body
 	}
-	rosters, err := resolve(ctx, c, byFingerprint(&c.dims.rosters, "roster"), len(chunks),
-		func(i int) rollup.Fingerprint { return chunks[i].RosterID },
-		func(fresh []rollup.Fingerprint, first int32) error {
-			return c.append("", "roster", func(row appendRow) error {
-				for i, f := range fresh {
-					body, ok := bodies[f]
-					if !ok {
-						return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, f)
-					}
-					if err := row(first+int32(i), uuid(f), nonNil(body)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		})
+	rosters, err := c.rosters(ctx, len(chunks), func(i int) rollup.Fingerprint { return chunks[i].RosterID }, bodies)
 	if err != nil {
 		return err
 	}
@@ -317,6 +326,26 @@ func (c *commit) writeChunks(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// rosters finds the ids of rosters; those that the table does not have are
+// made of their bodies.
+func (c *commit) rosters(ctx context.Context, n int, at func(int) rollup.Fingerprint, bodies map[rollup.Fingerprint][]byte) ([]int32, error) {
+	return resolve(ctx, c, byFingerprint(&c.dims.rosters, "roster"), n, at,
+		func(fresh []rollup.Fingerprint, first int32) error {
+			return c.append("", "roster", func(row appendRow) error {
+				for i, f := range fresh {
+					body, ok := bodies[f]
+					if !ok {
+						return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, f)
+					}
+					if err := row(first+int32(i), uuid(f), nonNil(body)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
 }
 
 // nonNil keeps an empty blob from being taken for none.

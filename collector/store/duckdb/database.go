@@ -67,9 +67,9 @@ func (db *database) prepare(ctx context.Context, path string) error {
 	if db.writer, err = db.pool.Conn(ctx); err != nil {
 		return cannotOpen(path, err)
 	}
-	var tables, states int
-	err = db.writer.QueryRowContext(ctx,
-		`SELECT count(*), count(*) FILTER (WHERE table_name = 'state') FROM duckdb_tables() WHERE NOT internal`).Scan(&tables, &states)
+	var tables, states, loading int
+	err = db.writer.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE table_name = 'state'), count(*) FILTER (WHERE table_name = '`+loadingTable+`')
+		FROM duckdb_tables() WHERE NOT internal`).Scan(&tables, &states, &loading)
 	switch {
 	case err != nil:
 		return cannotOpen(path, err)
@@ -80,6 +80,8 @@ func (db *database) prepare(ctx context.Context, path string) error {
 		}
 	case states == 0:
 		return fmt.Errorf("%w: %s is a DuckDB file, but no ledger: move it away, or choose another data directory", store.ErrCorrupt, path)
+	case loading > 0:
+		return unfinished(path)
 	}
 	var version int
 	if err := db.writer.QueryRowContext(ctx, `SELECT version FROM state`).Scan(&version); err != nil {

@@ -30,3 +30,5 @@ func TestMain(m *testing.M) {
 }
 
 func TestStore(t *testing.T) { storetest.Run(t, driver) }
+
+func TestLoader(t *testing.T) { storetest.RunLoader(t, driver) }

@@ -22,6 +22,7 @@ type Store struct {
 	// writing is held by whoever writes. It guards everything down to cover.
 	writing sync.Mutex
 	closed  bool
+	loading bool
 	state   state       // as of the last write
 	dims    *dimensions // nil: to be read again
 	mapping store.Mapping
