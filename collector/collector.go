@@ -26,6 +26,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/gateway"
+	"github.com/gpuledger/gpuledger/collector/identity"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/rerating"
@@ -91,6 +92,8 @@ type Collector struct {
 	// tls and pushTLS are shown to those who connect, and to the receiver of
 	// pushed sums; nil: none.
 	tls, pushTLS *certs.Set
+	agents       *identity.Guard  // nil: whoever may connect may write for any node
+	tokens       *identity.Tokens // nil: they do not count
 }
 
 // New opens the ledger. The configuration must be valid. Run it, or Close it.
@@ -157,7 +160,11 @@ func (c *Collector) wire(ctx context.Context) error {
 		return err
 	}
 	c.grpc = grpc.NewServer(append(grpcLimits(), grpc.Creds(c.credentials()))...)
-	pb.RegisterIngestServer(c.grpc, c.ingest)
+	service, err := c.guardIngest()
+	if err != nil {
+		return err
+	}
+	pb.RegisterIngestServer(c.grpc, service)
 	pb.RegisterLedgerServer(c.grpc, c.ledger)
 	return nil
 }

@@ -47,6 +47,8 @@ type Config struct {
 
 	TLS TLSConfig `yaml:"tls"`
 
+	IngestAccess IngestAccessConfig `yaml:"ingest_access"`
+
 	// RateCard is a file with the rate card (YAML). It becomes the next
 	// revision when its content is new: a start with the same file as before
 	// does not undo what was applied by other means since, and warns if that
@@ -219,9 +221,10 @@ func DefaultConfig() Config {
 	r, l := store.DefaultRetention, ingest.DefaultLimits()
 	return Config{
 		DataDir: "/var/lib/gpuledger-collector", Store: storeDuckDB, GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
-		Export:    defaultExport(),
-		Gateways:  []GatewayConfig{},
-		Retention: RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
+		IngestAccess: defaultIngestAccess(),
+		Export:       defaultExport(),
+		Gateways:     []GatewayConfig{},
+		Retention:    RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
@@ -258,6 +261,7 @@ func (c *Config) Validate() error {
 		bad("data_dir", "must not be empty")
 	}
 	c.checkListeners(bad)
+	c.checkIngestAccess(bad)
 	c.Export.check(bad)
 	c.checkStore(bad)
 	c.checkGateways(bad)

@@ -53,6 +53,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	m.gateways(out)
 	m.certificates(out)
+	m.identities(out)
 }
 
 // gateways yields what is counted of each gateway.
