@@ -36,6 +36,8 @@ type Config struct {
 	Store store.Store
 	// Overlay is what lies over the store; nil: nothing does.
 	Overlay Overlay
+	// Peers are the other collectors of a shared store; nil: there are none.
+	Peers Peers
 	// Mapping is what the rules in force say, the same that the store was
 	// given; nil: they say nothing.
 	Mapping func() store.Mapping
@@ -59,8 +61,9 @@ type Config struct {
 // Engine answers questions. Its methods may be called by any number of
 // goroutines.
 type Engine struct {
-	cfg   Config
-	slots chan struct{}
+	cfg    Config
+	slots  chan struct{}
+	shared bool // the store is one that other collectors write to
 }
 
 // New makes an Engine.
@@ -86,7 +89,8 @@ func New(cfg Config) *Engine {
 	if cfg.Scope == nil {
 		cfg.Scope = func(context.Context) (Scope, error) { return Everything(), nil }
 	}
-	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency)}
+	_, shared := cfg.Store.(store.Shared)
+	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency), shared: shared}
 }
 
 // Snapshot is one consistent state: the store's commit N and the open chunks
@@ -94,6 +98,10 @@ func New(cfg Config) *Engine {
 // returns, and used by one goroutine.
 type Snapshot struct {
 	From, To attribution.Second // as asked, or everything there is
+	// Missing are the collectors that did not say in time what they have open:
+	// the newest seconds of their nodes are not there until they are stored.
+	Missing []string
+
 	reader   store.Reader
 	open     []*attribution.Chunk
 	mapping  store.Mapping
@@ -124,9 +132,15 @@ func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f fu
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, ctx.Err())
 	}
-	err = e.view(ctx, scope, from, to, f)
+	// Before the view, see Peers.
+	others, missing := e.others(ctx, from, to)
+	begin := func(ctx context.Context, s *Snapshot) error {
+		s.Missing = missing
+		return f(ctx, s)
+	}
+	err = e.view(ctx, scope, from, to, others, begin)
 	for try := 1; errors.As(err, new(staleError)) && try < maxViews; try++ {
-		err = e.view(ctx, scope, from, to, f)
+		err = e.view(ctx, scope, from, to, others, begin)
 	}
 	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("the query took longer than %v: ask for a shorter range, a longer step or fewer dimensions: %w", e.cfg.Timeout, context.DeadlineExceeded)
@@ -142,38 +156,49 @@ type staleError struct{ error }
 
 func (e staleError) Unwrap() error { return e.error }
 
-func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Second, f func(context.Context, *Snapshot) error) error {
+func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Second, others []*attribution.Chunk, f func(context.Context, *Snapshot) error) error {
 	return e.cfg.Store.View(ctx, func(r store.Reader) error {
 		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping(), names: e.cfg.Names(), scope: scope}
-		if err := s.fill(ctx, e.cfg.Overlay); err != nil {
+		if err := s.fill(ctx, e.cfg.Overlay, others, e.shared); err != nil {
 			return err
 		}
 		return f(ctx, s)
 	})
 }
 
-// fill takes the open chunks and, where the range is to be everything, sets it.
-func (s *Snapshot) fill(ctx context.Context, o Overlay) error {
+// fill takes the open chunks, this collector's and others', and, where the range
+// is to be everything, sets it.
+func (s *Snapshot) fill(ctx context.Context, o Overlay, others []*attribution.Chunk, shared bool) error {
 	everything := s.From == 0 && s.To == 0
 	from, to := s.From, s.To
 	if everything {
 		from, to = 0, maxSecond
 	}
 	if o != nil {
+		err := o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+		if err != nil {
+			return staleError{err}
+		}
+	}
+	var err error
+	if s.open = append(s.open, others...); shared || len(others) > 0 {
+		if s.open, err = s.unstored(ctx, s.open); err != nil {
+			return err
+		}
+	}
+	if len(s.open) > 0 {
 		// Open chunks cost what the journal says that the view holds.
 		journal, err := s.reader.Journal(ctx)
 		if err != nil {
 			return err
 		}
-		err = o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, journal.Rate(c)) })
-		if err != nil {
-			return staleError{err}
+		for i, c := range s.open {
+			s.open[i] = journal.Rate(c)
 		}
 	}
 	if !everything {
 		return nil
 	}
-	var err error
 	if s.From, s.To, err = s.reader.Extent(ctx); err != nil {
 		return err
 	}

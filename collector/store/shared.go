@@ -36,6 +36,15 @@ var ErrUnfinished = errors.New("the ledger was being loaded, and that was interr
 // something already.
 var ErrNotEmpty = errors.New("the ledger is not empty")
 
+// Covering is kept by readers of shared stores that find what is stored of a
+// short time without going through all ranges.
+type Covering interface {
+	Reader
+	// Covered calls f, in any order, for ranges that together hold every second
+	// of [from, to) that this state has; they may hold more.
+	Covered(ctx context.Context, from, to attribution.Second, f func(Range) error) error
+}
+
 // Loader is kept by stores that take over a whole ledger, from a backup or from
 // a store of another kind. The ledger is empty before (else the first Load
 // fails with [ErrNotEmpty] and changes nothing) and is not used until Loaded
