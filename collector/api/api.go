@@ -51,7 +51,7 @@ type Documents interface {
 	ApplyRules(ctx context.Context, rules *mapping.Rules) (*mapping.Rules, error)
 }
 
-// Config is what a Server needs. All of it is required but Gateways and Log.
+// Config is what a Server needs. All of it is required but Gateways, Backups and Log.
 type Config struct {
 	Query     *query.Engine
 	Verify    *verify.Verifier
@@ -64,7 +64,9 @@ type Config struct {
 	// Gateways joins what gateways saw to owners, by the rules of the
 	// configured ones; nil: there are no rules.
 	Gateways *join.Set
-	Log      *slog.Logger // gets internal errors; nil: nowhere
+	// Backups are of this; nil: this collector makes none.
+	Backups *Backups
+	Log     *slog.Logger // gets internal errors; nil: nowhere
 }
 
 // Server is the service Ledger. Its methods may be called by any number of
@@ -74,6 +76,7 @@ type Server struct {
 	cfg       Config
 	verifying chan struct{}
 	exporting chan struct{}
+	backing   chan struct{}
 }
 
 var _ pb.LedgerServer = (*Server)(nil)
@@ -89,7 +92,7 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, verifying: make(chan struct{}, maxVerifying), exporting: make(chan struct{}, maxExporting)}
+	return &Server{cfg: cfg, verifying: make(chan struct{}, maxVerifying), exporting: make(chan struct{}, maxExporting), backing: make(chan struct{}, 1)}
 }
 
 // currency is that of the rate card in force, else of what was rerated, "" where
@@ -263,7 +266,11 @@ func (s *Server) Verify(req *pb.VerifyRequest, stream pb.Ledger_VerifyServer) er
 		return status.Error(codes.ResourceExhausted, "a verification is running already: wait until it has ended")
 	}
 	send := func(p *verify.Progress) error { return stream.Send(encodeProgress(p)) }
-	p, err := s.cfg.Verify.Run(stream.Context(), from, to, send)
+	noted, err := decodeHeads(req.GetNoted())
+	if err != nil {
+		return s.fail(err)
+	}
+	p, err := s.cfg.Verify.Check(stream.Context(), &verify.Request{From: from, To: to, Noted: noted}, send)
 	if err != nil {
 		return s.fail(err)
 	}
@@ -273,7 +280,7 @@ func (s *Server) Verify(req *pb.VerifyRequest, stream pb.Ledger_VerifyServer) er
 func encodeProgress(p *verify.Progress) *pb.VerifyProgress {
 	m := &pb.VerifyProgress{
 		Chunks: p.Chunks, ChunksTotal: p.ChunksTotal, Windows: p.Windows, Slices: p.Slices, Rows: p.Rows,
-		Done: p.Done, Unchecked: p.Unchecked,
+		Done: p.Done, Unchecked: p.Unchecked, Heads: encodeHeads(p.Heads),
 	}
 	if p.Broken != nil {
 		m.Law, m.Broken = int32(p.Broken.Law), p.Broken.Where+": "+p.Broken.Reason

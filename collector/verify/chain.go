@@ -15,6 +15,11 @@ type chains struct {
 	before, behind map[point][]byte
 	// at is where each node's chain has come to.
 	at map[uint32]reached
+	// heads are the ends of the nodes' last ranges.
+	heads []Head
+	// noted are heads of an earlier run, and what is seen of the chains there.
+	noted map[nodeName][]*sighting
+	order []*sighting
 }
 
 type point struct {
@@ -28,8 +33,59 @@ type reached struct {
 	link []byte
 }
 
-func newChains() chains {
-	return chains{before: map[point][]byte{}, behind: map[point][]byte{}, at: map[uint32]reached{}}
+// sighting is what was noted of a chain, and what is there now.
+type sighting struct {
+	Head
+	onRecord bool   // the second before it
+	now      []byte // nil: no chunk and no range ends or begins there
+}
+
+func newChains(noted []Head) chains {
+	c := chains{before: map[point][]byte{}, behind: map[point][]byte{}, at: map[uint32]reached{}, noted: map[nodeName][]*sighting{}}
+	for _, h := range noted {
+		k, s := nodeName{h.Cluster, h.Node}, &sighting{Head: h}
+		c.noted[k] = append(c.noted[k], s)
+		c.order = append(c.order, s)
+	}
+	return c
+}
+
+// sees tells of a link on a node's chain.
+func (c *chains) sees(cluster, node string, boot attribution.Boot, at attribution.Second, link []byte) {
+	for _, s := range c.noted[nodeName{cluster, node}] {
+		if s.Boot == boot && s.At == at && len(link) > 0 && (s.now == nil || bytes.Equal(s.now, s.Link)) { // a difference stays
+			s.now = link
+		}
+	}
+}
+
+// head takes a node's range as its last so far.
+func (c *chains) head(x *store.Range) {
+	if n := len(c.heads); n > 0 && c.heads[n-1].Node == x.Node && c.heads[n-1].Cluster == x.Cluster {
+		c.heads = c.heads[:n-1]
+	}
+	if len(x.Link) > 0 {
+		c.heads = append(c.heads, Head{x.Cluster, x.Node, x.Boot, x.To, x.Link})
+	}
+	for _, s := range c.noted[nodeName{x.Cluster, x.Node}] {
+		s.onRecord = s.onRecord || (s.Boot == x.Boot && x.From < s.At && s.At <= x.To)
+	}
+}
+
+// checkNoted compares what was noted with what was seen.
+func (r *run) checkNoted() error {
+	for _, s := range r.chains.order {
+		where := "node \"" + s.Node + "\" second " + clock(s.At)
+		switch {
+		case !s.onRecord:
+			return broken(4, where, "it was noted as stored, and is not on record any more")
+		case s.now == nil:
+			r.notes.add("%s: the chunks at the link that was noted are no longer kept, or outside the range", where)
+		case !bytes.Equal(s.now, s.Link):
+			return broken(4, where, "the chain is not the one that was noted: what the node sent before was changed since")
+		}
+	}
+	return nil
 }
 
 // anew tells where an agent began its chain again, within one boot.
@@ -39,6 +95,9 @@ const anew = "node %q: its chain begins anew at %s: its agent chains only since 
 // where they touch.
 func (r *run) recorded(node uint32, last, x *store.Range) error {
 	c := &r.chains
+	c.head(x)
+	c.sees(x.Cluster, x.Node, x.Boot, x.From, x.Previous)
+	c.sees(x.Cluster, x.Node, x.Boot, x.To, x.Link)
 	if len(x.Previous) > 0 {
 		c.before[point{node, x.From}] = x.Previous
 	}
@@ -72,6 +131,8 @@ func (r *run) follows(node string, boot attribution.Boot, at attribution.Second,
 // chunk takes a kept chunk; a node's come in order of time.
 func (c *chains) chunk(r *run, node uint32, x *store.Chunk) error {
 	link, end := x.Link(), x.Key.Sequence+attribution.Second(x.Seconds)
+	c.sees(x.Key.Cluster, x.Key.Node, x.Key.Boot, x.Key.Sequence, x.Previous)
+	c.sees(x.Key.Cluster, x.Key.Node, x.Key.Boot, end, link)
 	last, ok := c.at[node]
 	c.at[node] = reached{x.Key.Boot, end, link}
 	_, edge := c.before[point{node, x.Key.Sequence}] // told of with the ranges

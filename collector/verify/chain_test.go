@@ -54,8 +54,8 @@ func otherwise(t *testing.T, c *attribution.Chunk) *attribution.Chunk {
 	return &x
 }
 
-// checked commits what was sent and verifies it.
-func checked(t *testing.T, batches ...[]sent) *verify.Progress {
+// checked commits what was sent and verifies it, with what was noted before.
+func checked(t *testing.T, noted []verify.Head, batches ...[]sent) *verify.Progress {
 	t.Helper()
 	s, err := duckdb.Open(t.Context(), duckdb.Options{Dir: t.TempDir(), Decode: decode})
 	if err != nil {
@@ -82,7 +82,7 @@ func checked(t *testing.T, batches ...[]sent) *verify.Progress {
 			t.Fatal(err)
 		}
 	}
-	p, err := verify.New(verify.Config{Store: s}).Run(t.Context(), 0, 0, nil)
+	p, err := verify.New(verify.Config{Store: s}).Check(t.Context(), &verify.Request{Noted: noted}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestLaw4TheChainTellsWhatWasChangedLeftOutOrPutIn(t *testing.T) {
 		return slices.ContainsFunc(p.Unchecked, func(s string) bool { return strings.Contains(s, what) })
 	}
 
-	if p := checked(t, whole[:10], whole[20:], whole[10:20]); p.Broken != nil || noted(p, "chain") {
+	if p := checked(t, nil, whole[:10], whole[20:], whole[10:20]); p.Broken != nil || noted(p, "chain") {
 		t.Errorf("nothing was done to it: %v %q", p.Broken, p.Unchecked)
 	}
 	mixed := slices.Clone(whole)
@@ -111,27 +111,54 @@ func TestLaw4TheChainTellsWhatWasChangedLeftOutOrPutIn(t *testing.T) {
 		"relinked, then linked to what comes next": {relinked[:20], whole[20:25], whole[25:]},
 		"the order of links exchanged":             {append(append(slices.Clone(whole[:3]), sent{cs[3], whole[4].previous}), whole[4:]...)},
 	} {
-		if p := checked(t, batches...); p.Broken == nil || p.Broken.Law != 4 || !strings.Contains(p.Broken.Reason, "chain") {
+		if p := checked(t, nil, batches...); p.Broken == nil || p.Broken.Law != 4 || !strings.Contains(p.Broken.Reason, "chain") {
 			t.Errorf("%s: %v", name, p.Broken)
 		}
 	}
 	// As long as nothing came after it, who relinks everything is not found out.
-	if p := checked(t, relinked); p.Broken != nil {
+	if p := checked(t, nil, relinked); p.Broken != nil {
 		t.Errorf("a chain by itself: %v", p.Broken)
 	}
-	if p := checked(t, whole[:7], whole[8:]); p.Broken != nil || !noted(p, "closed chunks there") {
+	if p := checked(t, nil, whole[:7], whole[8:]); p.Broken != nil || !noted(p, "closed chunks there") {
 		t.Errorf("one is not here: %v %q", p.Broken, p.Unchecked)
 	}
 	down := append(slices.Clone(cs[:7]), cs[8:]...)
-	if p := checked(t, chain(down)); p.Broken != nil || !noted(p, "closed nothing there") {
+	if p := checked(t, nil, chain(down)); p.Broken != nil || !noted(p, "closed nothing there") {
 		t.Errorf("the node was down: %v %q", p.Broken, p.Unchecked)
 	}
 	unchained := make([]sent, 0, 10)
 	for _, c := range cs[:10] {
 		unchained = append(unchained, sent{chunk: c})
 	}
-	if p := checked(t, unchained, chain(cs[10:])); p.Broken != nil || !noted(p, "begins anew") {
+	if p := checked(t, nil, unchained, chain(cs[10:])); p.Broken != nil || !noted(p, "begins anew") {
 		t.Errorf("an agent that was brought up to date: %v %q", p.Broken, p.Unchecked)
+	}
+}
+
+// Who rewrites everything and relinks it is found out by what was noted before.
+func TestLaw4HeadsThatWereNotedStay(t *testing.T) {
+	cs := querytest.NewWorld().Chunks(0, 300)
+	cs = slices.DeleteFunc(cs, func(c *attribution.Chunk) bool { return c.Key.Node != cs[0].Key.Node })
+	whole := chain(cs)
+	then := checked(t, nil, whole[:20]).Heads
+	if len(then) != 1 || then[0].At != cs[19].End() {
+		t.Fatalf("heads: %+v", then)
+	}
+	for name, c := range map[string]struct {
+		now    []sent
+		broken string
+	}{
+		"the same":          {whole[:20], ""},
+		"and more":          {whole, ""},
+		"relinked":          {chain(append([]*attribution.Chunk{otherwise(t, cs[0])}, cs[1:]...)), "not the one that was noted"},
+		"the end taken out": {whole[:19], "not on record any more"},
+	} {
+		switch p := checked(t, then, c.now); {
+		case c.broken == "" && (p.Broken != nil || len(p.Unchecked) > 0):
+			t.Errorf("%s: %v %q", name, p.Broken, p.Unchecked)
+		case c.broken != "" && (p.Broken == nil || !strings.Contains(p.Broken.Reason, c.broken)):
+			t.Errorf("%s: %v", name, p.Broken)
+		}
 	}
 }
 

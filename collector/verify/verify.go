@@ -76,6 +76,25 @@ type Progress struct {
 	// Unchecked is what could not be checked and why, and where a node has
 	// gaps. At most MaxNotes, and how many more.
 	Unchecked []string
+	// Heads are the ends of all chains, once Done.
+	Heads []Head
+}
+
+// Head is how far the chain of a node's chunks has come: the link behind its
+// newest chunk, which ends at a second.
+type Head struct {
+	Cluster, Node string
+	Boot          attribution.Boot
+	At            attribution.Second
+	Link          []byte
+}
+
+// Request is what is to be checked.
+type Request struct {
+	From, To attribution.Second // widened to whole minutes; 0 and 0: everything
+	// Noted are heads of an earlier run. The chains must go through them; where
+	// the chunks at one are no longer kept, that is said.
+	Noted []Head
 }
 
 // MaxNotes bounds Progress.Unchecked.
@@ -86,18 +105,27 @@ const (
 	maxSecond = attribution.Second(math.MaxInt64 / 4)
 )
 
-// Run checks [from, to), widened to whole minutes; 0 and 0: everything. It
-// calls report, which may be nil, now and then from one goroutine; an error of
-// it ends the run. The result has Done set and says what broke, if anything
-// did; the error is for what kept it from finding out.
+// Run is Check of [from, to).
 func (v *Verifier) Run(ctx context.Context, from, to attribution.Second, report func(*Progress) error) (*Progress, error) {
+	return v.Check(ctx, &Request{From: from, To: to}, report)
+}
+
+// Check checks what is asked for. It calls report, which may be nil, now and
+// then from one goroutine; an error of it ends the run. The result has Done set
+// and says what broke, if anything did; the error is for what kept it from
+// finding out.
+func (v *Verifier) Check(ctx context.Context, req *Request, report func(*Progress) error) (*Progress, error) {
+	from, to := req.From, req.To
 	if (from != 0 || to != 0) && (from < 0 || to <= from || to > maxSecond) {
 		return nil, fmt.Errorf("range %d to %d: want Unix seconds, from before to, or 0 and 0 for everything stored", from, to)
 	}
-	r := &run{cfg: &v.cfg, report: report, facts: newFacts(), chains: newChains()}
+	r := &run{cfg: &v.cfg, report: report, facts: newFacts(), chains: newChains(req.Noted)}
 	err := v.cfg.Store.View(ctx, func(reader store.Reader) error {
 		r.reader = reader
-		return r.all(ctx, from, to)
+		if err := r.all(ctx, from, to); err != nil {
+			return err
+		}
+		return r.checkNoted()
 	})
 	if broken := (*attribution.Broken)(nil); errors.As(err, &broken) {
 		r.progress.Broken, err = broken, nil
@@ -110,7 +138,7 @@ func (v *Verifier) Run(ctx context.Context, from, to attribution.Second, report 
 	if p.Broken == nil {
 		p.ChunksTotal = p.Chunks
 	}
-	p.Unchecked = r.notes.list()
+	p.Unchecked, p.Heads = r.notes.list(), r.chains.heads
 	return p, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,7 +117,14 @@ func (w *world) same(want, step string) {
 	if got := dump(w.t, w.ledger(), step); got != want {
 		w.t.Errorf("the ledger differs from the undisturbed one\n%s", firstDifference(want, got))
 	}
-	ledger(w.t, "verify", "--data", w.ledger())
+	// Whatever was killed, a node's chunks are one chain.
+	heads := filepath.Join(w.t.TempDir(), "heads.json")
+	for range 2 {
+		got := ledger(w.t, "verify", "--data", w.ledger(), "--heads", heads)
+		if !strings.Contains(got, "Chained: ") || strings.Contains(got, "chain begins anew") || strings.Contains(got, "no longer kept, or outside") {
+			w.t.Errorf("verify says\n%s", got)
+		}
+	}
 }
 
 // dump is every bucket of a ledger, by everything that it tells apart.

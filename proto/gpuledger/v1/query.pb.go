@@ -2223,9 +2223,12 @@ func (x *DeviceRow) GetUsedTimeNs() string {
 }
 
 type VerifyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    int64                  `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Of an earlier answer, kept where nobody who can change the ledger can change
+	// them: what was on record then must be so still.
+	Noted         []*ChainHead `protobuf:"bytes,3,rep,name=noted,proto3" json:"noted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2274,6 +2277,91 @@ func (x *VerifyRequest) GetTo() int64 {
 	return 0
 }
 
+func (x *VerifyRequest) GetNoted() []*ChainHead {
+	if x != nil {
+		return x.Noted
+	}
+	return nil
+}
+
+// ChainHead is how far a node's chain of chunks had come, and its link there:
+// attribution.Link.
+type ChainHead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Boot          []byte                 `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`      // 16 bytes
+	Second        int64                  `protobuf:"varint,4,opt,name=second,proto3" json:"second,omitempty"` // first second after its newest chunk
+	Link          []byte                 `protobuf:"bytes,5,opt,name=link,proto3" json:"link,omitempty"`      // 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChainHead) Reset() {
+	*x = ChainHead{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChainHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChainHead) ProtoMessage() {}
+
+func (x *ChainHead) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChainHead.ProtoReflect.Descriptor instead.
+func (*ChainHead) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ChainHead) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ChainHead) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ChainHead) GetBoot() []byte {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+func (x *ChainHead) GetSecond() int64 {
+	if x != nil {
+		return x.Second
+	}
+	return 0
+}
+
+func (x *ChainHead) GetLink() []byte {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
 type VerifyProgress struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Chunks      int64                  `protobuf:"varint,1,opt,name=chunks,proto3" json:"chunks,omitempty"` // checked so far
@@ -2286,14 +2374,16 @@ type VerifyProgress struct {
 	Law    int32  `protobuf:"varint,7,opt,name=law,proto3" json:"law,omitempty"`
 	Broken string `protobuf:"bytes,8,opt,name=broken,proto3" json:"broken,omitempty"`
 	// What could not be checked, and why (for instance seconds no longer kept).
-	Unchecked     []string `protobuf:"bytes,9,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
+	Unchecked []string `protobuf:"bytes,9,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
+	// With done: of every node that chains its chunks.
+	Heads         []*ChainHead `protobuf:"bytes,10,rep,name=heads,proto3" json:"heads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2395,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[20]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2408,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{20}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VerifyProgress) GetChunks() int64 {
@@ -2384,6 +2474,94 @@ func (x *VerifyProgress) GetUnchecked() []string {
 	return nil
 }
 
+func (x *VerifyProgress) GetHeads() []*ChainHead {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{22}
+}
+
+// BackupPiece is the next bytes of the file.
+type BackupPiece struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupPiece) Reset() {
+	*x = BackupPiece{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupPiece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupPiece) ProtoMessage() {}
+
+func (x *BackupPiece) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupPiece.ProtoReflect.Descriptor instead.
+func (*BackupPiece) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BackupPiece) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2392,7 +2570,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2582,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[21]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2595,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{21}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{24}
 }
 
 type StatusResponse struct {
@@ -2438,7 +2616,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2628,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[22]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2641,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{22}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2555,7 +2733,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2745,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[23]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2758,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{23}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GatewayStatus) GetCluster() string {
@@ -2660,7 +2838,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2672,7 +2850,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[24]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2685,7 +2863,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{24}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeStatus) GetCluster() string {
@@ -2739,7 +2917,7 @@ type GetRateCardRequest struct {
 
 func (x *GetRateCardRequest) Reset() {
 	*x = GetRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2929,7 @@ func (x *GetRateCardRequest) String() string {
 func (*GetRateCardRequest) ProtoMessage() {}
 
 func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[25]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2942,7 @@ func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRateCardRequest.ProtoReflect.Descriptor instead.
 func (*GetRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{25}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetRateCardRequest) GetRevision() uint32 {
@@ -2783,7 +2961,7 @@ type ApplyRateCardRequest struct {
 
 func (x *ApplyRateCardRequest) Reset() {
 	*x = ApplyRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2795,7 +2973,7 @@ func (x *ApplyRateCardRequest) String() string {
 func (*ApplyRateCardRequest) ProtoMessage() {}
 
 func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2808,7 +2986,7 @@ func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRateCardRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApplyRateCardRequest) GetCard() *RateCard {
@@ -2827,7 +3005,7 @@ type GetRulesRequest struct {
 
 func (x *GetRulesRequest) Reset() {
 	*x = GetRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3017,7 @@ func (x *GetRulesRequest) String() string {
 func (*GetRulesRequest) ProtoMessage() {}
 
 func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3030,7 @@ func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulesRequest.ProtoReflect.Descriptor instead.
 func (*GetRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRulesRequest) GetRevision() uint32 {
@@ -2871,7 +3049,7 @@ type ApplyRulesRequest struct {
 
 func (x *ApplyRulesRequest) Reset() {
 	*x = ApplyRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3061,7 @@ func (x *ApplyRulesRequest) String() string {
 func (*ApplyRulesRequest) ProtoMessage() {}
 
 func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3074,7 @@ func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRulesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyRulesRequest) GetRules() *Rules {
@@ -2918,7 +3096,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3108,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3121,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Rules) GetRevision() uint32 {
@@ -2987,7 +3165,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3177,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3190,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Rule) GetTarget() string {
@@ -3112,7 +3290,7 @@ type CompareRulesRequest struct {
 
 func (x *CompareRulesRequest) Reset() {
 	*x = CompareRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3302,7 @@ func (x *CompareRulesRequest) String() string {
 func (*CompareRulesRequest) ProtoMessage() {}
 
 func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3315,7 @@ func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesRequest.ProtoReflect.Descriptor instead.
 func (*CompareRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CompareRulesRequest) GetRules() *Rules {
@@ -3182,7 +3360,7 @@ type CompareRulesResponse struct {
 
 func (x *CompareRulesResponse) Reset() {
 	*x = CompareRulesResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3372,7 @@ func (x *CompareRulesResponse) String() string {
 func (*CompareRulesResponse) ProtoMessage() {}
 
 func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3385,7 @@ func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesResponse.ProtoReflect.Descriptor instead.
 func (*CompareRulesResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompareRulesResponse) GetFrom() int64 {
@@ -3269,7 +3447,7 @@ type RuleMove struct {
 
 func (x *RuleMove) Reset() {
 	*x = RuleMove{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +3459,7 @@ func (x *RuleMove) String() string {
 func (*RuleMove) ProtoMessage() {}
 
 func (x *RuleMove) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +3472,7 @@ func (x *RuleMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleMove.ProtoReflect.Descriptor instead.
 func (*RuleMove) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RuleMove) GetTarget() string {
@@ -3368,7 +3546,7 @@ type RerateRequest struct {
 
 func (x *RerateRequest) Reset() {
 	*x = RerateRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3558,7 @@ func (x *RerateRequest) String() string {
 func (*RerateRequest) ProtoMessage() {}
 
 func (x *RerateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3571,7 @@ func (x *RerateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRequest.ProtoReflect.Descriptor instead.
 func (*RerateRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RerateRequest) GetFrom() int64 {
@@ -3460,7 +3638,7 @@ type RerateResponse struct {
 
 func (x *RerateResponse) Reset() {
 	*x = RerateResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3472,7 +3650,7 @@ func (x *RerateResponse) String() string {
 func (*RerateResponse) ProtoMessage() {}
 
 func (x *RerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3485,7 +3663,7 @@ func (x *RerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateResponse.ProtoReflect.Descriptor instead.
 func (*RerateResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RerateResponse) GetRerating() *Rerating {
@@ -3545,7 +3723,7 @@ type RerateRow struct {
 
 func (x *RerateRow) Reset() {
 	*x = RerateRow{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3557,7 +3735,7 @@ func (x *RerateRow) String() string {
 func (*RerateRow) ProtoMessage() {}
 
 func (x *RerateRow) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3570,7 +3748,7 @@ func (x *RerateRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRow.ProtoReflect.Descriptor instead.
 func (*RerateRow) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RerateRow) GetTeam() string {
@@ -3630,7 +3808,7 @@ type ReratingsRequest struct {
 
 func (x *ReratingsRequest) Reset() {
 	*x = ReratingsRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3820,7 @@ func (x *ReratingsRequest) String() string {
 func (*ReratingsRequest) ProtoMessage() {}
 
 func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3833,7 @@ func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsRequest.ProtoReflect.Descriptor instead.
 func (*ReratingsRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{40}
 }
 
 type ReratingsResponse struct {
@@ -3667,7 +3845,7 @@ type ReratingsResponse struct {
 
 func (x *ReratingsResponse) Reset() {
 	*x = ReratingsResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3679,7 +3857,7 @@ func (x *ReratingsResponse) String() string {
 func (*ReratingsResponse) ProtoMessage() {}
 
 func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3692,7 +3870,7 @@ func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsResponse.ProtoReflect.Descriptor instead.
 func (*ReratingsResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReratingsResponse) GetReratings() []*Rerating {
@@ -3722,7 +3900,7 @@ type Rerating struct {
 
 func (x *Rerating) Reset() {
 	*x = Rerating{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3912,7 @@ func (x *Rerating) String() string {
 func (*Rerating) ProtoMessage() {}
 
 func (x *Rerating) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +3925,7 @@ func (x *Rerating) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rerating.ProtoReflect.Descriptor instead.
 func (*Rerating) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Rerating) GetId() uint32 {
@@ -3848,7 +4026,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3860,7 +4038,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3873,7 +4051,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{40}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ExportRequest) GetFrom() int64 {
@@ -3947,7 +4125,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3959,7 +4137,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3972,7 +4150,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{41}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{44}
 }
 
 type WhoAmIResponse struct {
@@ -3986,7 +4164,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4176,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4189,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{42}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WhoAmIResponse) GetName() string {
@@ -4048,7 +4226,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4238,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4251,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{43}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Grant) GetRole() string {
@@ -4114,7 +4292,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4304,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4317,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{44}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AuditRequest) GetLimit() int32 {
@@ -4168,7 +4346,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4180,7 +4358,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4193,7 +4371,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{45}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AuditResponse) GetEntries() []*AuditEntry {
@@ -4231,7 +4409,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +4421,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +4434,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{46}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AuditEntry) GetSequence() uint32 {
@@ -4568,10 +4746,17 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x0eprice_per_hour\x18\v \x01(\tR\fpricePerHour\x12(\n" +
 	"\x03sum\x18\f \x01(\v2\x16.gpuledger.v1.BasisSumR\x03sum\x12 \n" +
 	"\fused_time_ns\x18\r \x01(\tR\n" +
-	"usedTimeNs\"3\n" +
+	"usedTimeNs\"b\n" +
 	"\rVerifyRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x03R\x02to\"\xed\x01\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x12-\n" +
+	"\x05noted\x18\x03 \x03(\v2\x17.gpuledger.v1.ChainHeadR\x05noted\"y\n" +
+	"\tChainHead\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
+	"\x04boot\x18\x03 \x01(\fR\x04boot\x12\x16\n" +
+	"\x06second\x18\x04 \x01(\x03R\x06second\x12\x12\n" +
+	"\x04link\x18\x05 \x01(\fR\x04link\"\x9c\x02\n" +
 	"\x0eVerifyProgress\x12\x16\n" +
 	"\x06chunks\x18\x01 \x01(\x03R\x06chunks\x12!\n" +
 	"\fchunks_total\x18\x02 \x01(\x03R\vchunksTotal\x12\x18\n" +
@@ -4581,7 +4766,12 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x04done\x18\x06 \x01(\bR\x04done\x12\x10\n" +
 	"\x03law\x18\a \x01(\x05R\x03law\x12\x16\n" +
 	"\x06broken\x18\b \x01(\tR\x06broken\x12\x1c\n" +
-	"\tunchecked\x18\t \x03(\tR\tunchecked\"\x0f\n" +
+	"\tunchecked\x18\t \x03(\tR\tunchecked\x12-\n" +
+	"\x05heads\x18\n" +
+	" \x03(\v2\x17.gpuledger.v1.ChainHeadR\x05heads\"\x0f\n" +
+	"\rBackupRequest\"!\n" +
+	"\vBackupPiece\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x0f\n" +
 	"\rStatusRequest\"\x94\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12.\n" +
@@ -4757,7 +4947,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x06detail\x18\t \x01(\tR\x06detail\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x16\n" +
-	"\x06digest\x18\v \x01(\tR\x06digest2\xa4\f\n" +
+	"\x06digest\x18\v \x01(\tR\x06digest2\xe8\f\n" +
 	"\x06Ledger\x12W\n" +
 	"\x06Report\x12\x1b.gpuledger.v1.ReportRequest\x1a\x1c.gpuledger.v1.ReportResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/report\x12d\n" +
@@ -4777,7 +4967,8 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\x12\b/v1/runs\x12K\n" +
 	"\x03SLO\x12\x18.gpuledger.v1.SLORequest\x1a\x19.gpuledger.v1.SLOResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\a/v1/slo\x12]\n" +
 	"\x06Rerate\x12\x1b.gpuledger.v1.RerateRequest\x1a\x1c.gpuledger.v1.RerateResponse\"\x18\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/reratings\x12c\n" +
-	"\tReratings\x12\x1e.gpuledger.v1.ReratingsRequest\x1a\x1f.gpuledger.v1.ReratingsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/reratings\x12Q\n" +
+	"\tReratings\x12\x1e.gpuledger.v1.ReratingsRequest\x1a\x1f.gpuledger.v1.ReratingsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/reratings\x12B\n" +
+	"\x06Backup\x12\x1b.gpuledger.v1.BackupRequest\x1a\x19.gpuledger.v1.BackupPiece0\x01\x12Q\n" +
 	"\x06Export\x12\x1b.gpuledger.v1.ExportRequest\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/export0\x01\x12W\n" +
 	"\x06WhoAmI\x12\x1b.gpuledger.v1.WhoAmIRequest\x1a\x1c.gpuledger.v1.WhoAmIResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -4796,7 +4987,7 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
@@ -4818,37 +5009,40 @@ var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*DevicesResponse)(nil),      // 17: gpuledger.v1.DevicesResponse
 	(*DeviceRow)(nil),            // 18: gpuledger.v1.DeviceRow
 	(*VerifyRequest)(nil),        // 19: gpuledger.v1.VerifyRequest
-	(*VerifyProgress)(nil),       // 20: gpuledger.v1.VerifyProgress
-	(*StatusRequest)(nil),        // 21: gpuledger.v1.StatusRequest
-	(*StatusResponse)(nil),       // 22: gpuledger.v1.StatusResponse
-	(*GatewayStatus)(nil),        // 23: gpuledger.v1.GatewayStatus
-	(*NodeStatus)(nil),           // 24: gpuledger.v1.NodeStatus
-	(*GetRateCardRequest)(nil),   // 25: gpuledger.v1.GetRateCardRequest
-	(*ApplyRateCardRequest)(nil), // 26: gpuledger.v1.ApplyRateCardRequest
-	(*GetRulesRequest)(nil),      // 27: gpuledger.v1.GetRulesRequest
-	(*ApplyRulesRequest)(nil),    // 28: gpuledger.v1.ApplyRulesRequest
-	(*Rules)(nil),                // 29: gpuledger.v1.Rules
-	(*Rule)(nil),                 // 30: gpuledger.v1.Rule
-	(*CompareRulesRequest)(nil),  // 31: gpuledger.v1.CompareRulesRequest
-	(*CompareRulesResponse)(nil), // 32: gpuledger.v1.CompareRulesResponse
-	(*RuleMove)(nil),             // 33: gpuledger.v1.RuleMove
-	(*RerateRequest)(nil),        // 34: gpuledger.v1.RerateRequest
-	(*RerateResponse)(nil),       // 35: gpuledger.v1.RerateResponse
-	(*RerateRow)(nil),            // 36: gpuledger.v1.RerateRow
-	(*ReratingsRequest)(nil),     // 37: gpuledger.v1.ReratingsRequest
-	(*ReratingsResponse)(nil),    // 38: gpuledger.v1.ReratingsResponse
-	(*Rerating)(nil),             // 39: gpuledger.v1.Rerating
-	(*ExportRequest)(nil),        // 40: gpuledger.v1.ExportRequest
-	(*WhoAmIRequest)(nil),        // 41: gpuledger.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),       // 42: gpuledger.v1.WhoAmIResponse
-	(*Grant)(nil),                // 43: gpuledger.v1.Grant
-	(*AuditRequest)(nil),         // 44: gpuledger.v1.AuditRequest
-	(*AuditResponse)(nil),        // 45: gpuledger.v1.AuditResponse
-	(*AuditEntry)(nil),           // 46: gpuledger.v1.AuditEntry
-	nil,                          // 47: gpuledger.v1.UnitCost.ReasonsEntry
-	nil,                          // 48: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 49: gpuledger.v1.RateCard
-	(*httpbody.HttpBody)(nil),    // 50: google.api.HttpBody
+	(*ChainHead)(nil),            // 20: gpuledger.v1.ChainHead
+	(*VerifyProgress)(nil),       // 21: gpuledger.v1.VerifyProgress
+	(*BackupRequest)(nil),        // 22: gpuledger.v1.BackupRequest
+	(*BackupPiece)(nil),          // 23: gpuledger.v1.BackupPiece
+	(*StatusRequest)(nil),        // 24: gpuledger.v1.StatusRequest
+	(*StatusResponse)(nil),       // 25: gpuledger.v1.StatusResponse
+	(*GatewayStatus)(nil),        // 26: gpuledger.v1.GatewayStatus
+	(*NodeStatus)(nil),           // 27: gpuledger.v1.NodeStatus
+	(*GetRateCardRequest)(nil),   // 28: gpuledger.v1.GetRateCardRequest
+	(*ApplyRateCardRequest)(nil), // 29: gpuledger.v1.ApplyRateCardRequest
+	(*GetRulesRequest)(nil),      // 30: gpuledger.v1.GetRulesRequest
+	(*ApplyRulesRequest)(nil),    // 31: gpuledger.v1.ApplyRulesRequest
+	(*Rules)(nil),                // 32: gpuledger.v1.Rules
+	(*Rule)(nil),                 // 33: gpuledger.v1.Rule
+	(*CompareRulesRequest)(nil),  // 34: gpuledger.v1.CompareRulesRequest
+	(*CompareRulesResponse)(nil), // 35: gpuledger.v1.CompareRulesResponse
+	(*RuleMove)(nil),             // 36: gpuledger.v1.RuleMove
+	(*RerateRequest)(nil),        // 37: gpuledger.v1.RerateRequest
+	(*RerateResponse)(nil),       // 38: gpuledger.v1.RerateResponse
+	(*RerateRow)(nil),            // 39: gpuledger.v1.RerateRow
+	(*ReratingsRequest)(nil),     // 40: gpuledger.v1.ReratingsRequest
+	(*ReratingsResponse)(nil),    // 41: gpuledger.v1.ReratingsResponse
+	(*Rerating)(nil),             // 42: gpuledger.v1.Rerating
+	(*ExportRequest)(nil),        // 43: gpuledger.v1.ExportRequest
+	(*WhoAmIRequest)(nil),        // 44: gpuledger.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),       // 45: gpuledger.v1.WhoAmIResponse
+	(*Grant)(nil),                // 46: gpuledger.v1.Grant
+	(*AuditRequest)(nil),         // 47: gpuledger.v1.AuditRequest
+	(*AuditResponse)(nil),        // 48: gpuledger.v1.AuditResponse
+	(*AuditEntry)(nil),           // 49: gpuledger.v1.AuditEntry
+	nil,                          // 50: gpuledger.v1.UnitCost.ReasonsEntry
+	nil,                          // 51: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 52: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 53: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
@@ -4859,68 +5053,72 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
 	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
 	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
-	47, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
+	50, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
 	11, // 9: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
 	11, // 10: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
 	14, // 11: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
 	15, // 12: gpuledger.v1.SLORow.by_interval:type_name -> gpuledger.v1.SLOInterval
 	18, // 13: gpuledger.v1.DevicesResponse.devices:type_name -> gpuledger.v1.DeviceRow
 	4,  // 14: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
-	24, // 15: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
-	23, // 16: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
-	49, // 17: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
-	29, // 18: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	30, // 19: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	48, // 20: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
-	29, // 21: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	33, // 22: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
-	49, // 23: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
-	39, // 24: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
-	36, // 25: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
-	36, // 26: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
-	39, // 27: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
-	49, // 28: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
-	43, // 29: gpuledger.v1.WhoAmIResponse.grants:type_name -> gpuledger.v1.Grant
-	46, // 30: gpuledger.v1.AuditResponse.entries:type_name -> gpuledger.v1.AuditEntry
-	0,  // 31: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	5,  // 32: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	16, // 33: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	19, // 34: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	21, // 35: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	25, // 36: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	26, // 37: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	27, // 38: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	28, // 39: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	31, // 40: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
-	9,  // 41: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
-	12, // 42: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
-	34, // 43: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
-	37, // 44: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
-	40, // 45: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
-	41, // 46: gpuledger.v1.Ledger.WhoAmI:input_type -> gpuledger.v1.WhoAmIRequest
-	44, // 47: gpuledger.v1.Ledger.Audit:input_type -> gpuledger.v1.AuditRequest
-	1,  // 48: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	6,  // 49: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	17, // 50: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	20, // 51: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	22, // 52: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	49, // 53: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	49, // 54: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	29, // 55: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	29, // 56: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	32, // 57: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
-	10, // 58: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
-	13, // 59: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
-	35, // 60: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
-	38, // 61: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
-	50, // 62: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
-	42, // 63: gpuledger.v1.Ledger.WhoAmI:output_type -> gpuledger.v1.WhoAmIResponse
-	45, // 64: gpuledger.v1.Ledger.Audit:output_type -> gpuledger.v1.AuditResponse
-	48, // [48:65] is the sub-list for method output_type
-	31, // [31:48] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	20, // 15: gpuledger.v1.VerifyRequest.noted:type_name -> gpuledger.v1.ChainHead
+	20, // 16: gpuledger.v1.VerifyProgress.heads:type_name -> gpuledger.v1.ChainHead
+	27, // 17: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
+	26, // 18: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
+	52, // 19: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	32, // 20: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	33, // 21: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
+	51, // 22: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	32, // 23: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	36, // 24: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
+	52, // 25: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	42, // 26: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
+	39, // 27: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
+	39, // 28: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
+	42, // 29: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
+	52, // 30: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	46, // 31: gpuledger.v1.WhoAmIResponse.grants:type_name -> gpuledger.v1.Grant
+	49, // 32: gpuledger.v1.AuditResponse.entries:type_name -> gpuledger.v1.AuditEntry
+	0,  // 33: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 34: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 35: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 36: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	24, // 37: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	28, // 38: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	29, // 39: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	30, // 40: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	31, // 41: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	34, // 42: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 43: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 44: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	37, // 45: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	40, // 46: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	22, // 47: gpuledger.v1.Ledger.Backup:input_type -> gpuledger.v1.BackupRequest
+	43, // 48: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	44, // 49: gpuledger.v1.Ledger.WhoAmI:input_type -> gpuledger.v1.WhoAmIRequest
+	47, // 50: gpuledger.v1.Ledger.Audit:input_type -> gpuledger.v1.AuditRequest
+	1,  // 51: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 52: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 53: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	21, // 54: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	25, // 55: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	52, // 56: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	52, // 57: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	32, // 58: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	32, // 59: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	35, // 60: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 61: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 62: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	38, // 63: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	41, // 64: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	23, // 65: gpuledger.v1.Ledger.Backup:output_type -> gpuledger.v1.BackupPiece
+	53, // 66: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	45, // 67: gpuledger.v1.Ledger.WhoAmI:output_type -> gpuledger.v1.WhoAmIResponse
+	48, // 68: gpuledger.v1.Ledger.Audit:output_type -> gpuledger.v1.AuditResponse
+	51, // [51:69] is the sub-list for method output_type
+	33, // [33:51] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -4935,7 +5133,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
