@@ -71,6 +71,7 @@ func Methods() map[string]Rule {
 		pb.Ledger_ApplyRules_FullMethodName:    admin,
 		pb.Ledger_ApplyRateCard_FullMethodName: admin,
 		pb.Ledger_Rerate_FullMethodName:        admin,
+		pb.Ledger_Backup_FullMethodName:        admin,
 
 		pb.Ledger_WhoAmI_FullMethodName: {Reach: OfCaller},
 

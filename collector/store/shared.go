@@ -96,7 +96,7 @@ type Moved struct {
 
 // DocumentKinds lists every kind of document: who takes over a ledger takes
 // them all.
-var DocumentKinds = [...]DocumentKind{RateCards, RuleSets, RateCardFiles, RuleFiles, Reratings}
+var DocumentKinds = [...]DocumentKind{RateCards, RuleSets, RateCardFiles, RuleFiles, Reratings, Audits}
 
 // Marks are what is known of a ledger beside its parts.
 type Marks struct {

@@ -38,6 +38,7 @@ const (
 	Ledger_SLO_FullMethodName           = "/gpuledger.v1.Ledger/SLO"
 	Ledger_Rerate_FullMethodName        = "/gpuledger.v1.Ledger/Rerate"
 	Ledger_Reratings_FullMethodName     = "/gpuledger.v1.Ledger/Reratings"
+	Ledger_Backup_FullMethodName        = "/gpuledger.v1.Ledger/Backup"
 	Ledger_Export_FullMethodName        = "/gpuledger.v1.Ledger/Export"
 	Ledger_WhoAmI_FullMethodName        = "/gpuledger.v1.Ledger/WhoAmI"
 	Ledger_Audit_FullMethodName         = "/gpuledger.v1.Ledger/Audit"
@@ -78,6 +79,10 @@ type LedgerClient interface {
 	Rerate(ctx context.Context, in *RerateRequest, opts ...grpc.CallOption) (*RerateResponse, error)
 	// Reratings lists all reratings ever made, undone ones too.
 	Reratings(ctx context.Context, in *ReratingsRequest, opts ...grpc.CallOption) (*ReratingsResponse, error)
+	// Backup sends the whole ledger as a file (package collector/store/archive),
+	// in pieces. It is whole where its trailer is. For administrators; not over
+	// HTTP.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPiece], error)
 	// Export writes a file for other people's tools.
 	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
 	// WhoAmI tells whom the collector takes the caller for, and what that caller
@@ -244,9 +249,28 @@ func (c *ledgerClient) Reratings(ctx context.Context, in *ReratingsRequest, opts
 	return out, nil
 }
 
+func (c *ledgerClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPiece], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Ledger_ServiceDesc.Streams[1], Ledger_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupPiece]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ledger_BackupClient = grpc.ServerStreamingClient[BackupPiece]
+
 func (c *ledgerClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Ledger_ServiceDesc.Streams[1], Ledger_Export_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Ledger_ServiceDesc.Streams[2], Ledger_Export_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +342,10 @@ type LedgerServer interface {
 	Rerate(context.Context, *RerateRequest) (*RerateResponse, error)
 	// Reratings lists all reratings ever made, undone ones too.
 	Reratings(context.Context, *ReratingsRequest) (*ReratingsResponse, error)
+	// Backup sends the whole ledger as a file (package collector/store/archive),
+	// in pieces. It is whole where its trailer is. For administrators; not over
+	// HTTP.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPiece]) error
 	// Export writes a file for other people's tools.
 	Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
 	// WhoAmI tells whom the collector takes the caller for, and what that caller
@@ -376,6 +404,9 @@ func (UnimplementedLedgerServer) Rerate(context.Context, *RerateRequest) (*Rerat
 }
 func (UnimplementedLedgerServer) Reratings(context.Context, *ReratingsRequest) (*ReratingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reratings not implemented")
+}
+func (UnimplementedLedgerServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPiece]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedLedgerServer) Export(*ExportRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error {
 	return status.Error(codes.Unimplemented, "method Export not implemented")
@@ -652,6 +683,17 @@ func _Ledger_Reratings_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Ledger_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LedgerServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupPiece]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ledger_BackupServer = grpc.ServerStreamingServer[BackupPiece]
+
 func _Ledger_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ExportRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -771,6 +813,11 @@ var Ledger_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _Ledger_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _Ledger_Backup_Handler,
 			ServerStreams: true,
 		},
 		{
