@@ -11,7 +11,7 @@ CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/... ./collector/gateway/... ./collector/rollupexport/... ./internal/serving ./internal/serving/exposition
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench lint fmt generate check-generated check-tidy kill-test test-kube test-gpu test-gpu-bundle interop clean tools
+.PHONY: help build demo demo-node test race bench lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ race: ## Run the concurrent packages under the race detector
 
 kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULEDGER_TRACES)
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
+
+fault-test: ## Have real processes suffer every fault REPEATS times (10); root for the network and small disks
+	@mkdir -p bin
+	GPULEDGER_FAULTS=$(or $(REPEATS),10) GPULEDGER_FAULT_TABLE=$(or $(TABLE),$(CURDIR)/bin/faults.md) go test ./test/faults -run Law3And4 -v -timeout 120m -count 1
 
 test-gpu: build ## Hold the ledger against this machine's NVIDIA GPU (GPULEDGER_GPU_STUB=1: against the stub)
 	GPULEDGER_GPU=1 GPULEDGER_BIN=$(CURDIR)/bin go test ./test/gpu -count 1 -v -timeout 20m -run '^(TestGPU|TestLatencies)$$'
@@ -79,6 +83,12 @@ generate: tools ## Regenerate code and the configuration reference
 
 check-generated: generate
 	@git diff --exit-code --stat -- proto docs || { echo "generated files are stale: run make generate and commit"; exit 1; }
+
+check-breaking: tools ## Hold the messages against those last released: programs of both versions must understand each other
+	@.tools/buf build -o - | .tools/buf breaking -#format=binpb --config buf.yaml --against proto/released.binpb
+
+release-protos: tools ## Make the messages as they are those that later ones are held against
+	.tools/buf build --exclude-source-info -o proto/released.binpb
 
 check-tidy:
 	go mod tidy -diff

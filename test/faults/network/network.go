@@ -73,7 +73,8 @@ func New(t testing.TB, seed uint64) *Link {
 		l.ways[s] = &way{from: tun, rng: rand.New(rand.NewPCG(seed, uint64(s))), wake: make(chan struct{}, 1)} //nolint:gosec // a simulation
 		for _, args := range [][]string{
 			{"-n", name, "addr", "add", s.Address(), "peer", (1 - s).Address(), "dev", device},
-			{"-n", name, "link", "set", device, "up"}, {"-n", name, "link", "set", "lo", "up"},
+			{"-n", name, "link", "set", device, "up"},
+			{"-n", name, "link", "set", "lo", "up"},
 		} {
 			if err := ip(args...); err != nil {
 				t.Fatal(err)
