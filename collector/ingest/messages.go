@@ -76,7 +76,7 @@ func (st *stream) takeLive(m *pb.Live) error {
 	if n.stream != st {
 		return errSuperseded
 	}
-	kept, pushed, shed := n.addLive(&live{c, memory(c) + st.firstLive(r)}, l.LiveSeconds, l.LiveBytes)
+	kept, pushed, shed := n.addLive(&live{Chunk: c, bytes: memory(c) + st.firstLive(r), roster: r}, l.LiveSeconds, l.LiveBytes)
 	if kept {
 		st.s.count.live.Add(1)
 	}

@@ -3,12 +3,14 @@ package ingest
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // nodeID names a node.
@@ -81,6 +83,8 @@ type group struct {
 type live struct {
 	*attribution.Chunk // of one second
 	bytes              int64
+	roster             *roster
+	encoded            atomic.Pointer[pb.Chunk] // for other collectors, once one has asked
 }
 
 // accept puts a fresh chunk into its group and returns the groups that it makes

@@ -2608,8 +2608,9 @@ type StatusResponse struct {
 	PendingBytes     int64                  `protobuf:"varint,6,opt,name=pending_bytes,json=pendingBytes,proto3" json:"pending_bytes,omitempty"`
 	FirstSecond      int64                  `protobuf:"varint,7,opt,name=first_second,json=firstSecond,proto3" json:"first_second,omitempty"` // stored or open; 0: nothing yet
 	LastSecond       int64                  `protobuf:"varint,8,opt,name=last_second,json=lastSecond,proto3" json:"last_second,omitempty"`
-	Warnings         []string               `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`  // unpriced devices, store errors, …
-	Gateways         []*GatewayStatus       `protobuf:"bytes,10,rep,name=gateways,proto3" json:"gateways,omitempty"` // that are configured
+	Warnings         []string               `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`      // unpriced devices, store errors, …
+	Gateways         []*GatewayStatus       `protobuf:"bytes,10,rep,name=gateways,proto3" json:"gateways,omitempty"`     // that are configured
+	Collectors       []*CollectorStatus     `protobuf:"bytes,11,rep,name=collectors,proto3" json:"collectors,omitempty"` // of the same ledger, this one first; none where there are no others
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2714,6 +2715,98 @@ func (x *StatusResponse) GetGateways() []*GatewayStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetCollectors() []*CollectorStatus {
+	if x != nil {
+		return x.Collectors
+	}
+	return nil
+}
+
+// CollectorStatus is how one of several collectors of a ledger does.
+type CollectorStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // what it calls itself; else the address that does not answer
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // at which this collector reaches it; "" of this one
+	Answering     bool                   `protobuf:"varint,3,opt,name=answering,proto3" json:"answering,omitempty"`
+	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"` // why not
+	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Nodes         int32                  `protobuf:"varint,6,opt,name=nodes,proto3" json:"nodes,omitempty"` // that stream to it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectorStatus) Reset() {
+	*x = CollectorStatus{}
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectorStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectorStatus) ProtoMessage() {}
+
+func (x *CollectorStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectorStatus.ProtoReflect.Descriptor instead.
+func (*CollectorStatus) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CollectorStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CollectorStatus) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *CollectorStatus) GetAnswering() bool {
+	if x != nil {
+		return x.Answering
+	}
+	return false
+}
+
+func (x *CollectorStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CollectorStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CollectorStatus) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
 // GatewayStatus is how a gateway does that tells of its customers. It is no
 // node: it has no devices, and no agent.
 type GatewayStatus struct {
@@ -2733,7 +2826,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2838,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[26]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +2851,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{26}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GatewayStatus) GetCluster() string {
@@ -2832,13 +2925,14 @@ type NodeStatus struct {
 	StoredThrough  int64                  `protobuf:"varint,4,opt,name=stored_through,json=storedThrough,proto3" json:"stored_through,omitempty"`    // first second not stored
 	VisibleThrough int64                  `protobuf:"varint,5,opt,name=visible_through,json=visibleThrough,proto3" json:"visible_through,omitempty"` // first second not visible to queries
 	AgentVersion   string                 `protobuf:"bytes,6,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	Collector      string                 `protobuf:"bytes,7,opt,name=collector,proto3" json:"collector,omitempty"` // that it streams to; "" where there is one collector, or none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +2944,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[27]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +2957,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{27}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeStatus) GetCluster() string {
@@ -2908,6 +3002,13 @@ func (x *NodeStatus) GetAgentVersion() string {
 	return ""
 }
 
+func (x *NodeStatus) GetCollector() string {
+	if x != nil {
+		return x.Collector
+	}
+	return ""
+}
+
 type GetRateCardRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint32                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // 0: the current one
@@ -2917,7 +3018,7 @@ type GetRateCardRequest struct {
 
 func (x *GetRateCardRequest) Reset() {
 	*x = GetRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3030,7 @@ func (x *GetRateCardRequest) String() string {
 func (*GetRateCardRequest) ProtoMessage() {}
 
 func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[28]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3043,7 @@ func (x *GetRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRateCardRequest.ProtoReflect.Descriptor instead.
 func (*GetRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{28}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetRateCardRequest) GetRevision() uint32 {
@@ -2961,7 +3062,7 @@ type ApplyRateCardRequest struct {
 
 func (x *ApplyRateCardRequest) Reset() {
 	*x = ApplyRateCardRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3074,7 @@ func (x *ApplyRateCardRequest) String() string {
 func (*ApplyRateCardRequest) ProtoMessage() {}
 
 func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[29]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3087,7 @@ func (x *ApplyRateCardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRateCardRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRateCardRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{29}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ApplyRateCardRequest) GetCard() *RateCard {
@@ -3005,7 +3106,7 @@ type GetRulesRequest struct {
 
 func (x *GetRulesRequest) Reset() {
 	*x = GetRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3118,7 @@ func (x *GetRulesRequest) String() string {
 func (*GetRulesRequest) ProtoMessage() {}
 
 func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[30]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3131,7 @@ func (x *GetRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulesRequest.ProtoReflect.Descriptor instead.
 func (*GetRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{30}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetRulesRequest) GetRevision() uint32 {
@@ -3049,7 +3150,7 @@ type ApplyRulesRequest struct {
 
 func (x *ApplyRulesRequest) Reset() {
 	*x = ApplyRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3162,7 @@ func (x *ApplyRulesRequest) String() string {
 func (*ApplyRulesRequest) ProtoMessage() {}
 
 func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[31]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3175,7 @@ func (x *ApplyRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRulesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{31}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApplyRulesRequest) GetRules() *Rules {
@@ -3096,7 +3197,7 @@ type Rules struct {
 
 func (x *Rules) Reset() {
 	*x = Rules{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3209,7 @@ func (x *Rules) String() string {
 func (*Rules) ProtoMessage() {}
 
 func (x *Rules) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[32]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3222,7 @@ func (x *Rules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rules.ProtoReflect.Descriptor instead.
 func (*Rules) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{32}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Rules) GetRevision() uint32 {
@@ -3165,7 +3266,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3278,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[33]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3291,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{33}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Rule) GetTarget() string {
@@ -3290,7 +3391,7 @@ type CompareRulesRequest struct {
 
 func (x *CompareRulesRequest) Reset() {
 	*x = CompareRulesRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3403,7 @@ func (x *CompareRulesRequest) String() string {
 func (*CompareRulesRequest) ProtoMessage() {}
 
 func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[34]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3416,7 @@ func (x *CompareRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesRequest.ProtoReflect.Descriptor instead.
 func (*CompareRulesRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{34}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompareRulesRequest) GetRules() *Rules {
@@ -3360,7 +3461,7 @@ type CompareRulesResponse struct {
 
 func (x *CompareRulesResponse) Reset() {
 	*x = CompareRulesResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3473,7 @@ func (x *CompareRulesResponse) String() string {
 func (*CompareRulesResponse) ProtoMessage() {}
 
 func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[35]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3486,7 @@ func (x *CompareRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareRulesResponse.ProtoReflect.Descriptor instead.
 func (*CompareRulesResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{35}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CompareRulesResponse) GetFrom() int64 {
@@ -3447,7 +3548,7 @@ type RuleMove struct {
 
 func (x *RuleMove) Reset() {
 	*x = RuleMove{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3560,7 @@ func (x *RuleMove) String() string {
 func (*RuleMove) ProtoMessage() {}
 
 func (x *RuleMove) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[36]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3573,7 @@ func (x *RuleMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleMove.ProtoReflect.Descriptor instead.
 func (*RuleMove) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{36}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RuleMove) GetTarget() string {
@@ -3546,7 +3647,7 @@ type RerateRequest struct {
 
 func (x *RerateRequest) Reset() {
 	*x = RerateRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3659,7 @@ func (x *RerateRequest) String() string {
 func (*RerateRequest) ProtoMessage() {}
 
 func (x *RerateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[37]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3672,7 @@ func (x *RerateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRequest.ProtoReflect.Descriptor instead.
 func (*RerateRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{37}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RerateRequest) GetFrom() int64 {
@@ -3638,7 +3739,7 @@ type RerateResponse struct {
 
 func (x *RerateResponse) Reset() {
 	*x = RerateResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3751,7 @@ func (x *RerateResponse) String() string {
 func (*RerateResponse) ProtoMessage() {}
 
 func (x *RerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[38]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3764,7 @@ func (x *RerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateResponse.ProtoReflect.Descriptor instead.
 func (*RerateResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{38}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RerateResponse) GetRerating() *Rerating {
@@ -3723,7 +3824,7 @@ type RerateRow struct {
 
 func (x *RerateRow) Reset() {
 	*x = RerateRow{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3735,7 +3836,7 @@ func (x *RerateRow) String() string {
 func (*RerateRow) ProtoMessage() {}
 
 func (x *RerateRow) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[39]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3748,7 +3849,7 @@ func (x *RerateRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerateRow.ProtoReflect.Descriptor instead.
 func (*RerateRow) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{39}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RerateRow) GetTeam() string {
@@ -3808,7 +3909,7 @@ type ReratingsRequest struct {
 
 func (x *ReratingsRequest) Reset() {
 	*x = ReratingsRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +3921,7 @@ func (x *ReratingsRequest) String() string {
 func (*ReratingsRequest) ProtoMessage() {}
 
 func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[40]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +3934,7 @@ func (x *ReratingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsRequest.ProtoReflect.Descriptor instead.
 func (*ReratingsRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{40}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{41}
 }
 
 type ReratingsResponse struct {
@@ -3845,7 +3946,7 @@ type ReratingsResponse struct {
 
 func (x *ReratingsResponse) Reset() {
 	*x = ReratingsResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +3958,7 @@ func (x *ReratingsResponse) String() string {
 func (*ReratingsResponse) ProtoMessage() {}
 
 func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[41]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +3971,7 @@ func (x *ReratingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReratingsResponse.ProtoReflect.Descriptor instead.
 func (*ReratingsResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{41}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReratingsResponse) GetReratings() []*Rerating {
@@ -3900,7 +4001,7 @@ type Rerating struct {
 
 func (x *Rerating) Reset() {
 	*x = Rerating{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3912,7 +4013,7 @@ func (x *Rerating) String() string {
 func (*Rerating) ProtoMessage() {}
 
 func (x *Rerating) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[42]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3925,7 +4026,7 @@ func (x *Rerating) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rerating.ProtoReflect.Descriptor instead.
 func (*Rerating) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{42}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Rerating) GetId() uint32 {
@@ -4026,7 +4127,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4139,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[43]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4152,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{43}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExportRequest) GetFrom() int64 {
@@ -4125,7 +4226,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4137,7 +4238,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[44]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4150,7 +4251,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{44}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{45}
 }
 
 type WhoAmIResponse struct {
@@ -4164,7 +4265,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4277,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[45]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4290,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{45}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WhoAmIResponse) GetName() string {
@@ -4226,7 +4327,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4339,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[46]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4352,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{46}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Grant) GetRole() string {
@@ -4292,7 +4393,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4304,7 +4405,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[47]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4317,7 +4418,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{47}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AuditRequest) GetLimit() int32 {
@@ -4346,7 +4447,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4459,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[48]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4472,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{48}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AuditResponse) GetEntries() []*AuditEntry {
@@ -4409,7 +4510,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4421,7 +4522,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_query_proto_msgTypes[49]
+	mi := &file_gpuledger_v1_query_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4434,7 +4535,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{49}
+	return file_gpuledger_v1_query_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AuditEntry) GetSequence() uint32 {
@@ -4772,7 +4873,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\rBackupRequest\"!\n" +
 	"\vBackupPiece\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x0f\n" +
-	"\rStatusRequest\"\x94\x03\n" +
+	"\rStatusRequest\"\xd3\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12.\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x18.gpuledger.v1.NodeStatusR\x05nodes\x12,\n" +
@@ -4785,7 +4886,17 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"lastSecond\x12\x1a\n" +
 	"\bwarnings\x18\t \x03(\tR\bwarnings\x127\n" +
 	"\bgateways\x18\n" +
-	" \x03(\v2\x1b.gpuledger.v1.GatewayStatusR\bgateways\"\x89\x02\n" +
+	" \x03(\v2\x1b.gpuledger.v1.GatewayStatusR\bgateways\x12=\n" +
+	"\n" +
+	"collectors\x18\v \x03(\v2\x1d.gpuledger.v1.CollectorStatusR\n" +
+	"collectors\"\xa3\x01\n" +
+	"\x0fCollectorStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tanswering\x18\x03 \x01(\bR\tanswering\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x14\n" +
+	"\x05nodes\x18\x06 \x01(\x05R\x05nodes\"\x89\x02\n" +
 	"\rGatewayStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -4796,7 +4907,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\tanswering\x18\x06 \x01(\x05R\tanswering\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12%\n" +
 	"\x0estored_through\x18\b \x01(\x03R\rstoredThrough\x12\x18\n" +
-	"\atenants\x18\t \x01(\x05R\atenants\"\xcd\x01\n" +
+	"\atenants\x18\t \x01(\x05R\atenants\"\xeb\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -4804,7 +4915,8 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12%\n" +
 	"\x0estored_through\x18\x04 \x01(\x03R\rstoredThrough\x12'\n" +
 	"\x0fvisible_through\x18\x05 \x01(\x03R\x0evisibleThrough\x12#\n" +
-	"\ragent_version\x18\x06 \x01(\tR\fagentVersion\"0\n" +
+	"\ragent_version\x18\x06 \x01(\tR\fagentVersion\x12\x1c\n" +
+	"\tcollector\x18\a \x01(\tR\tcollector\"0\n" +
 	"\x12GetRateCardRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\rR\brevision\"B\n" +
 	"\x14ApplyRateCardRequest\x12*\n" +
@@ -4987,7 +5099,7 @@ func file_gpuledger_v1_query_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_query_proto_rawDescData
 }
 
-var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_gpuledger_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: gpuledger.v1.ReportRequest
 	(*ReportResponse)(nil),       // 1: gpuledger.v1.ReportResponse
@@ -5015,34 +5127,35 @@ var file_gpuledger_v1_query_proto_goTypes = []any{
 	(*BackupPiece)(nil),          // 23: gpuledger.v1.BackupPiece
 	(*StatusRequest)(nil),        // 24: gpuledger.v1.StatusRequest
 	(*StatusResponse)(nil),       // 25: gpuledger.v1.StatusResponse
-	(*GatewayStatus)(nil),        // 26: gpuledger.v1.GatewayStatus
-	(*NodeStatus)(nil),           // 27: gpuledger.v1.NodeStatus
-	(*GetRateCardRequest)(nil),   // 28: gpuledger.v1.GetRateCardRequest
-	(*ApplyRateCardRequest)(nil), // 29: gpuledger.v1.ApplyRateCardRequest
-	(*GetRulesRequest)(nil),      // 30: gpuledger.v1.GetRulesRequest
-	(*ApplyRulesRequest)(nil),    // 31: gpuledger.v1.ApplyRulesRequest
-	(*Rules)(nil),                // 32: gpuledger.v1.Rules
-	(*Rule)(nil),                 // 33: gpuledger.v1.Rule
-	(*CompareRulesRequest)(nil),  // 34: gpuledger.v1.CompareRulesRequest
-	(*CompareRulesResponse)(nil), // 35: gpuledger.v1.CompareRulesResponse
-	(*RuleMove)(nil),             // 36: gpuledger.v1.RuleMove
-	(*RerateRequest)(nil),        // 37: gpuledger.v1.RerateRequest
-	(*RerateResponse)(nil),       // 38: gpuledger.v1.RerateResponse
-	(*RerateRow)(nil),            // 39: gpuledger.v1.RerateRow
-	(*ReratingsRequest)(nil),     // 40: gpuledger.v1.ReratingsRequest
-	(*ReratingsResponse)(nil),    // 41: gpuledger.v1.ReratingsResponse
-	(*Rerating)(nil),             // 42: gpuledger.v1.Rerating
-	(*ExportRequest)(nil),        // 43: gpuledger.v1.ExportRequest
-	(*WhoAmIRequest)(nil),        // 44: gpuledger.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),       // 45: gpuledger.v1.WhoAmIResponse
-	(*Grant)(nil),                // 46: gpuledger.v1.Grant
-	(*AuditRequest)(nil),         // 47: gpuledger.v1.AuditRequest
-	(*AuditResponse)(nil),        // 48: gpuledger.v1.AuditResponse
-	(*AuditEntry)(nil),           // 49: gpuledger.v1.AuditEntry
-	nil,                          // 50: gpuledger.v1.UnitCost.ReasonsEntry
-	nil,                          // 51: gpuledger.v1.Rule.LabelsEntry
-	(*RateCard)(nil),             // 52: gpuledger.v1.RateCard
-	(*httpbody.HttpBody)(nil),    // 53: google.api.HttpBody
+	(*CollectorStatus)(nil),      // 26: gpuledger.v1.CollectorStatus
+	(*GatewayStatus)(nil),        // 27: gpuledger.v1.GatewayStatus
+	(*NodeStatus)(nil),           // 28: gpuledger.v1.NodeStatus
+	(*GetRateCardRequest)(nil),   // 29: gpuledger.v1.GetRateCardRequest
+	(*ApplyRateCardRequest)(nil), // 30: gpuledger.v1.ApplyRateCardRequest
+	(*GetRulesRequest)(nil),      // 31: gpuledger.v1.GetRulesRequest
+	(*ApplyRulesRequest)(nil),    // 32: gpuledger.v1.ApplyRulesRequest
+	(*Rules)(nil),                // 33: gpuledger.v1.Rules
+	(*Rule)(nil),                 // 34: gpuledger.v1.Rule
+	(*CompareRulesRequest)(nil),  // 35: gpuledger.v1.CompareRulesRequest
+	(*CompareRulesResponse)(nil), // 36: gpuledger.v1.CompareRulesResponse
+	(*RuleMove)(nil),             // 37: gpuledger.v1.RuleMove
+	(*RerateRequest)(nil),        // 38: gpuledger.v1.RerateRequest
+	(*RerateResponse)(nil),       // 39: gpuledger.v1.RerateResponse
+	(*RerateRow)(nil),            // 40: gpuledger.v1.RerateRow
+	(*ReratingsRequest)(nil),     // 41: gpuledger.v1.ReratingsRequest
+	(*ReratingsResponse)(nil),    // 42: gpuledger.v1.ReratingsResponse
+	(*Rerating)(nil),             // 43: gpuledger.v1.Rerating
+	(*ExportRequest)(nil),        // 44: gpuledger.v1.ExportRequest
+	(*WhoAmIRequest)(nil),        // 45: gpuledger.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),       // 46: gpuledger.v1.WhoAmIResponse
+	(*Grant)(nil),                // 47: gpuledger.v1.Grant
+	(*AuditRequest)(nil),         // 48: gpuledger.v1.AuditRequest
+	(*AuditResponse)(nil),        // 49: gpuledger.v1.AuditResponse
+	(*AuditEntry)(nil),           // 50: gpuledger.v1.AuditEntry
+	nil,                          // 51: gpuledger.v1.UnitCost.ReasonsEntry
+	nil,                          // 52: gpuledger.v1.Rule.LabelsEntry
+	(*RateCard)(nil),             // 53: gpuledger.v1.RateCard
+	(*httpbody.HttpBody)(nil),    // 54: google.api.HttpBody
 }
 var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.ReportResponse.rows:type_name -> gpuledger.v1.ReportRow
@@ -5053,7 +5166,7 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	7,  // 5: gpuledger.v1.UnitCostsResponse.rows:type_name -> gpuledger.v1.UnitCost
 	7,  // 6: gpuledger.v1.UnitCostsResponse.total:type_name -> gpuledger.v1.UnitCost
 	8,  // 7: gpuledger.v1.UnitCost.failures_by_reason:type_name -> gpuledger.v1.FailureCount
-	50, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
+	51, // 8: gpuledger.v1.UnitCost.reasons:type_name -> gpuledger.v1.UnitCost.ReasonsEntry
 	11, // 9: gpuledger.v1.RunsResponse.rows:type_name -> gpuledger.v1.Run
 	11, // 10: gpuledger.v1.RunsResponse.total:type_name -> gpuledger.v1.Run
 	14, // 11: gpuledger.v1.SLOResponse.rows:type_name -> gpuledger.v1.SLORow
@@ -5062,63 +5175,64 @@ var file_gpuledger_v1_query_proto_depIdxs = []int32{
 	4,  // 14: gpuledger.v1.DeviceRow.sum:type_name -> gpuledger.v1.BasisSum
 	20, // 15: gpuledger.v1.VerifyRequest.noted:type_name -> gpuledger.v1.ChainHead
 	20, // 16: gpuledger.v1.VerifyProgress.heads:type_name -> gpuledger.v1.ChainHead
-	27, // 17: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
-	26, // 18: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
-	52, // 19: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
-	32, // 20: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	33, // 21: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
-	51, // 22: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
-	32, // 23: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
-	36, // 24: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
-	52, // 25: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
-	42, // 26: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
-	39, // 27: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
-	39, // 28: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
-	42, // 29: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
-	52, // 30: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
-	46, // 31: gpuledger.v1.WhoAmIResponse.grants:type_name -> gpuledger.v1.Grant
-	49, // 32: gpuledger.v1.AuditResponse.entries:type_name -> gpuledger.v1.AuditEntry
-	0,  // 33: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
-	5,  // 34: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
-	16, // 35: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
-	19, // 36: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
-	24, // 37: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
-	28, // 38: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
-	29, // 39: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
-	30, // 40: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
-	31, // 41: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
-	34, // 42: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
-	9,  // 43: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
-	12, // 44: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
-	37, // 45: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
-	40, // 46: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
-	22, // 47: gpuledger.v1.Ledger.Backup:input_type -> gpuledger.v1.BackupRequest
-	43, // 48: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
-	44, // 49: gpuledger.v1.Ledger.WhoAmI:input_type -> gpuledger.v1.WhoAmIRequest
-	47, // 50: gpuledger.v1.Ledger.Audit:input_type -> gpuledger.v1.AuditRequest
-	1,  // 51: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
-	6,  // 52: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
-	17, // 53: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
-	21, // 54: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
-	25, // 55: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
-	52, // 56: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
-	52, // 57: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
-	32, // 58: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
-	32, // 59: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
-	35, // 60: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
-	10, // 61: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
-	13, // 62: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
-	38, // 63: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
-	41, // 64: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
-	23, // 65: gpuledger.v1.Ledger.Backup:output_type -> gpuledger.v1.BackupPiece
-	53, // 66: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
-	45, // 67: gpuledger.v1.Ledger.WhoAmI:output_type -> gpuledger.v1.WhoAmIResponse
-	48, // 68: gpuledger.v1.Ledger.Audit:output_type -> gpuledger.v1.AuditResponse
-	51, // [51:69] is the sub-list for method output_type
-	33, // [33:51] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	28, // 17: gpuledger.v1.StatusResponse.nodes:type_name -> gpuledger.v1.NodeStatus
+	27, // 18: gpuledger.v1.StatusResponse.gateways:type_name -> gpuledger.v1.GatewayStatus
+	26, // 19: gpuledger.v1.StatusResponse.collectors:type_name -> gpuledger.v1.CollectorStatus
+	53, // 20: gpuledger.v1.ApplyRateCardRequest.card:type_name -> gpuledger.v1.RateCard
+	33, // 21: gpuledger.v1.ApplyRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	34, // 22: gpuledger.v1.Rules.rules:type_name -> gpuledger.v1.Rule
+	52, // 23: gpuledger.v1.Rule.labels:type_name -> gpuledger.v1.Rule.LabelsEntry
+	33, // 24: gpuledger.v1.CompareRulesRequest.rules:type_name -> gpuledger.v1.Rules
+	37, // 25: gpuledger.v1.CompareRulesResponse.moves:type_name -> gpuledger.v1.RuleMove
+	53, // 26: gpuledger.v1.RerateRequest.card:type_name -> gpuledger.v1.RateCard
+	43, // 27: gpuledger.v1.RerateResponse.rerating:type_name -> gpuledger.v1.Rerating
+	40, // 28: gpuledger.v1.RerateResponse.by_team:type_name -> gpuledger.v1.RerateRow
+	40, // 29: gpuledger.v1.RerateResponse.total:type_name -> gpuledger.v1.RerateRow
+	43, // 30: gpuledger.v1.ReratingsResponse.reratings:type_name -> gpuledger.v1.Rerating
+	53, // 31: gpuledger.v1.Rerating.card:type_name -> gpuledger.v1.RateCard
+	47, // 32: gpuledger.v1.WhoAmIResponse.grants:type_name -> gpuledger.v1.Grant
+	50, // 33: gpuledger.v1.AuditResponse.entries:type_name -> gpuledger.v1.AuditEntry
+	0,  // 34: gpuledger.v1.Ledger.Report:input_type -> gpuledger.v1.ReportRequest
+	5,  // 35: gpuledger.v1.Ledger.UnitCosts:input_type -> gpuledger.v1.UnitCostsRequest
+	16, // 36: gpuledger.v1.Ledger.Devices:input_type -> gpuledger.v1.DevicesRequest
+	19, // 37: gpuledger.v1.Ledger.Verify:input_type -> gpuledger.v1.VerifyRequest
+	24, // 38: gpuledger.v1.Ledger.Status:input_type -> gpuledger.v1.StatusRequest
+	29, // 39: gpuledger.v1.Ledger.GetRateCard:input_type -> gpuledger.v1.GetRateCardRequest
+	30, // 40: gpuledger.v1.Ledger.ApplyRateCard:input_type -> gpuledger.v1.ApplyRateCardRequest
+	31, // 41: gpuledger.v1.Ledger.GetRules:input_type -> gpuledger.v1.GetRulesRequest
+	32, // 42: gpuledger.v1.Ledger.ApplyRules:input_type -> gpuledger.v1.ApplyRulesRequest
+	35, // 43: gpuledger.v1.Ledger.CompareRules:input_type -> gpuledger.v1.CompareRulesRequest
+	9,  // 44: gpuledger.v1.Ledger.Runs:input_type -> gpuledger.v1.RunsRequest
+	12, // 45: gpuledger.v1.Ledger.SLO:input_type -> gpuledger.v1.SLORequest
+	38, // 46: gpuledger.v1.Ledger.Rerate:input_type -> gpuledger.v1.RerateRequest
+	41, // 47: gpuledger.v1.Ledger.Reratings:input_type -> gpuledger.v1.ReratingsRequest
+	22, // 48: gpuledger.v1.Ledger.Backup:input_type -> gpuledger.v1.BackupRequest
+	44, // 49: gpuledger.v1.Ledger.Export:input_type -> gpuledger.v1.ExportRequest
+	45, // 50: gpuledger.v1.Ledger.WhoAmI:input_type -> gpuledger.v1.WhoAmIRequest
+	48, // 51: gpuledger.v1.Ledger.Audit:input_type -> gpuledger.v1.AuditRequest
+	1,  // 52: gpuledger.v1.Ledger.Report:output_type -> gpuledger.v1.ReportResponse
+	6,  // 53: gpuledger.v1.Ledger.UnitCosts:output_type -> gpuledger.v1.UnitCostsResponse
+	17, // 54: gpuledger.v1.Ledger.Devices:output_type -> gpuledger.v1.DevicesResponse
+	21, // 55: gpuledger.v1.Ledger.Verify:output_type -> gpuledger.v1.VerifyProgress
+	25, // 56: gpuledger.v1.Ledger.Status:output_type -> gpuledger.v1.StatusResponse
+	53, // 57: gpuledger.v1.Ledger.GetRateCard:output_type -> gpuledger.v1.RateCard
+	53, // 58: gpuledger.v1.Ledger.ApplyRateCard:output_type -> gpuledger.v1.RateCard
+	33, // 59: gpuledger.v1.Ledger.GetRules:output_type -> gpuledger.v1.Rules
+	33, // 60: gpuledger.v1.Ledger.ApplyRules:output_type -> gpuledger.v1.Rules
+	36, // 61: gpuledger.v1.Ledger.CompareRules:output_type -> gpuledger.v1.CompareRulesResponse
+	10, // 62: gpuledger.v1.Ledger.Runs:output_type -> gpuledger.v1.RunsResponse
+	13, // 63: gpuledger.v1.Ledger.SLO:output_type -> gpuledger.v1.SLOResponse
+	39, // 64: gpuledger.v1.Ledger.Rerate:output_type -> gpuledger.v1.RerateResponse
+	42, // 65: gpuledger.v1.Ledger.Reratings:output_type -> gpuledger.v1.ReratingsResponse
+	23, // 66: gpuledger.v1.Ledger.Backup:output_type -> gpuledger.v1.BackupPiece
+	54, // 67: gpuledger.v1.Ledger.Export:output_type -> google.api.HttpBody
+	46, // 68: gpuledger.v1.Ledger.WhoAmI:output_type -> gpuledger.v1.WhoAmIResponse
+	49, // 69: gpuledger.v1.Ledger.Audit:output_type -> gpuledger.v1.AuditResponse
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_query_proto_init() }
@@ -5133,7 +5247,7 @@ func file_gpuledger_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_query_proto_rawDesc), len(file_gpuledger_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
