@@ -24,6 +24,7 @@ import (
 	"github.com/oklog/run"
 	"google.golang.org/grpc"
 
+	"github.com/gpuledger/gpuledger/collector/access"
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/gateway"
 	"github.com/gpuledger/gpuledger/collector/identity"
@@ -94,6 +95,8 @@ type Collector struct {
 	tls, pushTLS *certs.Set
 	agents       *identity.Guard  // nil: whoever may connect may write for any node
 	tokens       *identity.Tokens // nil: they do not count
+	callers      *access.Guard    // knows who asks
+	audit        *access.Log
 }
 
 // New opens the ledger. The configuration must be valid. Run it, or Close it.
@@ -111,8 +114,15 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
 
 func (c *Collector) wire(ctx context.Context) error {
 	var err error
-	c.docs, err = openDocuments(ctx, c.store, time.Now, c.deps.Log, c.cfg.RateCard, c.cfg.Rules)
+	c.audit = access.NewLog(c.store, time.Now, c.deps.Log)
+	if err := c.recoverAudit(ctx); err != nil {
+		return err
+	}
+	c.docs, err = openDocuments(access.WithCaller(ctx, access.Configuration()), c.store, c.audit, time.Now, c.deps.Log, c.cfg.RateCard, c.cfg.Rules)
 	if err != nil {
+		return err
+	}
+	if err := c.auditRetentions(ctx); err != nil {
 		return err
 	}
 	c.ingest, err = ingest.New(ctx, c.store, ingest.Options{
@@ -134,9 +144,10 @@ func (c *Collector) wire(ctx context.Context) error {
 		Retention:   c.cfg.retention,
 		Timeout:     c.cfg.Limits.QueryTimeout.Duration,
 		Concurrency: c.cfg.Limits.Queries,
+		Scope:       access.ScopeOf,
 	})
 	past := &reratings{
-		store: c.store, planner: plan.Planner{Decode: newDecoder().decode}, now: time.Now, log: c.deps.Log,
+		store: c.store, audit: c.audit, planner: plan.Planner{Decode: newDecoder().decode}, now: time.Now, log: c.deps.Log,
 		planning: make(chan struct{}, 1),
 		do:       c.ingest.Do, applied: func(j *rerating.Journal) {
 			c.ingest.SetJournal(j)
@@ -154,12 +165,16 @@ func (c *Collector) wire(ctx context.Context) error {
 	}
 	c.ledger = api.New(api.Config{
 		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past,
+		WhoAmI: whoAmI, Audit: c.listAudit,
 		Gateways: c.cfg.joins(), Log: c.deps.Log,
 	})
 	if c.tls, err = c.cfg.TLS.openTLS(c.deps.Log); err != nil {
 		return err
 	}
-	c.grpc = grpc.NewServer(append(grpcLimits(), grpc.Creds(c.credentials()))...)
+	if c.callers, err = c.openAccess(); err != nil {
+		return err
+	}
+	c.grpc = grpc.NewServer(append(append(grpcLimits(), grpc.Creds(c.credentials())), c.callers.ServerOptions()...)...)
 	service, err := c.guardIngest()
 	if err != nil {
 		return err
@@ -198,7 +213,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	g.Add(func() error { return web.serve(httpListener) }, func(error) { web.stop() })
 	// What runs beside the writer outlives ctx, too: the first that ends, ends
 	// all, and it must not be before everything is durable.
-	beside := context.WithoutCancel(ctx)
+	beside := access.WithCaller(context.WithoutCancel(ctx), access.Self())
 	at := Addresses{GRPC: grpcListener.Addr().String(), HTTP: httpListener.Addr().String()}
 	if at.OpenCost, err = c.addOpenCost(ctx, &g); err == nil {
 		err = c.addPush(beside, &g, at)

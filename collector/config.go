@@ -49,6 +49,8 @@ type Config struct {
 
 	IngestAccess IngestAccessConfig `yaml:"ingest_access"`
 
+	Access AccessConfig `yaml:"access"`
+
 	// RateCard is a file with the rate card (YAML). It becomes the next
 	// revision when its content is new: a start with the same file as before
 	// does not undo what was applied by other means since, and warns if that
@@ -222,6 +224,7 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir: "/var/lib/gpuledger-collector", Store: storeDuckDB, GRPCListen: "127.0.0.1:9440", HTTPListen: "127.0.0.1:9441",
 		IngestAccess: defaultIngestAccess(),
+		Access:       defaultAccess(),
 		Export:       defaultExport(),
 		Gateways:     []GatewayConfig{},
 		Retention:    RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
@@ -261,6 +264,7 @@ func (c *Config) Validate() error {
 		bad("data_dir", "must not be empty")
 	}
 	c.checkListeners(bad)
+	c.checkAccess(bad)
 	c.checkIngestAccess(bad)
 	c.Export.check(bad)
 	c.checkStore(bad)

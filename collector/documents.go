@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution/rating"
+	"github.com/gpuledger/gpuledger/collector/access"
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/mapping"
@@ -24,6 +25,7 @@ import (
 // atomic pointer; only the store's writer replaces it.
 type documents struct {
 	store store.Store
+	audit *access.Log // told of every change before it is made
 	now   func() time.Time
 	log   *slog.Logger
 	// do runs a function where the store may be written.
@@ -42,8 +44,8 @@ var _ api.Documents = (*documents)(nil)
 
 // openDocuments reads what is in force, applies what files newly say, and gives
 // the rules to the store. The store has no other writer yet.
-func openDocuments(ctx context.Context, st store.Store, now func() time.Time, log *slog.Logger, cardFile, rulesFile string) (*documents, error) {
-	d := &documents{store: st, now: now, log: log, applied: func(*rating.Card) {}}
+func openDocuments(ctx context.Context, st store.Store, audit *access.Log, now func() time.Time, log *slog.Logger, cardFile, rulesFile string) (*documents, error) {
+	d := &documents{store: st, audit: audit, now: now, log: log, applied: func(*rating.Card) {}}
 	d.do = func(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
 	err := st.View(ctx, func(r store.Reader) error {
 		j, err := r.Journal(ctx)
@@ -202,7 +204,7 @@ func (d *documents) RateCard(ctx context.Context, revision uint32) (*rating.Card
 func (d *documents) ApplyRateCard(ctx context.Context, card *rating.Card) (*rating.Card, error) {
 	next := *card
 	err := d.do(ctx, func(ctx context.Context) error {
-		revision, err := d.store.PutDocument(ctx, store.RateCards, cardText(card), d.now())
+		revision, err := d.put(ctx, auditRateCard, store.RateCards, cardText(card))
 		if err != nil {
 			return err
 		}
@@ -215,6 +217,21 @@ func (d *documents) ApplyRateCard(ctx context.Context, card *rating.Card) (*rati
 		return nil, fmt.Errorf("store the rate card: %w", err)
 	}
 	return &next, nil
+}
+
+// put makes a body the next revision of a kind, and has that on record first.
+func (d *documents) put(ctx context.Context, action string, kind store.DocumentKind, body []byte) (uint32, error) {
+	last, err := d.store.Document(ctx, kind, 0)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, err
+	}
+	done, err := d.audit.Begin(ctx, access.Change{Action: action, Old: last.Revision, New: last.Revision + 1, SHA256: access.DocumentHash(body)})
+	if err != nil {
+		return 0, err
+	}
+	revision, err := d.store.PutDocument(ctx, kind, body, d.now())
+	done(err)
+	return revision, err
 }
 
 // Rules returns a revision, 0 for the one in force.
@@ -247,7 +264,7 @@ func (d *documents) ApplyRules(ctx context.Context, rules *mapping.Rules) (*mapp
 		return nil, fmt.Errorf("store the rules: %w", err)
 	}
 	err = d.do(ctx, func(ctx context.Context) error {
-		revision, err := d.store.PutDocument(ctx, store.RuleSets, body, d.now())
+		revision, err := d.put(ctx, auditRules, store.RuleSets, body)
 		if err != nil {
 			return err
 		}

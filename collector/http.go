@@ -36,15 +36,16 @@ type webServer struct {
 }
 
 func (c *Collector) web(ctx context.Context) (*webServer, error) {
-	gateway, err := api.NewGateway(ctx, c.ledger, web.Handler())
+	gateway, err := api.NewGateway(ctx, c.ledger, web.Handler(), passage(c.callers))
 	if err != nil {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(&metrics{c}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", c.readyz)
+	registry.MustRegister(refusals{c.callers})
+	mux := c.callers.NewMux(onLoopback(c.cfg.HTTPListen))
+	mux.Handle("GET /healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") }))
+	mux.Handle("GET /readyz", http.HandlerFunc(c.readyz))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	mux.Handle("GET /metrics/rollups", rollupexport.Handler(c.exported, 9*time.Second))
 	allocations := c.allocations()
@@ -52,10 +53,11 @@ func (c *Collector) web(ctx context.Context) (*webServer, error) {
 		mux.Handle(pattern, allocations)
 	}
 	if c.cfg.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.Handle("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
+		mux.Handle("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+		mux.Handle("GET /debug/pprof/trace", http.HandlerFunc(pprof.Trace))
 	}
+	mux.Handle("/v1/", gateway)
 	mux.Handle("/", gateway)
 	return &webServer{gateway: gateway, server: &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
@@ -84,7 +86,7 @@ func (c *Collector) addOpenCost(ctx context.Context, g *run.Group) (addr string,
 		return "", err
 	}
 	w := &webServer{server: &http.Server{
-		Handler: c.allocations(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		Handler: c.callers.Only(onLoopback(c.cfg.OpenCostListen), opencost.Paths()[0], c.allocations()), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}}
 	g.Add(func() error { return w.serve(l) }, func(error) { w.stop() })
@@ -95,7 +97,9 @@ func (c *Collector) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
 	if err := c.store.View(ctx, func(store.Reader) error { return nil }); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		// Anyone may ask this: what the store says is for the log.
+		c.deps.Log.Warn("not ready: the store does not answer", "error", err)
+		http.Error(w, "the store does not answer", http.StatusServiceUnavailable)
 		return
 	}
 	_, _ = fmt.Fprintln(w, "ok") // nobody to tell

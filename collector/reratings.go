@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gpuledger/gpuledger/collector/access"
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rerating/plan"
@@ -21,6 +22,7 @@ type reratings struct {
 	planner plan.Planner
 	now     func() time.Time
 	log     *slog.Logger
+	audit   *access.Log // told of every change before it is made
 	// do runs a function where the store may be written.
 	do func(context.Context, func(context.Context) error) error
 	// applied is told of a new journal, within do.
@@ -142,11 +144,33 @@ func (r *reratings) carryOut(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	if err := r.store.Rerate(ctx, p.Rerating()); err != nil {
+	done, err := r.audit.Begin(ctx, audited(&p.Entry))
+	if err != nil {
+		return err
+	}
+	err = r.store.Rerate(ctx, p.Rerating())
+	done(err)
+	if err != nil {
 		return fmt.Errorf("rerate: %w", err)
 	}
 	r.applied(next)
 	return nil
+}
+
+// audited is what the audit log has of a rerating: the hash is of its card.
+func audited(e *rerating.Entry) access.Change {
+	c := access.Change{Action: auditRerate, Old: e.ID - 1, New: e.ID, Detail: fmt.Sprintf("seconds %d to %d", e.From, e.To)}
+	if e.Undoes != 0 {
+		c.Action = auditUndo
+		c.Detail = fmt.Sprintf("rerating %d, %s", e.Undoes, c.Detail)
+	}
+	if e.Card != nil {
+		c.SHA256 = access.DocumentHash(cardText(e.Card))
+	}
+	if e.Reason != "" {
+		c.Detail += ": " + e.Reason
+	}
+	return c
 }
 
 func (r *reratings) told(p *plan.Plan, began time.Time, err error) (*plan.Plan, error) {

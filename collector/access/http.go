@@ -28,6 +28,7 @@ import (
 type Mux struct {
 	guard    *Guard
 	mux      *http.ServeMux
+	alone    http.Handler // in place of mux
 	patterns []string
 	loopback bool
 	origin   *http.CrossOriginProtection
@@ -36,6 +37,18 @@ type Mux struct {
 // NewMux makes a Mux. loopback says that it is served on loopback alone.
 func (g *Guard) NewMux(loopback bool) *Mux {
 	return &Mux{guard: g, mux: http.NewServeMux(), loopback: loopback, origin: http.NewCrossOriginProtection()}
+}
+
+// Only makes a Mux that answers all paths by one handler, to those whom the rule
+// of a pattern is for.
+func (g *Guard) Only(loopback bool, pattern string, h http.Handler) *Mux {
+	rule, ok := g.routes[pattern]
+	if !ok {
+		panic(fmt.Sprintf("BUG: access: the route %q has no rule: who may ask it?", pattern))
+	}
+	m := g.NewMux(loopback)
+	m.alone, m.patterns = g.route(pattern, rule, h), []string{pattern}
+	return m
 }
 
 // Patterns are those that were added, in order.
@@ -61,6 +74,10 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := m.origin.Check(r); err != nil {
 		m.guard.foreign(r, "origin", r.Header.Get("Origin"))
 		refuse(w, http.StatusForbidden, codes.PermissionDenied, "pages of other origins may not change anything here")
+		return
+	}
+	if m.alone != nil {
+		m.alone.ServeHTTP(w, r)
 		return
 	}
 	m.mux.ServeHTTP(w, r)

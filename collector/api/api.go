@@ -59,6 +59,10 @@ type Config struct {
 	// Status tells how the collector and its agents do.
 	Status func(context.Context) (*pb.StatusResponse, error)
 	Now    func() time.Time // for current prices
+	// WhoAmI tells the caller behind a context whom he is taken for, and Audit
+	// lists changes; nil: nobody does.
+	WhoAmI func(context.Context) (*pb.WhoAmIResponse, error)
+	Audit  func(context.Context, *pb.AuditRequest) (*pb.AuditResponse, error)
 	// Reratings prices the past anew; nil: this collector does not.
 	Reratings Reratings
 	// Gateways joins what gateways saw to owners, by the rules of the

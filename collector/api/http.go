@@ -37,17 +37,21 @@ type Gateway struct {
 // are page's, which may be nil. Close it after the http.Server that it is
 // given to. Fields are named as in the proto file, defaults are written out,
 // and 64-bit integers are text, as in protojson.
-func NewGateway(ctx context.Context, s *Server, page http.Handler) (*Gateway, error) {
+func NewGateway(ctx context.Context, s *Server, page http.Handler, options ...Options) (*Gateway, error) {
+	var o Options
+	for _, x := range options {
+		o.Server, o.Dial = append(o.Server, x.Server...), append(o.Dial, x.Dial...)
+	}
 	listener := bufconn.Listen(MaxRequest)
-	g := &Gateway{server: grpc.NewServer(), served: make(chan error, 1)}
+	g := &Gateway{server: grpc.NewServer(o.Server...), served: make(chan error, 1)}
 	pb.RegisterLedgerServer(g.server, s)
 	go func() { g.served <- g.server.Serve(listener) }()
 
-	conn, err := grpc.NewClient("passthrough:ledger",
+	conn, err := grpc.NewClient("passthrough:ledger", append(o.Dial,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-	)
+	)...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect the gateway: %w", err), g.Close())
 	}
@@ -105,7 +109,7 @@ func checkRequest(next http.Handler) http.Handler {
 		"/v1/report": "Report", "/v1/unit-costs": "UnitCosts", "/v1/devices": "Devices", "/v1/verify": "Verify",
 		"/v1/status": "Status", "/v1/rate-card": "GetRateCard", "/v1/rules": "GetRules",
 		"/v1/runs": "Runs", "/v1/slo": "SLO", "/v1/reratings": "Reratings", "/v1/export": "Export",
-		"/v1/rules/compare": "CompareRules",
+		"/v1/rules/compare": "CompareRules", "/v1/whoami": "WhoAmI", "/v1/audit": "Audit",
 	} {
 		fields := methods.ByName(method).Input().Fields()
 		known[path] = []string{}
