@@ -73,6 +73,11 @@ func Methods() map[string]Rule {
 		pb.Ledger_Rerate_FullMethodName:        admin,
 		pb.Ledger_Backup_FullMethodName:        admin,
 
+		// Other collectors are callers of their own: what one has open is of
+		// all nodes.
+		pb.Peer_Open_FullMethodName:  operator,
+		pb.Peer_Nodes_FullMethodName: operator,
+
 		pb.Ledger_WhoAmI_FullMethodName: {Reach: OfCaller},
 
 		pb.Ingest_Stream_FullMethodName: {For: Agents},
