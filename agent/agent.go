@@ -14,6 +14,7 @@ import (
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/certs"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -53,6 +54,7 @@ type Beginning struct {
 type Deps struct {
 	Client  pb.IngestClient  // reaches the only collector
 	Fleet   *placement.Fleet // the collectors, in place of Client; nil: Client it is
+	Certs   []*certs.Set     // to be looked after while Run runs; nil ones are none
 	FS      spool.FS
 	Machine Machine
 	Log     *slog.Logger
@@ -114,6 +116,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 				n.log.Error("the node's spool or uplink ended", "error", err)
 			}
 		})
+	}
+	for _, s := range a.certificates() {
+		wg.Go(func() { s.Run(below) })
 	}
 	if a.source.Script != nil {
 		err = a.play(ctx)

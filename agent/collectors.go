@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/gpuledger/gpuledger/agent/placement"
+	"github.com/gpuledger/gpuledger/internal/certs"
 )
 
 // maxCollectors bounds collector.addresses.
@@ -35,14 +36,15 @@ func (c *CollectorConfig) checkAddresses(bad func(key, format string, args ...an
 }
 
 // Collectors are those that a valid configuration asks for. Nothing is looked up
-// or sent yet.
-func Collectors(c *CollectorConfig, rand func() float64, log *slog.Logger) (*placement.Fleet, error) {
-	if _, err := c.dialOptions(); err != nil { // rather now than with every stream
-		return nil, err
-	}
-	f, err := placement.New(placement.Options{Addresses: c.targets(), Dial: c.dial, Rand: rand, Logger: log})
+// or sent yet. The set is that of the certificates, nil for plain text.
+func Collectors(c *CollectorConfig, rand func() float64, log *slog.Logger) (*placement.Fleet, *certs.Set, error) {
+	d, err := c.dialer(log)
 	if err != nil {
-		return nil, fmt.Errorf("collector: %w", err)
+		return nil, nil, err
 	}
-	return f, nil
+	f, err := placement.New(placement.Options{Addresses: c.targets(), Dial: d.dial, Rand: rand, Logger: log})
+	if err != nil {
+		return nil, nil, fmt.Errorf("collector: %w", err)
+	}
+	return f, d.certs, nil
 }

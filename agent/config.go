@@ -84,8 +84,16 @@ type Config struct {
 	// none.
 	HTTPListen string `yaml:"http_listen"`
 
-	// PProf serves profiles of the program under /debug/pprof/ of http_listen,
-	// to whoever reaches it. Default: false.
+	TLS TLSConfig `yaml:"tls"`
+
+	// InsecureListen allows addresses that other machines reach without TLS.
+	// Whoever reaches http_listen may read what the node's owners use and cost:
+	// set it only where the network itself keeps others out. Default: false.
+	InsecureListen bool `yaml:"insecure_listen"`
+
+	// PProf serves profiles of the program under /debug/pprof/ of http_listen.
+	// Where other machines reach it, it needs tls.client_ca_file. Default:
+	// false.
 	PProf bool `yaml:"pprof"`
 
 	Log LogConfig `yaml:"log"`
@@ -117,10 +125,17 @@ type CollectorConfig struct {
 	// Default: false.
 	SystemCA bool `yaml:"system_ca"`
 
-	// CertFile and KeyFile are this agent's own certificate, in PEM, read again
-	// for each connection. Default "": none.
+	// CertFile and KeyFile are this agent's own certificate, in PEM. They are
+	// read again when they are replaced, as is ca_file; where the new ones are
+	// broken, those in use stay. Default "": none.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
+
+	// TokenFile holds a token that is sent with each stream and says on which
+	// node the agent is: of a service account, projected for the collector's
+	// audience. It is read for each stream. It is never sent in plain text to
+	// another machine. Default "": none.
+	TokenFile string `yaml:"token_file"`
 }
 
 // ReplayConfig is for source replay.
@@ -298,11 +313,7 @@ func (c *Config) Validate() error {
 	if err := c.Log.check(); err != nil {
 		bad("log", "%v", err)
 	}
-	if c.HTTPListen != "" {
-		if _, _, err := net.SplitHostPort(c.HTTPListen); err != nil {
-			bad("http_listen", "want host:port: %v", err)
-		}
-	}
+	c.checkListeners(bad)
 	c.checkSource(bad)
 	c.NVML.check(bad)
 	c.Kubernetes.check(bad)
@@ -371,6 +382,9 @@ func (c *CollectorConfig) check(bad func(key, format string, args ...any)) {
 	for _, a := range c.targets() {
 		if !c.TLS() && !c.Insecure && !isLoopback(a) {
 			bad("collector.address", "%s is another machine: set ca_file or system_ca for TLS, or insecure: true to send in plain text", a)
+		}
+		if c.TokenFile != "" && !c.TLS() && !isLoopback(a) {
+			bad("collector.token_file", "a token in plain text is anybody's: set ca_file or system_ca to reach %s", a)
 		}
 	}
 }

@@ -140,6 +140,37 @@ func TestPlainTextGoesToLoopbackOnly(t *testing.T) {
 	}
 }
 
+func TestListenersAreForThisMachine(t *testing.T) {
+	tls := func(c *Config) { c.TLS.CertFile, c.TLS.KeyFile = "c", "k" }
+	for name, x := range map[string]struct {
+		change func(*Config)
+		key    string // that is wrong; "" is none
+	}{
+		"loopback":           {func(c *Config) { c.HTTPListen, c.PProf = "127.0.0.1:9442", true }, ""},
+		"all":                {func(c *Config) { c.HTTPListen = ":9442" }, "http_listen"},
+		"all, TLS":           {func(c *Config) { c.HTTPListen = ":9442"; tls(c) }, ""},
+		"all, told so":       {func(c *Config) { c.HTTPListen, c.InsecureListen = ":9442", true }, ""},
+		"profiles, TLS":      {func(c *Config) { c.HTTPListen, c.PProf = ":9442", true; tls(c) }, "pprof"},
+		"profiles, mutual":   {func(c *Config) { c.HTTPListen, c.PProf = ":9442", true; tls(c); c.TLS.ClientCAFile = "a" }, ""},
+		"push, socket":       {func(c *Config) { c.Inference.PushListen = "unix:///run/x.sock" }, ""},
+		"push, loopback":     {func(c *Config) { c.Inference.PushListen = "127.0.0.1:4317" }, ""},
+		"push, all":          {func(c *Config) { c.Inference.PushListen = ":4317" }, "inference.push_listen"},
+		"push, all, told so": {func(c *Config) { c.Inference.PushListen, c.InsecureListen = ":4317", true }, ""},
+		"half a pair":        {func(c *Config) { c.TLS.CertFile = "c" }, "tls.cert_file"},
+		"a CA alone":         {func(c *Config) { c.TLS.ClientCAFile = "c" }, "tls.client_ca_file"},
+		"token, plain":       {func(c *Config) { c.Collector.Address, c.Collector.Insecure, c.Collector.TokenFile = "x:1", true, "t" }, "collector.token_file"},
+		"token, TLS":         {func(c *Config) { c.Collector.Address, c.Collector.CAFile, c.Collector.TokenFile = "x:1", "ca", "t" }, ""},
+		"token, loopback":    {func(c *Config) { c.Collector.TokenFile = "t" }, ""},
+	} {
+		c := DefaultConfig()
+		x.change(&c)
+		err := c.Validate()
+		if (err == nil) != (x.key == "") || (err != nil && !strings.Contains(err.Error(), x.key+":")) {
+			t.Errorf("%s: %v, want an error of %q", name, err, x.key)
+		}
+	}
+}
+
 func TestSpoolDirsStayApartAndInside(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.OneOf(rapid.StringN(0, 253, 253), rapid.SampledFrom([]string{"", ".", "..", "../..", "a/b", "A", "a", "=A", "%", "~"}))

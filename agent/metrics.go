@@ -21,6 +21,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.agent.mu.Lock()
 	nodes, live := m.agent.nodes, m.agent.live
 	m.agent.mu.Unlock()
+	m.certificates(out)
 	for _, n := range nodes {
 		c := nodeCollector{out: out, labels: []string{n.Cluster, n.Name}}
 		c.pipeline(n)

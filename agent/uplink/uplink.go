@@ -268,6 +268,8 @@ func (u *Uplink) ended(err error, wait time.Duration) {
 	switch status.Code(err) {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.Unimplemented, codes.FailedPrecondition:
 		level = slog.LevelError // waiting alone will not cure it
+	case codes.Canceled:
+		level = slog.LevelInfo // the certificate or token that it began with has expired: there is a newer one
 	default:
 	}
 	u.o.Logger.Log(context.Background(), level, "uplink: the stream ended; what is not acknowledged is kept and sent again",

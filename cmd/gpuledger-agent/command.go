@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -218,32 +219,39 @@ func (p *program) run(ctx context.Context, cfg *agent.Config) error {
 		return err
 	}
 	tune(&source)
-	collectors, err := agent.Collectors(&cfg.Collector, nil, log)
+	collectors, certificates, err := agent.Collectors(&cfg.Collector, nil, log)
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(*cfg, source, agent.Deps{
-		Fleet: collectors, FS: spool.OS, Machine: machine, Log: log, Version: version, Abort: p.abort,
-	})
+	deps := agent.Deps{Fleet: collectors, FS: spool.OS, Machine: machine, Log: log, Version: version, Abort: p.abort}
+	deps.Certs = append(deps.Certs, certificates)
+	var page net.Listener
+	if cfg.HTTPListen != "" {
+		l, shown, err := cfg.Listener(ctx, log)
+		if err != nil {
+			return err
+		}
+		page, deps.Certs = l, append(deps.Certs, shown)
+	}
+	a, err := agent.New(*cfg, source, deps)
 	if err != nil {
+		if page != nil {
+			err = errors.Join(err, page.Close())
+		}
 		return err
 	}
-	return group(ctx, a, cfg.HTTPListen)
+	return group(ctx, a, page)
 }
 
 // group runs the agent and its HTTP server: when the first ends, so does the
-// other.
-func group(ctx context.Context, a *agent.Agent, listen string) error {
+// other. page is nil where there is none.
+func group(ctx context.Context, a *agent.Agent, page net.Listener) error {
 	var g run.Group
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.Add(func() error { return a.Run(ctx) }, func(error) { cancel() })
-	if listen != "" {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
-		if err != nil {
-			return fmt.Errorf("http_listen: %w", err)
-		}
-		g.Add(func() error { return a.ServeHTTP(ctx, l) }, func(error) { cancel() })
+	if page != nil {
+		g.Add(func() error { return a.ServeHTTP(ctx, page) }, func(error) { cancel() })
 	}
 	return g.Run()
 }

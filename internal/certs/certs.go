@@ -9,10 +9,11 @@
 //
 // # When the files are read
 //
-// At a handshake, but at most once in [Options.Every]; and by [Set.Run], so
-// that trouble is told before somebody connects. All of them are read and
-// compared by what they hold: times and inodes do not tell of every way to
-// replace a file, and they are small.
+// A client reads them for each of its connections; a server at a handshake, but
+// at most once in [Options.Every], since others decide how many there are; and
+// [Set.Run] now and then, so that trouble is told before somebody connects. All
+// of them are read and compared by what they hold: times and inodes do not tell
+// of every way to replace a file, and they are small.
 //
 // # What happens to a broken file
 //
@@ -70,8 +71,8 @@ type Options struct {
 	Name          string
 	Cert, Key, CA string // files, PEM
 
-	// Every is the least time between two looks at the files. Default:
-	// DefaultEvery.
+	// Every is the least time between two looks of a server at the files.
+	// Default: DefaultEvery.
 	Every time.Duration
 	// MinVersion is the least version of TLS. Default: 1.3. What connects to
 	// programs that are not ours may take 1.2.
@@ -131,14 +132,15 @@ func Open(o Options) (*Set, error) {
 	return s, nil
 }
 
-// current is what the files hold, or held when they were last right.
-func (s *Set) current() *state {
+// current is what the files hold, or held when they were last right, as of a
+// look no longer ago than age.
+func (s *Set) current(age time.Duration) *state {
 	if !s.mu.TryLock() { // somebody looks: whoever comes meanwhile does not wait for a slow disk
 		return s.now.Load()
 	}
 	defer s.mu.Unlock()
 	now := s.o.Clock()
-	if since := now.Sub(s.looked); since >= 0 && since < s.o.Every {
+	if since := now.Sub(s.looked); since >= 0 && since < age {
 		return s.now.Load()
 	}
 	s.looked = now
@@ -260,7 +262,7 @@ func (s *Set) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.current()
+			s.current(s.o.Every)
 		}
 	}
 }
@@ -283,7 +285,7 @@ type Status struct {
 
 // Status tells how the files are doing, and looks at them if it is time to.
 func (s *Set) Status() Status {
-	now := s.current()
+	now := s.current(s.o.Every)
 	t := Status{Name: s.o.Name, Reloads: s.reloads.Load(), Failures: s.failures.Load()}
 	if f := s.fault.Load(); f != nil {
 		t.Fault = *f

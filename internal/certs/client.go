@@ -11,7 +11,7 @@ import (
 // ClientConfig is for one connection, or for those of a moment: it holds what
 // the files hold now.
 func (s *Set) ClientConfig() *tls.Config {
-	now := s.current()
+	now := s.current(0)
 	c := &tls.Config{MinVersion: s.o.MinVersion, RootCAs: now.pool, Time: s.o.Clock}
 	if now.pair != nil {
 		// Given whatever authorities the server names: to stay silent would

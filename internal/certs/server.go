@@ -22,7 +22,7 @@ func (s *Set) ServerConfig(protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: s.o.MinVersion, NextProtos: protocols, SessionTicketsDisabled: true,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			now := s.current()
+			now := s.current(s.o.Every)
 			c := &tls.Config{
 				MinVersion: s.o.MinVersion, NextProtos: protocols, SessionTicketsDisabled: true,
 				Certificates: []tls.Certificate{*now.pair}, Time: s.o.Clock,

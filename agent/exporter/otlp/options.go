@@ -2,17 +2,14 @@ package otlp
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
+	"github.com/gpuledger/gpuledger/internal/certs"
 )
 
 // Options configure a pusher. Endpoint is required.
@@ -104,30 +101,15 @@ func isHeader(k string) bool {
 	})
 }
 
-func (o *Options) credentials() (credentials.TransportCredentials, error) {
+// certificates are those of the client; nil is plain text.
+func (o *Options) certificates() (*certs.Set, error) {
 	if o.Insecure {
-		return insecure.NewCredentials(), nil
+		return nil, nil
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12} // what collectors speak by default
-	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("otlp: authorities: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("otlp: %s: no certificate in it (want PEM)", o.CAFile)
-		}
+	// TLS 1.2 is what collectors speak by default.
+	s, err := certs.Open(certs.Options{Name: "otlp", Cert: o.CertFile, Key: o.KeyFile, CA: o.CAFile, MinVersion: tls.VersionTLS12, Log: o.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("otlp: %w", err)
 	}
-	if o.CertFile != "" {
-		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-			return &cert, err
-		}
-		if _, err := load(nil); err != nil {
-			return nil, fmt.Errorf("otlp: the client's certificate: %w", err)
-		}
-		conf.GetClientCertificate = load // for each connection, since it is renewed
-	}
-	return credentials.NewTLS(conf), nil
+	return s, nil
 }

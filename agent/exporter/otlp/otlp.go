@@ -9,16 +9,19 @@ import (
 	colpb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/gpuledger/gpuledger/agent/exporter"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/certs"
 )
 
 // Pusher pushes snapshots. Run it once.
 type Pusher struct {
 	o       Options
+	certs   *certs.Set // nil: plain text
 	view    *exporter.View
 	conn    *grpc.ClientConn
 	client  colpb.MetricsServiceClient
@@ -52,9 +55,13 @@ func New(e *exporter.Exporter, o Options) (*Pusher, error) {
 		return nil, fmt.Errorf("otlp: %w", err)
 	}
 	o.setDefaults()
-	creds, err := o.credentials()
+	set, err := o.certificates()
 	if err != nil {
 		return nil, err
+	}
+	creds := insecure.NewCredentials()
+	if set != nil {
+		creds = set.ClientCredentials()
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
@@ -76,10 +83,14 @@ func New(e *exporter.Exporter, o Options) (*Pusher, error) {
 		o.InstanceID = s.Cluster + "/" + s.Node
 	}
 	return &Pusher{
-		o: o, view: e.NewView(true), conn: conn, client: colpb.NewMetricsServiceClient(conn),
+		o: o, certs: set, view: e.NewView(true), conn: conn, client: colpb.NewMetricsServiceClient(conn),
 		builder: builder{o: &o, node: nodeResource(&o, s), limit: o.MaxRequestBytes},
 	}, nil
 }
+
+// Certificates are what is shown to the receiver and what it is checked
+// against; nil is plain text. The caller runs them.
+func (p *Pusher) Certificates() *certs.Set { return p.certs }
 
 // Run pushes at every interval until ctx ends, then once more, unless abort has
 // ended too, and closes the connection.
