@@ -197,7 +197,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, grpcListener.Close())
 	}
-	grpcListener, httpListener = c.guard(grpcListener, maxConnections), c.guardHTTP(httpListener)
+	grpcListener, httpListener = c.expiring(grpcListener), c.guardHTTP(httpListener)
 	web, err := c.web(ctx)
 	if err != nil {
 		return errors.Join(err, grpcListener.Close(), httpListener.Close())

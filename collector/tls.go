@@ -16,11 +16,8 @@ import (
 	"github.com/gpuledger/gpuledger/internal/certs"
 )
 
-// Bounds of what may be connected. Agents have one connection each.
-const (
-	maxConnections     = 65_536 // of grpc_listen
-	maxHTTPConnections = 1024   // of each address for HTTP
-)
+// maxHTTPConnections bounds those of each address for HTTP.
+const maxHTTPConnections = 1024
 
 // openTLS reads the certificates that the collector shows those who connect:
 // nil where there is no TLS.
@@ -43,19 +40,18 @@ func (c *Collector) credentials() credentials.TransportCredentials {
 	return c.tls.ServerCredentials()
 }
 
-// guard bounds a listener: in connections, and in each one's time where the
-// client has a certificate.
-func (c *Collector) guard(l net.Listener, most int) net.Listener {
-	l = netutil.LimitListener(l, most)
+// expiring ends connections with their client's certificate.
+func (c *Collector) expiring(l net.Listener) net.Listener {
 	if c.tls != nil {
 		l = c.tls.Listen(l)
 	}
 	return l
 }
 
-// guardHTTP is guard, with TLS where there is any.
+// guardHTTP bounds a listener in connections, and each of them in time, and
+// puts TLS on it where there is any.
 func (c *Collector) guardHTTP(l net.Listener) net.Listener {
-	l = c.guard(l, maxHTTPConnections)
+	l = c.expiring(netutil.LimitListener(l, maxHTTPConnections))
 	if c.tls != nil {
 		l = tls.NewListener(l, c.tls.ServerConfig("http/1.1"))
 	}
