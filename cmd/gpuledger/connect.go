@@ -29,6 +29,7 @@ import (
 type target struct {
 	collector, data string
 	tls             tlsFiles
+	token           tokenSource
 }
 
 // maxReply bounds what one answer may take in memory.
@@ -55,7 +56,17 @@ func (t *target) with(ctx context.Context, stderr io.Writer, f func(pb.LedgerCli
 		defer c.stop()
 		addr = c.ready.GRPC
 	}
-	conn, err := dial(addr, creds)
+	var more []grpc.DialOption
+	if t.data == "" {
+		shown, err := t.token.credentials(addr, !t.tls.asked())
+		if err != nil {
+			return err
+		}
+		if shown != nil {
+			more = append(more, grpc.WithPerRPCCredentials(shown))
+		}
+	}
+	conn, err := dial(addr, creds, more...)
 	if err != nil {
 		return err
 	}
@@ -84,8 +95,11 @@ type tlsFiles struct {
 	system        bool
 }
 
+// asked reports whether the connection is to be TLS.
+func (f *tlsFiles) asked() bool { return f.ca != "" || f.cert != "" || f.key != "" || f.system }
+
 func (f *tlsFiles) credentials() (credentials.TransportCredentials, error) {
-	if f.ca == "" && f.cert == "" && f.key == "" && !f.system {
+	if !f.asked() {
 		return insecure.NewCredentials(), nil
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS13}
@@ -112,10 +126,10 @@ func (f *tlsFiles) credentials() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(conf), nil
 }
 
-func dial(addr string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(addr,
+func dial(addr string, creds credentials.TransportCredentials, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(addr, append(more,
 		grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)))...)
 	if err != nil {
 		return nil, fmt.Errorf("collector address %q: %w", addr, err)
 	}

@@ -127,7 +127,13 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 	flags.BoolVar(&t.tls.system, "system-ca", false, "check the collector's certificate against the system's; makes the connection TLS")
 	flags.StringVar(&t.tls.cert, "cert-file", os.Getenv("GPULEDGER_CERT_FILE"), "your own certificate (PEM), where the collector wants one [GPULEDGER_CERT_FILE]")
 	flags.StringVar(&t.tls.key, "key-file", os.Getenv("GPULEDGER_KEY_FILE"), "its key (PEM) [GPULEDGER_KEY_FILE]")
+	flags.StringVar(&t.token.file, "token-file", os.Getenv("GPULEDGER_TOKEN_FILE"), "file with the token that the collector wants to see [GPULEDGER_TOKEN_FILE]")
+	flags.StringVar(&t.token.token, "token", "", "the token itself; everybody on this machine can see it among the processes, so prefer --token-file [GPULEDGER_TOKEN]")
+	flags.BoolVar(&t.token.insecure, "insecure-token", false, "send the token in plain text to other machines, too")
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if err := t.token.choose(c.Flags().Changed("token"), c.Flags().Changed("token-file")); err != nil {
+			return err
+		}
 		if !c.Flags().Changed("collector") {
 			return nil
 		}
@@ -137,10 +143,10 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		t.data = "" // what is said now counts more than the environment
 		return nil
 	}
-	addGroup(root, "Ask:", newReport(t), newInferences(t), newRuns(t), newSLO(t), newTop(t), newDevices(t), newStatus(t), newVerify(t))
+	addGroup(root, "Ask:", newReport(t), newInferences(t), newRuns(t), newSLO(t), newTop(t), newDevices(t), newStatus(t), newVerify(t), newAudit(t), newWhoAmI(t))
 	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
 	addGroup(root, "Hand on:", newExport(t), newFocus())
-	addGroup(root, "Set:", newRateCard(t), newRerate(t), newRules(t))
+	addGroup(root, "Set:", newRateCard(t), newRerate(t), newRules(t), newToken())
 	return root
 }
 

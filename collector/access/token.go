@@ -86,7 +86,7 @@ type staticToken struct {
 	expires time.Time // zero: never
 }
 
-// ParseTokens reads a file of tokens:
+// parseTokens reads a file of tokens:
 //
 //	tokens:
 //	  - name: grafana
@@ -115,6 +115,12 @@ func parseTokens(source []byte) ([]*staticToken, error) {
 		out = append(out, t)
 	}
 	return out, nil
+}
+
+// Check finds what keeps an entry from being taken.
+func (e *TokenEntry) Check() error {
+	_, err := e.token()
+	return err
 }
 
 func (e *TokenEntry) token() (*staticToken, error) {
