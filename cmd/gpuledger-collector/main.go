@@ -110,6 +110,7 @@ Settings come from the file named by --config, and flags override it;
 	}
 	addFlags(show)
 	config.AddCommand(show)
+	root.AddCommand(p.carrying()...)
 	root.AddCommand(config, &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {

@@ -148,7 +148,7 @@ func (x *exportFlags) export(ctx context.Context, l pb.LedgerClient, req *pb.Exp
 	}
 	bar := newProgress(stderr)
 	defer bar.clear()
-	err = writeWhole(x.out, func(w io.Writer) error {
+	err = writeWhole(x.out, 0o644, func(w *os.File) error {
 		size := int64(0)
 		for m := first; ; {
 			n, err := w.Write(m.GetData())
@@ -181,7 +181,7 @@ func replaceable(path string) error {
 }
 
 // writeWhole makes a file that appears only when it is whole and durable.
-func writeWhole(path string, write func(io.Writer) error) (err error) {
+func writeWhole(path string, mode os.FileMode, write func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
@@ -195,10 +195,18 @@ func writeWhole(path string, write func(io.Writer) error) (err error) {
 	if err := write(f); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(f.Sync(), f.Chmod(mode), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	// The name, too, is durable once its folder is.
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // summarise tells what the file holds, and holds it against a report.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +76,7 @@ func writeRecording(stdout io.Writer, path string, write func(*replay.Writer) er
 	if err := replaceable(path); err != nil {
 		return err
 	}
-	return writeWhole(path, func(f io.Writer) error { return writeTo(f, write) })
+	return writeWhole(path, 0o644, func(f *os.File) error { return writeTo(f, write) })
 }
 
 func writeTo(out io.Writer, write func(*replay.Writer) error) error {

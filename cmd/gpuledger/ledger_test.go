@@ -31,7 +31,7 @@ func smallLedger(env *testscript.Env) error {
 		Query: query.New(query.Config{
 			Store: s, Mapping: func() store.Mapping { return s.Map }, Names: func() *mapping.Names { return rules.Names() },
 		}),
-		Verify: checks.New(checks.Config{Store: s}), Documents: smallDocuments{}, Reratings: smallReratings{s},
+		Verify: checks.New(checks.Config{Store: s}), Documents: smallDocuments{}, Reratings: smallReratings{s}, Backups: &api.Backups{Store: s, Version: "1.2.3"},
 		Status: func(context.Context) (*pb.StatusResponse, error) { return &pb.StatusResponse{Version: "test"}, nil },
 		Now:    func() time.Time { return time.Unix(int64(querytest.Start)+600, 0) },
 	}))

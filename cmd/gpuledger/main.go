@@ -144,8 +144,8 @@ wrongly, 3 when verify found a broken law, and 130 when it was interrupted.`,
 		return nil
 	}
 	addGroup(root, "Ask:", newReport(t), newInferences(t), newRuns(t), newSLO(t), newTop(t), newDevices(t), newStatus(t), newVerify(t), newAudit(t), newWhoAmI(t))
-	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t))
-	addGroup(root, "Hand on:", newExport(t), newFocus())
+	addGroup(root, "Try and fill:", newDemo(), newImport(), newReplay(t), newLoadgen(t))
+	addGroup(root, "Hand on:", newExport(t), newFocus(), newBackup(t))
 	addGroup(root, "Set:", newRateCard(t), newRerate(t), newRules(t), newToken())
 	return root
 }

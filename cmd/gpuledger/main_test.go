@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 // setup adds what a script can't hold.
 func setup(env *testscript.Env) error {
 	switch filepath.Base(env.WorkDir) {
-	case "script-rules-compare", "script-focus", "script-rerate-ledger":
+	case "script-rules-compare", "script-focus", "script-rerate-ledger", "script-backup":
 		return smallLedger(env)
 	}
 	if filepath.Base(env.WorkDir) != "script-replay" {

@@ -107,12 +107,12 @@ func (w *walker) ranges(ctx context.Context, r store.Reader) error {
 func (w *walker) chunks(ctx context.Context, r store.Reader) error {
 	told := make(map[rollup.Fingerprint]bool)
 	var node attribution.ChunkKey
-	var chunks store.Part
+	var chunks []store.Chunk
 	flush := func() error {
 		if err := w.flush(); err != nil { // the rosters
 			return err
 		}
-		w.part, chunks = chunks, store.Part{}
+		w.part.Chunks, chunks = chunks, nil
 		return w.flush()
 	}
 	err := r.Chunks(ctx, begin, end, func(c *store.Chunk, ro *store.Roster) error {
@@ -131,7 +131,7 @@ func (w *walker) chunks(ctx context.Context, r store.Reader) error {
 		}
 		x := *c
 		x.Body, x.Digest, x.Previous = bytes.Clone(c.Body), bytes.Clone(c.Digest), bytes.Clone(c.Previous)
-		chunks.Chunks = append(chunks.Chunks, x)
+		chunks = append(chunks, x)
 		if w.bytes += 200 + len(x.Body); w.bytes >= partBytes {
 			return flush()
 		}

@@ -74,7 +74,7 @@ func (l *ledger) sameAs(o *ledger, what string) {
 // law4Restored lets a ledger grow, roll, drop and be rated anew at random,
 // carries it over at some moment, and lets both go on alike.
 func law4Restored(t *testing.T, d Driver) {
-	rounds(t)
+	tries(t, 10) // each makes two ledgers
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := context.Background()
 		l := open(t, d, d.New(t))

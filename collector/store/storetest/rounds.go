@@ -11,6 +11,12 @@ import (
 // dozens of questions.
 func rounds(t *testing.T) {
 	t.Helper()
+	tries(t, 25)
+}
+
+// tries is rounds with another number of them.
+func tries(t *testing.T, n int) {
+	t.Helper()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if given {
@@ -19,7 +25,6 @@ func rounds(t *testing.T) {
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
 	t.Cleanup(func() { _ = checks.Value.Set(before) }) // it was its value
-	const n = 25
 	if err := checks.Value.Set(strconv.Itoa(n)); err != nil {
 		t.Fatal(err)
 	}
