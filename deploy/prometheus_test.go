@@ -123,7 +123,7 @@ func exported(t *testing.T) map[string]bool {
 			names["gpuledger_agent_"+m[1]] = true
 		}
 	}
-	for _, m := range regexp.MustCompile(`\{"([a-z0-9_]+)", "`).FindAllStringSubmatch(read("../collector/metrics.go"), -1) {
+	for _, m := range regexp.MustCompile(`[({]"([a-z0-9_]+)", "`).FindAllStringSubmatch(read("../collector/metrics.go"), -1) {
 		names["gpuledger_collector_"+m[1]] = true
 	}
 	if len(names) < 100 {

@@ -46,14 +46,14 @@ func TestMetrics(t *testing.T) {
 		for _, source := range sources {
 			code += read(t, source)
 		}
-		for _, m := range regexp.MustCompile(`gpuledger_`+program+`_([a-z_]+)`).FindAllStringSubmatch(read(t, "operations.md"), -1) {
+		for _, m := range regexp.MustCompile(`gpuledger_`+program+`_([a-z_]+)`).FindAllStringSubmatch(read(t, "operations.md")+read(t, "failures.md"), -1) {
 			found++
 			if !strings.Contains(code, `"`+m[1]+`"`) && !strings.Contains(code, `"`+program+"_"+m[1]+`"`) {
-				t.Errorf("operations.md names %s, which none of %v has", m[0], sources)
+				t.Errorf("operations.md or failures.md names %s, which none of %v has", m[0], sources)
 			}
 		}
 		if found == 0 {
-			t.Errorf("operations.md names no metric of the %s", program)
+			t.Errorf("operations.md and failures.md name no metric of the %s", program)
 		}
 	}
 }
