@@ -1,0 +1,364 @@
+package simulation
+
+import (
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/attribution/rating"
+)
+
+// model is what is known of a run beside the scripts.
+type model struct {
+	mu    sync.Mutex
+	cards map[uint32]*rating.Card
+}
+
+func (m *model) cardApplied(c *rating.Card) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cards == nil {
+		m.cards = map[uint32]*rating.Card{}
+	}
+	m.cards[c.Revision] = c
+}
+
+// perHour is the price of a model of device by a card.
+func perHour(c *rating.Card, device string) money.Amount {
+	for _, p := range c.Prices {
+		if p.Model == device {
+			return p.PerDeviceHour
+		}
+	}
+	return -1
+}
+
+// ending is how an agent's life ended.
+type ending int
+
+const (
+	running ending = iota
+	stopped
+	killed
+	poweredOff
+)
+
+// Margins around what may be lost, in seconds.
+const (
+	// A second is sealed two seconds after it began, and synced then.
+	unsealed = 4
+	// What is not journaled yet is lost with its chunk: an agent journals from
+	// the first whole ten on, after it has caught up.
+	young = 26
+	// After a failing disk has healed, journaling goes on with the next chunk.
+	weakBefore, weakAfter = 14, 16
+)
+
+// nodeLog is what the model knows of a node. Times are seconds of the node's
+// timeline.
+type nodeLog struct {
+	mu    sync.Mutex
+	lives []*machineLife
+	gone  []stretch          // whose records were damaged
+	weak  []stretch          // in which the disk failed or was full
+	fault attribution.Second // when that began; 0: it works
+	cards []delivery
+}
+
+// machineLife is from a boot to a power cut.
+type machineLife struct {
+	boot   attribution.Second // 0: no agent has told yet
+	agents []*begin
+}
+
+// begin is an agent's life.
+type begin struct {
+	log     *nodeLog
+	life    *machineLife
+	source  *source // nil: it never got so far
+	opened0 attribution.Second
+	end     attribution.Second
+	how     ending
+}
+
+// delivery is a rate card that an agent was given.
+type delivery struct {
+	at       attribution.Second
+	revision uint32
+}
+
+func (l *nodeLog) booted() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lives = append(l.lives, &machineLife{})
+}
+
+func (l *nodeLog) off() {
+	l.heal() // the next life begins with a healthy disk
+}
+
+func (l *nodeLog) starts() *begin {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.lives[len(l.lives)-1]
+	b := &begin{log: l, life: m}
+	m.agents = append(m.agents, b)
+	return b
+}
+
+func (b *begin) opened(s *source, now, uptime int64) {
+	b.log.mu.Lock()
+	defer b.log.mu.Unlock()
+	b.source, b.opened0 = s, attribution.SecondOf(now)
+	if b.life.boot == 0 {
+		b.life.boot = attribution.SecondOf(now - uptime)
+	}
+}
+
+func (l *nodeLog) ends(life *agentLife, how ending) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := life.begun
+	if b.source == nil || b.how != running {
+		return
+	}
+	b.how, b.end = how, attribution.SecondOf(b.source.now())
+}
+
+// now is the node's timeline, as far as an agent tells.
+func (l *nodeLog) now() attribution.Second {
+	for _, m := range slices.Backward(l.lives) {
+		for _, b := range slices.Backward(m.agents) {
+			if b.source != nil {
+				return attribution.SecondOf(b.source.now())
+			}
+		}
+	}
+	return 0
+}
+
+// fails notes that the disk fails from now on.
+func (l *nodeLog) fails() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault == 0 {
+		l.fault = max(l.now(), 1)
+	}
+}
+
+// heal notes that it works again.
+func (l *nodeLog) heal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault != 0 {
+		l.weak = append(l.weak, stretch{l.fault - weakBefore, l.now() + weakAfter})
+		l.fault = 0
+	}
+}
+
+// failing reports whether it fails now.
+func (l *nodeLog) failing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault != 0
+}
+
+func (l *nodeLog) damaged(gone []stretch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = append(l.gone, gone...)
+}
+
+func (l *nodeLog) given(revision uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cards = append(l.cards, delivery{l.now(), revision})
+}
+
+// newest is the newest card that was given by a time.
+func (l *nodeLog) newest(by attribution.Second) (revision uint32) {
+	for _, d := range l.cards {
+		if d.at <= by {
+			revision = max(revision, d.revision)
+		}
+	}
+	return revision
+}
+
+// outcome is what may be stored of a second of a node.
+type outcome struct {
+	must     bool // be there
+	windows  bool // have windows, if it is there
+	observed bool // may be as the script says
+	// May be unobserved, and held as in one of the seconds [from, to].
+	unobserved bool
+	held       stretch
+	anyone     bool // held by anyone whom the script knows, or nobody
+	// By a card from lo to hi; 0: unpriced.
+	lo, hi uint32
+}
+
+// outcomes are those of all seconds of a node that may be there.
+func (n *node) outcomes() map[attribution.Second]*outcome {
+	l := &n.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := expectation{n: n, l: l, out: map[attribution.Second]*outcome{}}
+	for _, m := range l.lives {
+		e.machine(m)
+	}
+	for s, o := range e.out {
+		e.loosen(s, o)
+	}
+	return e.out
+}
+
+// expectation works outcomes out.
+type expectation struct {
+	n    *node
+	l    *nodeLog
+	out  map[attribution.Second]*outcome
+	prev *begin // the newest agent that opened its source
+	sure bool   // what it kept is durable for sure
+}
+
+// machine is one life of the machine.
+func (e *expectation) machine(m *machineLife) {
+	first := true
+	var agents []*begin // that got so far
+	for _, b := range m.agents {
+		if b.source != nil {
+			agents = append(agents, b)
+		}
+	}
+	for i, b := range agents {
+		added, seen := b.source.state()
+		e.gap(b, m, added, first)
+		first = false
+		if added != 0 {
+			// What it had only in memory the next one makes up for, unless the
+			// machine was off in between, or it came too late.
+			again := attribution.Second(math.MaxInt64)
+			if i+1 < len(agents) {
+				again = agents[i+1].opened0 - attribution.Second(e.n.maxGap.Seconds()) + 3
+			}
+			e.watch(b, added, seen, again)
+		}
+		e.prev = b
+		if added != 0 && b.end-added > young && !e.l.weakIn(stretch{added, b.end}) {
+			e.sure = true
+		}
+	}
+}
+
+func (l *nodeLog) weakIn(x stretch) bool {
+	return slices.ContainsFunc(l.weak, func(w stretch) bool { return w.from < x.to && x.from < w.to })
+}
+
+// gap is the time between an agent and the one before it, in which the machine
+// was up.
+func (e *expectation) gap(b *begin, m *machineLife, added attribution.Second, rebooted bool) {
+	p := e.prev
+	if p == nil {
+		return
+	}
+	end := b.end - 1
+	if added != 0 {
+		end = added
+	}
+	from := p.end - unsealed
+	if rebooted {
+		from = max(p.end-unsealed, m.boot-1)
+	}
+	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
+	held := stretch{p.end - unsealed - 1, p.end}
+	if e.l.weakIn(stretch{held.from - 1, held.to + 1}) || p.end-p.opened0 < young {
+		held.from = p.opened0 - young
+	}
+	for s := max(from, oldest-3); s < end; s++ {
+		o := e.at(s)
+		o.unobserved = true
+		o.held = held
+		if o.observed { // of the tail of the life before
+			continue
+		}
+		o.windows = e.sure && s > p.end
+		// The edges are to the second.
+		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && (!rebooted || s > m.boot+2)
+		o.lo, o.hi = e.l.newest(p.end-1), e.l.newest(b.opened0+30)
+		if !e.sure {
+			o.lo, o.anyone = 0, true
+		}
+	}
+}
+
+func (e *expectation) at(s attribution.Second) *outcome {
+	o := e.out[s]
+	if o == nil {
+		o = &outcome{}
+		e.out[s] = o
+	}
+	return o
+}
+
+// watch is the time in which an agent looked.
+func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, again attribution.Second) {
+	loose := b.end - unsealed
+	if b.how != stopped && b.end-b.opened0 < young {
+		loose = b.opened0 - young
+	}
+	for s := added; s < b.end-1; s++ {
+		o := e.at(s)
+		// A new node begins with the next whole second.
+		o.must = s < b.end-unsealed && (e.prev != nil || s > b.opened0+1)
+		o.windows = true
+		o.held = stretch{s, s}
+		o.observed = slices.ContainsFunc(seen, func(x stretch) bool { return x.has(s) })
+		o.unobserved = !o.observed || s >= loose
+		o.lo, o.hi = e.l.newest(s+1), e.l.newest(s+4)
+		if s >= loose {
+			o.must = o.must && s > again
+			o.held = stretch{max(loose, added) - 1, b.end}
+			o.hi = e.l.newest(math.MaxInt64)
+		}
+	}
+}
+
+// loosen allows for what disks do to what is on them.
+func (e *expectation) loosen(s attribution.Second, o *outcome) {
+	for _, w := range e.l.weak {
+		if w.has(s) {
+			o.unobserved = true
+			o.held.from = min(o.held.from, w.from)
+			o.held.to = max(o.held.to, w.to)
+			o.hi = e.l.newest(math.MaxInt64)
+			if e.diedIn(w) {
+				o.must = false
+				o.windows = false
+			}
+		}
+		if s >= w.from {
+			o.lo = 0 // a card could not be kept
+		}
+	}
+	for _, g := range e.l.gone {
+		if g.has(s) {
+			o.must, o.windows, o.unobserved, o.anyone, o.lo = false, false, true, true, 0
+			o.hi = e.l.newest(math.MaxInt64)
+		}
+	}
+}
+
+// diedIn reports whether an agent died in a stretch.
+func (e *expectation) diedIn(w stretch) bool {
+	for _, m := range e.l.lives {
+		for _, b := range m.agents {
+			if b.how != running && b.how != stopped && b.end >= w.from && b.end <= w.to {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,428 @@
+package simulation
+
+import (
+	"context"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// Bounds of what is on its way, as gRPC's flow control has them.
+const (
+	windowMessages = 64
+	windowBytes    = 256 << 10
+	// recorded is how many messages of a stream are kept to be sent again.
+	recorded = 400
+	// A peer that has fallen silent is noticed by keepalive.
+	clientKeepalive = 30 * time.Second
+	serverKeepalive = 50 * time.Second
+)
+
+var (
+	errReset   = status.Error(codes.Unavailable, "connection reset")
+	errRefused = status.Error(codes.Unavailable, "connection refused")
+	errTimeout = status.Error(codes.Unavailable, "keepalive timeout")
+)
+
+// pipe is one direction of a stream: messages arrive in order, each after a
+// delay, and none while it is frozen.
+type pipe struct {
+	delay func() time.Duration
+
+	mu      sync.Mutex
+	queue   []packet
+	bytes   int
+	last    time.Time
+	frozen  bool
+	ended   error // io.EOF or worse, once the queue is empty
+	broken  error // at once
+	changed chan struct{}
+}
+
+type packet struct {
+	body []byte
+	at   time.Time
+}
+
+func newPipe(delay func() time.Duration) *pipe {
+	return &pipe{delay: delay, changed: make(chan struct{})}
+}
+
+// wake is called with mu held.
+func (p *pipe) wake() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *pipe) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+	p.wake()
+}
+
+// send waits for room.
+func (p *pipe) send(ctx context.Context, body []byte) error {
+	for {
+		p.mu.Lock()
+		if p.broken != nil || p.ended != nil {
+			p.mu.Unlock()
+			return io.EOF
+		}
+		if len(p.queue) < windowMessages && (len(p.queue) == 0 || p.bytes+len(body) <= windowBytes) {
+			p.last = later(p.last, time.Now().Add(p.delay()))
+			p.queue, p.bytes = append(p.queue, packet{body, p.last}), p.bytes+len(body)
+			p.wake()
+			p.mu.Unlock()
+			return nil
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return io.EOF
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// recv waits for the next message.
+func (p *pipe) recv(ctx context.Context) ([]byte, error) {
+	var timer *time.Timer
+	for {
+		p.mu.Lock()
+		var due <-chan time.Time
+		switch {
+		case p.broken != nil:
+			p.mu.Unlock()
+			return nil, p.broken
+		case p.frozen:
+		case len(p.queue) > 0:
+			x := p.queue[0]
+			wait := time.Until(x.at)
+			if wait <= 0 {
+				p.queue[0] = packet{}
+				p.queue, p.bytes = p.queue[1:], p.bytes-len(x.body)
+				p.wake()
+				p.mu.Unlock()
+				return x.body, nil
+			}
+			if timer == nil {
+				timer = time.NewTimer(wait)
+				defer timer.Stop()
+			} else {
+				timer.Reset(wait)
+			}
+			due = timer.C
+		case p.ended != nil:
+			p.mu.Unlock()
+			return nil, p.ended
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		select {
+		case <-changed:
+		case <-due:
+		case <-ctx.Done():
+			return nil, status.FromContextError(context.Cause(ctx)).Err()
+		}
+	}
+}
+
+// conn is one stream between a node and a collector.
+type conn struct {
+	up, down *pipe
+	server   context.Context
+	hangUp   context.CancelFunc // of the server's side
+	to       *collector
+
+	mu    sync.Mutex
+	sent  [][]byte // up, from the first on
+	stall []*time.Timer
+}
+
+// fail ends both directions for one side or both.
+func (c *conn) fail(client, server bool, why error) {
+	if client {
+		c.down.set(func() { c.down.broken = why })
+		c.up.set(func() { c.up.ended = errReset }) // nothing more goes out
+	}
+	if server {
+		c.up.set(func() { c.up.broken = why })
+		c.hangUp()
+	}
+}
+
+// freeze has nothing arrive any more, until keepalive notices or it thaws.
+func (c *conn) freeze(on bool) {
+	c.mu.Lock()
+	for _, t := range c.stall {
+		t.Stop()
+	}
+	c.stall = nil
+	if on {
+		c.stall = []*time.Timer{
+			time.AfterFunc(clientKeepalive, func() { c.fail(true, false, errTimeout) }),
+			time.AfterFunc(serverKeepalive, func() { c.fail(false, true, errTimeout) }),
+		}
+	}
+	c.mu.Unlock()
+	for _, p := range []*pipe{c.up, c.down} {
+		p.set(func() { p.frozen = on })
+	}
+}
+
+// link is a node's way to one collector: a pb.IngestClient whose streams the
+// network treats badly.
+type link struct {
+	w    *world
+	node *node
+	to   *collector
+
+	mu     sync.Mutex
+	r      *rand.Rand
+	base   time.Duration
+	down   bool // refused
+	frozen bool // swallowed
+	conns  []*conn
+	old    [][]byte // of the newest stream that ended
+	wg     sync.WaitGroup
+}
+
+func newLink(w *world, n *node, to *collector, r *rand.Rand) *link {
+	return &link{w: w, node: n, to: to, r: r, base: time.Duration(50_000 + r.Int64N(40_000_000))}
+}
+
+func (l *link) delay() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.base + time.Duration(l.r.Int64N(int64(l.base)))
+	if l.r.IntN(200) == 0 {
+		d += time.Duration(l.r.Int64N(int64(2 * time.Second)))
+	}
+	return d
+}
+
+// Stream implements [pb.IngestClient].
+func (l *link) Stream(ctx context.Context, _ ...grpc.CallOption) (grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent], error) {
+	timer := time.NewTimer(l.delay())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	l.mu.Lock()
+	refused := l.down
+	l.mu.Unlock()
+	server := l.to.serving()
+	if refused || server == nil {
+		return nil, errRefused
+	}
+	c := l.open(server)
+	stop := context.AfterFunc(ctx, func() { l.cancelled(c) })
+	return &clientSide{ctx: ctx, l: l, c: c, stop: stop}, nil
+}
+
+// cancelled tells the server that the client is gone, unless nothing arrives.
+func (l *link) cancelled(c *conn) {
+	l.mu.Lock()
+	frozen := l.frozen
+	l.mu.Unlock()
+	c.fail(true, !frozen, status.Error(codes.Canceled, "the agent is gone"))
+}
+
+// open begins a stream at a server.
+func (l *link) open(s pb.IngestServer) *conn {
+	c := &conn{up: newPipe(l.delay), down: newPipe(l.delay), to: l.to}
+	c.server, c.hangUp = context.WithCancel(context.Background())
+	l.mu.Lock()
+	l.conns = append(l.conns, c)
+	frozen := l.frozen
+	l.mu.Unlock()
+	if frozen {
+		c.freeze(true)
+	}
+	l.wg.Add(1)
+	l.to.streams.Add(1)
+	go func() {
+		defer l.wg.Done()
+		defer l.to.streams.Done()
+		err := s.Stream(&serverSide{c: c})
+		c.hangUp()
+		c.up.set(func() { c.up.broken = errReset })
+		if err == nil {
+			err = io.EOF
+		}
+		c.down.set(func() { c.down.ended = err })
+		l.closed(c)
+	}()
+	return c
+}
+
+// closed forgets a stream, but for what it sent.
+func (l *link) closed(c *conn) {
+	c.mu.Lock()
+	for _, t := range c.stall {
+		t.Stop()
+	}
+	c.stall = nil
+	sent := c.sent
+	c.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = slices.DeleteFunc(l.conns, func(x *conn) bool { return x == c })
+	if len(sent) > 2 {
+		l.old = sent
+	}
+}
+
+// cut ends all streams at once; what was on its way is lost.
+func (l *link) cut() {
+	l.mu.Lock()
+	conns := slices.Clone(l.conns)
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.fail(true, true, errReset)
+	}
+}
+
+// refuse has no stream begin, or lets it again.
+func (l *link) refuse(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = on
+}
+
+// freeze swallows everything, both ways, or lets it through again.
+func (l *link) freeze(on bool) {
+	l.mu.Lock()
+	l.frozen = on
+	conns := slices.Clone(l.conns)
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.freeze(on)
+	}
+}
+
+// ghost sends what an earlier stream sent once more, as a stream of its own, and
+// holds it for a while.
+func (l *link) ghost(hold time.Duration) bool {
+	l.mu.Lock()
+	old := l.old
+	for _, c := range l.conns {
+		c.mu.Lock()
+		if len(c.sent) > 2 {
+			old = slices.Clone(c.sent)
+		}
+		c.mu.Unlock()
+	}
+	l.mu.Unlock()
+	server := l.to.serving()
+	if len(old) == 0 || server == nil {
+		return false
+	}
+	c := l.open(server)
+	l.wg.Go(func() {
+		defer c.hangUp()
+		timer := time.NewTimer(hold)
+		defer timer.Stop()
+		for _, body := range old {
+			if c.up.send(c.server, body) != nil {
+				return
+			}
+		}
+		select {
+		case <-timer.C:
+		case <-c.server.Done():
+		}
+	})
+	return true
+}
+
+// clientSide is the agent's end.
+type clientSide struct {
+	grpc.ClientStream
+	ctx  context.Context //nolint:containedctx // it is the stream's own
+	l    *link
+	c    *conn
+	stop func() bool
+}
+
+func (s *clientSide) Context() context.Context     { return s.ctx }
+func (s *clientSide) Header() (metadata.MD, error) { return nil, nil } //nolint:nilnil // as gRPC has it
+func (s *clientSide) Send(m *pb.FromAgent) error {
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	s.c.mu.Lock()
+	if len(s.c.sent) < recorded {
+		s.c.sent = append(s.c.sent, body)
+	}
+	s.c.mu.Unlock()
+	return s.c.up.send(s.ctx, body)
+}
+
+func (s *clientSide) CloseSend() error {
+	s.c.up.set(func() { s.c.up.ended = io.EOF })
+	return nil
+}
+
+func (s *clientSide) Recv() (*pb.ToAgent, error) {
+	body, err := s.c.down.recv(s.ctx)
+	if err != nil {
+		s.stop()
+		return nil, err
+	}
+	m := &pb.ToAgent{}
+	err = proto.Unmarshal(body, m)
+	if card := m.GetRateCard(); card != nil {
+		s.l.node.log.given(card.GetRevision())
+	}
+	return m, err
+}
+
+// serverSide is the collector's end.
+type serverSide struct {
+	grpc.ServerStream
+	c *conn
+}
+
+func (s *serverSide) Context() context.Context     { return s.c.server }
+func (s *serverSide) SendHeader(metadata.MD) error { return nil }
+func (s *serverSide) SetHeader(metadata.MD) error  { return nil }
+
+func (s *serverSide) Send(m *pb.ToAgent) error {
+	body, err := proto.Marshal(m)
+	if err == nil && s.c.down.send(s.c.server, body) != nil {
+		err = errReset
+	}
+	return err
+}
+
+func (s *serverSide) Recv() (*pb.FromAgent, error) {
+	body, err := s.c.up.recv(s.c.server)
+	if err != nil {
+		return nil, err
+	}
+	m := &pb.FromAgent{}
+	return m, proto.Unmarshal(body, m)
+}
