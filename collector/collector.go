@@ -87,6 +87,8 @@ type Collector struct {
 	gateways *gateway.Gateways
 	// exported are the ledger's sums as counters.
 	exported *rollupexport.Rollups
+	others   *others                  // nil: the store is this collector's alone
+	follower atomic.Pointer[follower] // likewise
 	grpc     *grpc.Server
 	// open and refused count connections of agents and programs over gRPC.
 	open, refused atomic.Int64
@@ -107,7 +109,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
 	}
 	c := &Collector{cfg: cfg, deps: deps, store: st}
 	if err := c.wire(ctx); err != nil {
-		return nil, errors.Join(err, st.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
@@ -136,8 +138,11 @@ func (c *Collector) wire(ctx context.Context) error {
 	if c.gateways, err = c.openGateways(); err != nil {
 		return err
 	}
+	if err := c.openOthers(); err != nil {
+		return err
+	}
 	engine := query.New(query.Config{
-		Store: c.store, Overlay: c.ingest,
+		Store: c.store, Overlay: c.ingest, Peers: c.others.queried(),
 		Mapping:     func() store.Mapping { return *c.docs.mapping.Load() },
 		Names:       c.docs.names.Load,
 		Card:        c.docs.RateCard,
@@ -166,7 +171,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	c.ledger = api.New(api.Config{
 		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past,
 		WhoAmI: whoAmI, Audit: c.listAudit,
-		Gateways: c.cfg.joins(), Log: c.deps.Log,
+		Gateways: c.cfg.joins(), Backups: &api.Backups{Store: c.store, Version: c.deps.Version}, Log: c.deps.Log,
 	})
 	if c.tls, err = c.cfg.TLS.openTLS(c.deps.Log); err != nil {
 		return err
@@ -181,13 +186,14 @@ func (c *Collector) wire(ctx context.Context) error {
 	}
 	pb.RegisterIngestServer(c.grpc, service)
 	pb.RegisterLedgerServer(c.grpc, c.ledger)
+	c.others.register(c.grpc)
 	return nil
 }
 
 // Run serves until ctx ends, then stops gracefully: what was accepted is made
 // durable and acknowledged. It closes the ledger.
 func (c *Collector) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, c.store.Close()) }()
+	defer func() { err = errors.Join(err, c.Close()) }()
 	grpcListener, err := listen(ctx, c.cfg.GRPCListen, "grpc_listen")
 	if err != nil {
 		return err
@@ -219,6 +225,7 @@ func (c *Collector) Run(ctx context.Context) (err error) {
 		err = c.addPush(beside, &g, at)
 	}
 	c.addTLS(beside, &g)
+	c.addFollower(beside, &g)
 	reading, stopReading := context.WithCancel(beside)
 	defer stopReading()
 	g.Add(func() error { return c.gateways.Run(reading) }, func(error) { stopReading() })
@@ -288,7 +295,10 @@ func (c *Collector) stopGRPC() {
 }
 
 // Close closes a collector that was not run.
-func (c *Collector) Close() error { return c.store.Close() }
+func (c *Collector) Close() error {
+	c.others.close()
+	return c.store.Close()
+}
 
 func listen(ctx context.Context, addr, key string) (net.Listener, error) {
 	var lc net.ListenConfig

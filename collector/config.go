@@ -63,6 +63,7 @@ type Config struct {
 	// labels count.
 	Rules string `yaml:"rules"`
 
+	Peers  PeersConfig  `yaml:"peers"`
 	Export ExportConfig `yaml:"export"`
 	// Gateways are read for what they know of customers. Empty: none.
 	Gateways []GatewayConfig `yaml:"gateways"`
@@ -227,6 +228,7 @@ func DefaultConfig() Config {
 		Access:       defaultAccess(),
 		Export:       defaultExport(),
 		Gateways:     []GatewayConfig{},
+		Peers:        PeersConfig{Addresses: []string{}, Timeout: Duration{time.Second}},
 		Retention:    RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
@@ -268,6 +270,7 @@ func (c *Config) Validate() error {
 	c.checkIngestAccess(bad)
 	c.Export.check(bad)
 	c.checkStore(bad)
+	c.checkPeers(bad)
 	c.checkGateways(bad)
 	c.checkNumbers(bad)
 	if _, err := c.Log.level(); err != nil {

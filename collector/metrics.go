@@ -42,6 +42,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		{"streams_invalid_total", "Streams ended because of what they sent.", prometheus.CounterValue, s.Invalid},
 		{"streams_superseded_total", "Streams ended by a newer one of their node.", prometheus.CounterValue, s.Superseded},
 		{"unpriced_device_seconds_total", "Device seconds without a price.", prometheus.CounterValue, s.Unpriced},
+		{"chunks_let_go_total", "Chunks accepted and let go of when their stream ended, for another collector may store them.", prometheus.CounterValue, s.LetGo},
 		{"commits_total", "Commits of the store.", prometheus.CounterValue, s.Commits},
 		{"commit_failures_total", "Commits that failed and were tried again.", prometheus.CounterValue, s.CommitFailures},
 	} {
@@ -51,6 +52,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(desc("ledgers_set_aside", "Damaged ledgers that were set aside and still lie there."),
 			prometheus.GaugeValue, float64(len(files)))
 	}
+	m.others(out)
 	m.gateways(out)
 	m.certificates(out)
 	m.identities(out)

@@ -2,10 +2,8 @@ package collector
 
 import (
 	"context"
-	"strings"
 
 	"github.com/gpuledger/gpuledger/attribution"
-	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -39,15 +37,9 @@ func (c *Collector) status(ctx context.Context) (*pb.StatusResponse, error) {
 	res.Warnings = append(res.Warnings, c.certificateWarnings()...)
 	res.RulesRevision = c.docs.rules.Load().Revision
 	res.PendingChunks, res.PendingBytes = c.ingest.Pending()
-	for _, n := range c.ingest.Nodes() {
-		if strings.HasPrefix(n.Node, ingest.OwnPrefix) {
-			continue // a gateway, below
-		}
-		res.Nodes = append(res.Nodes, &pb.NodeStatus{
-			Cluster: n.Cluster, Node: n.Node, Connected: n.Connected, StoredThrough: int64(n.StoredThrough),
-			VisibleThrough: int64(n.VisibleThrough), AgentVersion: n.AgentVersion,
-		})
-	}
+	res.Nodes = c.nodes(false)
+	c.addOthers(ctx, res)
+	res.Warnings = append(res.Warnings, c.follower.Load().warning()...)
 	for _, g := range c.gateways.Status() {
 		res.Warnings = append(res.Warnings, g.Warnings...)
 		res.Gateways = append(res.Gateways, &pb.GatewayStatus{

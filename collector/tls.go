@@ -71,7 +71,7 @@ func (c *Collector) addTLS(ctx context.Context, g *run.Group) {
 
 // certificates are all that are in use.
 func (c *Collector) certificates() (all []*certs.Set) {
-	for _, s := range []*certs.Set{c.tls, c.pushTLS} {
+	for _, s := range []*certs.Set{c.tls, c.pushTLS, c.others.certificates()} {
 		if s != nil {
 			all = append(all, s)
 		}
