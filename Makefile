@@ -39,9 +39,9 @@ race: ## Run the concurrent packages under the race detector
 kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULEDGER_TRACES)
 	GPULEDGER_KILLS=50 go test ./test/e2e -run Kill -v -timeout 60m -count 1
 
-fault-test: ## Have real processes suffer every fault REPEATS times (10); root for the network and small disks
+fault-test: ## Have real processes suffer every fault REPEATS times (10) on STORES (duckdb,clickhouse); needs root
 	@mkdir -p bin
-	GPULEDGER_FAULTS=$(or $(REPEATS),10) GPULEDGER_FAULT_TABLE=$(or $(TABLE),$(CURDIR)/bin/faults.md) go test ./test/faults -run Law3And4 -v -timeout 120m -count 1
+	GPULEDGER_FAULTS=$(or $(REPEATS),10) GPULEDGER_FAULT_STORES=$(STORES) GPULEDGER_FAULT_TABLE=$(or $(TABLE),$(CURDIR)/bin/faults.md) go test ./test/faults -run Law3And4 -v -timeout 120m -count 1
 
 test-gpu: build ## Hold the ledger against this machine's NVIDIA GPU (GPULEDGER_GPU_STUB=1: against the stub)
 	GPULEDGER_GPU=1 GPULEDGER_BIN=$(CURDIR)/bin go test ./test/gpu -count 1 -v -timeout 20m -run '^(TestGPU|TestLatencies)$$'

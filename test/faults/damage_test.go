@@ -33,14 +33,13 @@ func damageFaults() []fault {
 			w.note("the script is played again; what is there is a duplicate")
 		}},
 		{"ledger damaged: refused, a copy restored", false, func(w *world) {
-			w.onlyFiles()
-			w.spoilLedger()
+			ledger := w.spoilLedger()
 			p := w.launch(w.place, "refused", w.addr)
 			if !p.Within(time.Minute) || p.Err == nil {
 				w.t.Fatalf("a damaged ledger was opened: %v", p.Err)
 			}
 			w.sees(p, time.Second, "the ledger cannot be read")
-			w.place.restore(w.t)
+			ledger.restore(w.t)
 			w.startCollector()
 		}},
 		{"ledger damaged: set aside", true, setAside},
@@ -80,28 +79,29 @@ func (w *world) overwrite(name string, b []byte) {
 }
 
 // spoilLedger damages the ledger in the middle of the play, of which the agent
-// goes on; a copy of before is at place.copied.
-func (w *world) spoilLedger() {
+// goes on; a copy of before is kept.
+func (w *world) spoilLedger() filed {
 	w.t.Helper()
+	ledger := w.file()
 	w.begin()
 	w.pass(between(w.rng, 2*time.Second, 4*time.Second))
 	w.collector.Kill()
-	w.place.save(w.t)
-	w.place.damage(w.t)
+	ledger.save(w.t)
+	ledger.damage(w.t)
 	w.away(between(w.rng, 0, 2*time.Second))
+	return ledger
 }
 
 // setAside: what the damaged ledger held and the new one are the whole, to the
 // nanosecond: nothing that was acknowledged is sent again, and nothing else is
 // missing.
 func setAside(w *world) {
-	w.onlyFiles()
-	w.spoilLedger()
+	ledger := w.spoilLedger()
 	addr, err := loopback.Address()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	copied := w.launch(w.place.copied(), "copy", addr)
+	copied := w.launch(ledger.copied(), "copy", addr)
 	copied.AwaitReady(w.t, filepath.Join(w.dir, "copy.ready"))
 	w.before = w.read(addr)
 	copied.Stop(w.t)

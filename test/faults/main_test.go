@@ -10,7 +10,7 @@
 // its end, which is when everything is durable.
 //
 // Quick faults run always. GPULEDGER_FAULTS=N runs all of them N times on each
-// store and writes the table of docs/failures.md's claims as Markdown to the
+// store that GPULEDGER_FAULT_STORES lists (duckdb,clickhouse) and writes the table of docs/failures.md's claims as Markdown to the
 // file that GPULEDGER_FAULT_TABLE names: make fault-test. What needs root (the
 // network, small disks) or history is skipped without it, and says so.
 //
@@ -44,7 +44,11 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		_ = f.Value.Set("8")
 	}
-	os.Exit(programs.Main(m, checkout, func(d programs.Dir) { now = d }))
+	code := programs.Main(m, checkout, func(d programs.Dir) { now = d })
+	if old.root != "" {
+		_ = os.RemoveAll(old.root)
+	}
+	os.Exit(code)
 }
 
 // repeats is how often each fault is to happen; 0 is the quick ones once.

@@ -46,6 +46,11 @@ func (w *world) join() {
 	w.why = "no network namespaces, or no TUN devices, without root"
 	w.link = network.New(w.t, w.seed)
 	w.why = ""
+	if s, ok := w.place.(served); ok {
+		for _, at := range s.addresses() {
+			w.link.Reach(w.t, network.Right, at)
+		}
+	}
 }
 
 // spoil spoils the network for a while in the middle of the play.

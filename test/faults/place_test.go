@@ -6,22 +6,36 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gpuledger/gpuledger/collector/store/clickhouse/clickhousetest"
 )
 
 // place is where the ledger of one world is kept.
 type place interface {
 	// settings are those of a collector that keeps its ledger here.
 	settings() map[string]any
-	// disk is the folder of this machine that it fills, "" where there is none
-	// that a test could make small.
+}
+
+// filed is a place that is a folder of one collector's alone: such a ledger can
+// be copied, damaged, on a disk that is full, and of another version.
+type filed interface {
+	place
 	disk() string
 	// save copies the ledger while nobody has it open, and restore puts the
-	// copy back; damage spoils it at rest so that it can't be opened.
+	// copy back; copied is the place of the copy. damage spoils the ledger so
+	// that it can't be opened.
 	save(t *testing.T)
 	restore(t *testing.T)
-	damage(t *testing.T)
-	// copied is the place of the copy, to be read.
 	copied() place
+	damage(t *testing.T)
+}
+
+// served is a place on a server, which can be killed and started again.
+type served interface {
+	place
+	addresses() []string
+	kill()
+	start(t *testing.T)
 }
 
 // placeKind is a kind of store.
@@ -29,15 +43,15 @@ type placeKind struct {
 	name string
 	// open makes a place for an empty ledger that lasts as long as the test.
 	open func(t *testing.T, dir string) place
-	// file says that the ledger is a file of one collector alone, with a
-	// version: such faults are of no other store.
-	file bool
 }
 
-// places are the kinds of store that are tested: all that there are, or those
-// that GPULEDGER_FAULT_STORES lists.
+// places are the kinds of store that are tested: those that
+// GPULEDGER_FAULT_STORES lists, else DuckDB alone.
 func places() []placeKind {
-	all := []placeKind{{name: "duckdb", open: func(_ *testing.T, dir string) place { return &folder{dir: filepath.Join(dir, "ledger")} }, file: true}}
+	all := []placeKind{
+		{"duckdb", inFolder},
+		{"clickhouse", onServer},
+	}
 	only := os.Getenv("GPULEDGER_FAULT_STORES")
 	if only == "" {
 		return all[:1]
@@ -45,8 +59,43 @@ func places() []placeKind {
 	return slices.DeleteFunc(all, func(k placeKind) bool { return !slices.Contains(strings.Split(only, ","), k.name) })
 }
 
+// onServer is a ledger on a ClickHouse server of its own.
+func onServer(t *testing.T, dir string) place {
+	t.Helper()
+	return &server{cluster: clickhousetest.Start(t, 1, 1), dir: filepath.Join(dir, "collector")}
+}
+
+type server struct {
+	cluster *clickhousetest.Cluster
+	dir     string // of what the collector keeps beside it
+}
+
+var _ served = (*server)(nil)
+
+func (s *server) settings() map[string]any {
+	return map[string]any{
+		"store": "clickhouse", "data_dir": s.dir,
+		"clickhouse": map[string]any{"addresses": s.cluster.Addresses()},
+	}
+}
+
+func (s *server) addresses() []string { return s.cluster.Addresses() }
+
+func (s *server) kill() { s.cluster.Nodes[0].Kill() }
+
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	if err := s.cluster.Nodes[0].Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func inFolder(_ *testing.T, dir string) place { return &folder{dir: filepath.Join(dir, "ledger")} }
+
 // folder is a ledger in a DuckDB file.
 type folder struct{ dir string }
+
+var _ filed = (*folder)(nil)
 
 const ledgerFile = "ledger.duckdb"
 

@@ -63,6 +63,20 @@ func processFaults() []fault {
 			w.note("nothing is acknowledged meanwhile")
 		}},
 		{"two collectors on one ledger", true, twoCollectors},
+		{"store's server killed three times", false, func(w *world) {
+			s, ok := w.place.(served)
+			if !ok {
+				w.skip("the store is no server")
+			}
+			w.begin()
+			for range 3 {
+				w.aWhile()
+				s.kill()
+				w.pass(between(w.rng, 0, 2*time.Second))
+				s.start(w.t)
+			}
+			w.sees(w.collector, time.Minute, "the store fails; nothing is acknowledged until it works")
+		}},
 		{"two agents on one state folder", false, func(w *world) {
 			w.begin()
 			w.aWhile()
@@ -78,7 +92,7 @@ func processFaults() []fault {
 }
 
 func twoCollectors(w *world) {
-	w.onlyFiles()
+	w.file()
 	w.begin()
 	w.aWhile()
 	addr, err := loopback.Address()

@@ -19,7 +19,7 @@ import (
 func versionFaults() []fault {
 	return []fault{
 		{"collector replaced by a newer one", false, func(w *world) {
-			w.onlyFiles()
+			w.file()
 			w.collectors = w.earlier()
 			w.begin()
 			w.aWhile()
@@ -30,7 +30,7 @@ func versionFaults() []fault {
 		}},
 		{"killed while the ledger is brought up", false, killedInMigration},
 		{"collector replaced by an older one", false, func(w *world) {
-			w.onlyFiles()
+			w.file()
 			old := w.earlier()
 			w.begin()
 			w.aWhile()
@@ -63,7 +63,7 @@ func versionFaults() []fault {
 			w.note("the spool of the older one is read")
 		}},
 		{"this agent, older collector", false, func(w *world) {
-			w.onlyFiles()
+			w.file()
 			w.collectors = w.earlier()
 			w.begin()
 			w.aWhile()
@@ -91,7 +91,7 @@ func (w *world) stopSomehow() {
 // killedInMigration kills the newer collector again and again while it brings
 // the ledger up.
 func killedInMigration(w *world) {
-	w.onlyFiles()
+	w.file()
 	w.collectors = w.earlier()
 	w.begin()
 	w.pass(between(w.rng, 2*time.Second, 4*time.Second))
@@ -129,21 +129,21 @@ func undisturbedBoth(w *world, other programs.Dir) {
 // earlier is the programs of an earlier version.
 func (w *world) earlier() programs.Dir {
 	w.t.Helper()
-	old.Do(func() { old.dir, old.err = buildEarlier() })
+	old.Do(func() { old.err = buildEarlier() })
 	switch _, none := errors.AsType[noHistory](old.err); {
 	case none:
 		w.skip("%v", old.err)
 	case old.err != nil:
 		w.t.Fatal(old.err)
 	}
-	return old.dir
+	return programs.Dir(filepath.Join(old.root, "bin"))
 }
 
 // old is the earlier version, once it was asked for.
 var old struct {
 	sync.Once
-	dir programs.Dir
-	err error
+	root string // a folder, removed after the tests
+	err  error
 }
 
 // noHistory says why there is no earlier version here.
@@ -151,31 +151,27 @@ type noHistory struct{ error }
 
 // buildEarlier builds the commit that GPULEDGER_EARLIER names, else the one
 // that last touched the ledger's tables under the version before this one.
-func buildEarlier() (programs.Dir, error) {
+func buildEarlier() (err error) {
 	commit := os.Getenv("GPULEDGER_EARLIER")
 	if commit == "" {
-		var err error
 		if commit, err = earlierCommit(); err != nil {
-			return "", noHistory{err}
+			return noHistory{err}
 		}
 	}
-	root, err := os.MkdirTemp("", "gpuledger-earlier-")
-	if err != nil {
-		return "", err
+	if old.root, err = os.MkdirTemp("", "gpuledger-earlier-"); err != nil {
+		return err
 	}
-	source := filepath.Join(root, "source")
-	if err := os.MkdirAll(source, 0o700); err != nil {
-		return "", err
-	}
-	tar := filepath.Join(root, "source.tar")
+	source, tar := filepath.Join(old.root, "source"), filepath.Join(old.root, "source.tar")
 	if _, err := git("archive", "-o", tar, commit); err != nil {
-		return "", noHistory{err}
+		return noHistory{err}
+	}
+	if err := os.Mkdir(source, 0o700); err != nil {
+		return err
 	}
 	if out, err := exec.Command("tar", "-xf", tar, "-C", source).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("tar: %w %s", err, out)
+		return fmt.Errorf("tar: %w %s", err, out)
 	}
-	dir := programs.Dir(filepath.Join(root, "bin"))
-	return dir, dir.Build(context.Background(), source, programs.Agent, programs.Collector)
+	return programs.Dir(filepath.Join(old.root, "bin")).Build(context.Background(), source, programs.Agent, programs.Collector)
 }
 
 const schemaFile = "collector/store/duckdb/schema.go"

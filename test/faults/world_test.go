@@ -35,7 +35,6 @@ type world struct {
 	rng   *rand.Rand
 	dir   string
 	play  play
-	kind  placeKind
 	place place
 	link  *network.Link // between them; nil: loopback
 	addr  string
@@ -58,7 +57,7 @@ func newWorld(t *testing.T, kind placeKind) *world {
 	t.Helper()
 	seed := rand.Uint64()
 	w := &world{
-		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), play: usual, kind: kind,
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), play: usual,
 		agents: now, collectors: now, settings: map[string]any{},
 	}
 	w.place = kind.open(t, w.dir)
@@ -80,11 +79,14 @@ func (w *world) skip(format string, args ...any) {
 	w.t.Skip(w.why)
 }
 
-// onlyFiles skips stores to which a fault can't happen.
-func (w *world) onlyFiles() {
-	if !w.kind.file {
+// file is the ledger's place where it is a file of one collector's, or skips.
+func (w *world) file() filed {
+	w.t.Helper()
+	f, ok := w.place.(filed)
+	if !ok {
 		w.skip("the ledger is no file of one collector's")
 	}
+	return f
 }
 
 func (w *world) state() string { return filepath.Join(w.dir, "agent") }
@@ -302,7 +304,7 @@ func undisturbed(t *testing.T, p play, agents programs.Dir) *contents {
 	}
 	kept.Unlock()
 	x.Do(func() {
-		w := newWorld(t, placeKind{open: func(_ *testing.T, dir string) place { return &folder{dir: filepath.Join(dir, "ledger")} }})
+		w := newWorld(t, placeKind{open: inFolder})
 		w.play, w.agents = play{minutes: p.minutes}, agents
 		w.begin()
 		if !w.ended(5 * time.Minute) {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"io"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -91,5 +92,35 @@ func TestPacketsPassUntilTheLinkIsCut(t *testing.T) {
 	}
 	if n, _, err := server.ReadFrom(buffer); err != nil || string(buffer[:n]) != "again" {
 		t.Fatalf("%q, %v", buffer[:n], err)
+	}
+}
+
+func TestAProgramOnASideReachesTheTest(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	l := New(t, 1)
+	l.Reach(t, Right, server.Addr().String())
+	var client net.Conn
+	if err := within(l.names[Right], func() (err error) {
+		client, err = net.Dial("tcp", server.Addr().String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 5)
+	if _, err := io.ReadFull(client, buffer); err != nil || string(buffer) != "hello" {
+		t.Errorf("%q, %v", buffer, err)
 	}
 }
