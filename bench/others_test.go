@@ -107,6 +107,12 @@ func promLabel(b []byte, name, value string) []byte {
 // otlp encodes one second of a chunk as an OTLP metrics request: a resource per
 // pod, cumulative sums, zstd as the collector's exporters offer it.
 func otlp(c *attribution.Chunk, second attribution.Second, t totals, enc *zstd.Encoder) (plain, compressed []byte) {
+	plain = otlpPlain(c, second, t)
+	return plain, enc.EncodeAll(plain, nil)
+}
+
+// otlpPlain is the same before it is compressed.
+func otlpPlain(c *attribution.Chunk, second attribution.Second, t totals) []byte {
 	byOwner := map[uint32]*metricspb.ScopeMetrics{}
 	req := &metricspb.MetricsData{}
 	for i := range c.Windows {
@@ -135,7 +141,7 @@ func otlp(c *attribution.Chunk, second attribution.Second, t totals, enc *zstd.E
 	if err != nil {
 		panic(err)
 	}
-	return plain, enc.EncodeAll(plain, nil)
+	return plain
 }
 
 func otlpResource(req *metricspb.MetricsData, o *attribution.Owner, d *attribution.Device) *metricspb.ScopeMetrics {

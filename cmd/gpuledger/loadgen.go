@@ -115,6 +115,13 @@ func runLoadgen(c *cobra.Command, t *target, o *loadgenOptions) error {
 	o.fleet.Cluster = fmt.Sprintf("loadgen-%08x", rand.Uint32()) // every run has one of its own
 	o.load.Address, o.load.Fleet = t.collector, &o.fleet
 	o.load.Dial = []grpc.DialOption{grpc.WithTransportCredentials(creds)}
+	shown, err := t.token.credentials(t.collector, !t.tls.asked())
+	if err != nil {
+		return err
+	}
+	if shown != nil {
+		o.load.Dial = append(o.load.Dial, grpc.WithPerRPCCredentials(shown))
+	}
 	if err := o.load.Validate(); err != nil {
 		return usageError{err}
 	}

@@ -1,0 +1,293 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// What BenchmarkLoad does unless the environment says otherwise:
+// GPULEDGER_LOAD is how long each fleet is live, GPULEDGER_LOAD_AGENTS how large
+// the fleets are.
+const (
+	loadFor    = 20 * time.Second
+	loadAgents = "200"
+	// loadBacklog is what a fleet of the first size catches up with.
+	loadBacklog = 5 * time.Minute
+)
+
+// BenchmarkLoad holds a collector under whole fleets of agents, made by
+// `gpuledger loadgen`, and has Prometheus and an OpenTelemetry Collector take in
+// the same facts on the same machine in the same run. It prints a table. Of all
+// programs the processor time is utime + stime, as the kernel counts it; what
+// the receivers take and what the senders take is told apart.
+//
+//	make load-test
+func BenchmarkLoad(b *testing.B) {
+	span, err := time.ParseDuration(or(os.Getenv("GPULEDGER_LOAD"), loadFor.String()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var sizes []int
+	for text := range strings.SplitSeq(or(os.Getenv("GPULEDGER_LOAD_AGENTS"), loadAgents), ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sizes = append(sizes, n)
+	}
+	for b.Loop() {
+		rows := []borne{loaded(b, sizes[0], "--backlog", loadBacklog.String(), "--for", "0s")}
+		for _, n := range sizes {
+			rows = append(rows, loaded(b, n, "--for", span.String()))
+		}
+		rows = append(rows, prometheusBears(b), otelcolBears(b))
+		fmt.Fprint(os.Stdout, loadMarkdown(rows))
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// borne is what one receiver did with one load.
+type borne struct {
+	what             string
+	slices           int64
+	wall             time.Duration
+	receiver, sender time.Duration // of processor time
+	peak             float64       // bytes
+	skipped          string        // why there is nothing to tell
+	load             *loadStats    // of agents
+}
+
+// loadStats is what loadgen says of itself.
+type loadStats struct {
+	SlicesAcked int64         `json:"slices_acked"`
+	Bytes       int64         `json:"bytes"`
+	AckP50      time.Duration `json:"ack_p50_ns"`
+	AckP99      time.Duration `json:"ack_p99_ns"`
+	FreshP50    time.Duration `json:"fresh_p50_ns"`
+	FreshP99    time.Duration `json:"fresh_p99_ns"`
+	FreshOnes   int64         `json:"fresh_samples"`
+}
+
+func (r *borne) perSlice(d time.Duration) float64 {
+	return float64(d.Nanoseconds()) / 1000 / float64(r.slices)
+}
+
+// loaded has a collector bear a fleet of agents.
+func loaded(b *testing.B, agents int, args ...string) borne {
+	dir := b.TempDir()
+	c := startCollector(b, dir)
+	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
+	load := exec.Command(ours(b, "gpuledger"), append([]string{
+		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--ramp", ramp.String(),
+		"--settle", "5m", "--seed", "1", "--output", "json",
+	}, args...)...)
+	load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out, progress bytes.Buffer
+	load.Stdout, load.Stderr = &out, &progress
+	before, began := c.cpu(b), time.Now()
+	if err := load.Run(); err != nil {
+		b.Fatalf("loadgen: %v\n%s\n%s", err, progress.String(), c.tail())
+	}
+	r := borne{
+		what: fmt.Sprintf("gpuledger, %d agents, %s", agents, strings.TrimPrefix(args[0], "--")), wall: time.Since(began),
+		receiver: c.cpu(b) - before, sender: load.ProcessState.UserTime() + load.ProcessState.SystemTime(),
+		peak: c.memory(b, "VmHWM"),
+	}
+	var answer struct {
+		Stats loadStats `json:"stats"`
+	}
+	if err := json.Unmarshal(out.Bytes(), &answer); err != nil {
+		b.Fatalf("%v\n%s", err, out.String())
+	}
+	r.load, r.slices = &answer.Stats, answer.Stats.SlicesAcked
+	if text, err := exec.Command(ours(b, "gpuledger"), "verify", "--collector", c.GRPC).CombinedOutput(); err != nil {
+		b.Fatalf("verify after %s: %v\n%s", r.what, err, text)
+	}
+	c.stop(b)
+	return r
+}
+
+// prometheusBears has Prometheus take in the same facts by remote write.
+func prometheusBears(b *testing.B) borne {
+	r := borne{what: "Prometheus, remote write"}
+	if _, err := exec.LookPath("prometheus"); err != nil {
+		r.skipped = "not installed"
+		return r
+	}
+	encoding := selfCPU(b)
+	requests, slices := promRequests(1 + promSeconds)
+	encoding = selfCPU(b) - encoding
+	p := startPrometheus(b, b.TempDir())
+	p.take(b, requests[:1]) // makes the series, which the others do not pay for
+	before, sending, began := p.cpu(b), selfCPU(b), time.Now()
+	p.take(b, requests[1:])
+	r.wall, r.receiver = time.Since(began), p.cpu(b)-before
+	r.sender = selfCPU(b) - sending + encoding*promSeconds/(1+promSeconds)
+	r.slices, r.peak = int64(slices)*promSeconds, p.memory(b, "VmHWM")
+	if got, want := p.appended(b), len(sliceMetrics)*slices*(1+promSeconds); got != want {
+		b.Fatalf("%d samples are there, %d were sent", got, want)
+	}
+	p.stop(b)
+	return r
+}
+
+// otelcolBears has an OpenTelemetry Collector take in the same facts as OTLP over
+// gRPC, and write them to a file as protobuf, the cheapest that it has.
+func otelcolBears(b *testing.B) borne {
+	r := borne{what: "OpenTelemetry Collector, OTLP"}
+	path, err := exec.LookPath("otelcol")
+	if err != nil {
+		path = filepath.Join("..", ".tools", "otelcol")
+	}
+	if _, err := os.Stat(path); err != nil {
+		r.skipped = "not built (make .tools/otelcol)"
+		return r
+	}
+	encoding := selfCPU(b)
+	requests, slices := otlpRequests(promSeconds)
+	encoding = selfCPU(b) - encoding
+	dir := b.TempDir()
+	listen, config, file := freePort(b), filepath.Join(dir, "otelcol.yml"), filepath.Join(dir, "metrics")
+	write(b, config, fmt.Sprintf(`
+receivers: {otlp: {protocols: {grpc: {endpoint: %q, max_recv_msg_size_mib: 64}}}}
+exporters: {file: {path: %q, format: proto}}
+service:
+  telemetry: {metrics: {level: none}}
+  pipelines: {metrics: {receivers: [otlp], exporters: [file]}}
+`, listen, file))
+	p := start(b, dir, path, "--config", config)
+	conn, err := grpc.NewClient(listen, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	p.await(b, func() bool { return export(conn, nil) == nil })
+	before, sending, began := p.cpu(b), selfCPU(b), time.Now()
+	var g errgroup.Group
+	for shard := range promShards {
+		g.Go(func() error {
+			for i := shard; i < len(requests); i += promShards {
+				if err := export(conn, requests[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		b.Fatal(err)
+	}
+	r.wall, r.receiver, r.sender = time.Since(began), p.cpu(b)-before, selfCPU(b)-sending+encoding
+	r.slices, r.peak = int64(slices), p.memory(b, "VmHWM")
+	if st, err := os.Stat(file); err != nil || st.Size() < int64(slices) {
+		b.Fatalf("the collector wrote nothing: %v", err)
+	}
+	p.stop(b)
+	return r
+}
+
+// export sends one OTLP request that is encoded already.
+func export(conn *grpc.ClientConn, body []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return conn.Invoke(ctx, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", body, nil, grpc.ForceCodecV2(exported{}))
+}
+
+// exported is like [encoded] and does not look at the answer.
+type exported struct{ encoded }
+
+func (exported) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+// otlpRequests are so many seconds of the fleet that Prometheus gets, as OTLP:
+// as many nodes in a request, second by second. A MetricsData is an
+// ExportMetricsServiceRequest, and two behind each other are one.
+func otlpRequests(seconds int) (requests [][]byte, slices int) {
+	f := defaultFleet()
+	running := make([]totals, ingestNodes)
+	chunks := make([]*attribution.Chunk, ingestNodes)
+	for s := range seconds {
+		for first := 0; first < ingestNodes; first += promNodes {
+			var body []byte
+			for node := first; node < min(first+promNodes, ingestNodes); node++ {
+				if s%attribution.ChunkSeconds == 0 {
+					chunks[node] = f.chunk(node, s/attribution.ChunkSeconds)
+				}
+				if running[node] == nil {
+					running[node] = totals{}
+				}
+				body = append(body, otlpPlain(chunks[node], f.start+attribution.Second(s), running[node])...)
+				slices += slicesOf(chunks[node]) / attribution.ChunkSeconds
+			}
+			requests = append(requests, body)
+		}
+	}
+	return requests, slices
+}
+
+// selfCPU is the processor time that this process has taken.
+func selfCPU(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// loadMarkdown is the table of README.md.
+func loadMarkdown(rows []borne) string {
+	var w strings.Builder
+	w.WriteString("\n| | slices | taken in, slices/s | receiver, µs of CPU a slice | slices/s a core | sender, µs a slice | freshness p50, p99 | ack p50, p99 | peak RSS |\n|---|---|---|---|---|---|---|---|---|\n")
+	for i := range rows {
+		r := &rows[i]
+		if r.skipped != "" {
+			fmt.Fprintf(&w, "| %s | %s |\n", r.what, r.skipped)
+			continue
+		}
+		fresh, acks := "", ""
+		if r.load != nil {
+			acks = fmt.Sprintf("%.1f, %.1f s", r.load.AckP50.Seconds(), r.load.AckP99.Seconds())
+			if r.load.FreshOnes > 0 {
+				fresh = fmt.Sprintf("%.2f, %.2f s", r.load.FreshP50.Seconds(), r.load.FreshP99.Seconds())
+			}
+		}
+		fmt.Fprintf(&w, "| %s | %d | %.0f | %.2f | %.0f | %.2f | %s | %s | %.0f MiB |\n", r.what, r.slices, float64(r.slices)/r.wall.Seconds(),
+			r.perSlice(r.receiver), float64(r.slices)/r.receiver.Seconds(), r.perSlice(r.sender), fresh, acks, r.peak/mib)
+	}
+	w.WriteString("\n| times our CPU a slice | receiver | receiver and sender |\n|---|---|---|\n")
+	for i := range rows {
+		for j := range rows {
+			us, them := &rows[i], &rows[j]
+			if us.load == nil || them.load != nil || us.skipped+them.skipped != "" {
+				continue
+			}
+			fmt.Fprintf(&w, "| %s: %s | %.0f× | %.0f× |\n", us.what, them.what, them.perSlice(them.receiver)/us.perSlice(us.receiver),
+				them.perSlice(them.receiver+them.sender)/us.perSlice(us.receiver+us.sender))
+		}
+	}
+	return w.String()
+}
