@@ -1,10 +1,12 @@
 #!/bin/sh
 # certs.sh [-d DAYS]: an authority, and from it the certificates that the
-# collector and the agents know each other by, as the two Secrets of deploy/:
+# collector, the agents and those who ask know each other by, as three Secrets:
 #
 #   deploy/certs.sh | kubectl apply -f -
 #
-# The authority's key is thrown away: to renew, make all anew and restart both.
+# The authority's key is thrown away: to renew, make all anew and apply it. The
+# programs take what is new without a restart; agents keep what they can't send
+# while one side has the new and the other still the old.
 # Where cert-manager runs, components/cert-manager does this, and renews.
 set -eu
 days=825
@@ -28,9 +30,10 @@ name=gpuledger-collector
 issue collector "extendedKeyUsage=serverAuth,clientAuth
 subjectAltName=DNS:$name,DNS:$name.gpuledger,DNS:$name.gpuledger.svc,DNS:localhost"
 issue agent "extendedKeyUsage=clientAuth"
+issue client "extendedKeyUsage=clientAuth"
 
 text() { base64 < "$1" | tr -d '\n'; }
-for who in collector agent; do
+for who in collector agent client; do
 	cat <<END
 ---
 apiVersion: v1

@@ -181,11 +181,11 @@ func (p *project) diagnosis(ctx context.Context) string {
 	return b.String()
 }
 
-// trusted is a client with the agent's certificate.
+// trusted is a client with the certificate of those who ask.
 func (p *project) trusted(secrets string) *http.Client {
 	p.t.Helper()
-	_, agent, _ := strings.Cut(secrets, "name: gpuledger-agent-tls")
-	_, data, ok := strings.Cut(agent, "data:\n")
+	_, client, _ := strings.Cut(secrets, "name: gpuledger-client-tls")
+	_, data, ok := strings.Cut(client, "data:\n")
 	var files map[string]string
 	if err := yaml.Unmarshal([]byte(data), &files); err != nil || !ok {
 		p.t.Fatalf("certs.sh: %v\n%s", err, secrets)
