@@ -51,12 +51,18 @@ func testConfig(dir string) Config {
 
 func serve(t *testing.T, cfg Config) *running {
 	t.Helper()
+	r, _ := serveLogged(t, cfg, slog.New(slog.DiscardHandler))
+	return r
+}
+
+func serveLogged(t *testing.T, cfg Config, log *slog.Logger) (*running, *Collector) {
+	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ready := make(chan Addresses, 1)
-	c, err := New(ctx, cfg, Deps{Version: "test", Log: slog.New(slog.DiscardHandler), Ready: func(a Addresses) error {
+	c, err := New(ctx, cfg, Deps{Version: "test", Log: log, Ready: func(a Addresses) error {
 		ready <- a
 		return nil
 	}})
@@ -74,7 +80,7 @@ func serve(t *testing.T, cfg Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return r, c
 }
 
 func (r *running) end() {
