@@ -15,7 +15,7 @@ import (
 )
 
 // ExportConfig says what others may see of the ledger's sums as metrics: at
-// /metrics/rollups of http_listen, and by OTLP.
+// /metrics/rollups of http_listen, by OTLP, and by Prometheus remote write.
 type ExportConfig struct {
 	// Dimensions are what series are told apart by, as in a report: any of its
 	// dimensions that are of owners or devices, label:KEY too. Default:
@@ -37,7 +37,8 @@ type ExportConfig struct {
 	// means the default.
 	MinInterval Duration `yaml:"min_interval"`
 
-	OTLP ExportOTLPConfig `yaml:"otlp"`
+	OTLP        ExportOTLPConfig        `yaml:"otlp"`
+	RemoteWrite ExportRemoteWriteConfig `yaml:"remote_write"`
 }
 
 // ExportOTLPConfig says where the sums are pushed to by OTLP over gRPC.
@@ -73,6 +74,7 @@ func defaultExport() ExportConfig {
 	c := ExportConfig{
 		Dimensions: rollupexport.DefaultDimensions(), MaxGroups: 2000, MinInterval: Duration{15 * time.Second},
 		OTLP: ExportOTLPConfig{Interval: Duration{time.Minute}, Timeout: Duration{10 * time.Second}, Headers: map[string]string{}},
+		RemoteWrite: defaultRemoteWrite(),
 	}
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second} {
 		c.LatencyTargets = append(c.LatencyTargets, Duration{d})
@@ -93,6 +95,7 @@ func (c *ExportConfig) check(bad func(key, format string, args ...any)) {
 	if err := o.Validate(); err != nil {
 		bad("export", "%v", err)
 	}
+	c.RemoteWrite.check(bad)
 	if c.OTLP.Endpoint == "" {
 		return
 	}
@@ -142,8 +145,11 @@ func (c *Collector) rulesOrPricesChanged(ctx context.Context) (last time.Time, e
 	return last, nil
 }
 
-// addPush has the sums pushed by OTLP while the group runs, where it is wanted.
+// addPush has the sums pushed while the group runs, where it is wanted.
 func (c *Collector) addPush(ctx context.Context, g *run.Group, at Addresses) error {
+	if err := c.addRemoteWrite(ctx, g, at); err != nil {
+		return err
+	}
 	if c.cfg.Export.OTLP.Endpoint == "" {
 		return nil
 	}

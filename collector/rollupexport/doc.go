@@ -1,6 +1,6 @@
 // Package rollupexport shows the ledger's sums as metrics: what each team,
 // model and class costs, holds and serves, over the whole fleet, for Prometheus
-// to scrape and by OTLP.
+// to scrape, by OTLP, and by Prometheus remote write.
 //
 // # The model
 //
