@@ -218,7 +218,7 @@ func (c *Cluster) program(log, name string, args ...string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() //nolint:errcheck // the command has its own
+	defer out.Close()                  //nolint:errcheck // the command has its own
 	cmd := exec.Command(name, args...) //nolint:noctx // it is ended by Kill and Stop
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -1,0 +1,263 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// Commit implements [store.Store].
+func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.write(ctx, "commit", func(w *writing) error {
+		w.number++
+		c := &commit{writing: w, batch: b}
+		if err := c.check(ctx); err != nil {
+			return refused{err}
+		}
+		return c.run(ctx)
+	})
+}
+
+// commit is one batch on its way into the tables.
+type commit struct {
+	*writing
+	batch  *store.Batch
+	chunks []*store.Chunk // those that are not there yet
+	parts  []part         // what rows are written of
+}
+
+// part is rows that are written together: of all chunks, or of one that another
+// collector may be storing as well.
+type part struct {
+	source uint64 // 0: of all chunks
+	*store.Batch
+}
+
+// check refuses a batch that cannot be stored, before anything is written.
+func (c *commit) check(ctx context.Context) error {
+	b := c.batch
+	if b.Number != c.number {
+		return fmt.Errorf("%w: its number is %d and follows %d", store.ErrBadBatch, b.Number, c.number-1)
+	}
+	journal, err := c.store.journalAt(ctx, c.state)
+	if err != nil {
+		return err
+	}
+	if n := journal.Next() - 1; b.Journal != n {
+		return fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, b.Journal, n)
+	}
+	if err := checkBatch(b); err != nil {
+		return err
+	}
+	return c.checkSeconds(ctx)
+}
+
+// maxSecond keeps arithmetic on seconds far from overflow.
+const maxSecond = attribution.MaxSecond
+
+func checkBatch(b *store.Batch) error {
+	rosters := make(map[rollup.Fingerprint]bool, len(b.Rosters))
+	for i := range b.Rosters {
+		rosters[b.Rosters[i].ID] = true
+	}
+	for i := range b.Chunks {
+		ch := &b.Chunks[i]
+		if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || ch.Key.Sequence < -maxSecond || ch.Key.Sequence > maxSecond {
+			return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
+		}
+		if !rosters[ch.RosterID] {
+			return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, ch.RosterID)
+		}
+		if err := checkText("node", ch.Key.Cluster, ch.Key.Node); err != nil {
+			return err
+		}
+	}
+	for i := range b.Rows {
+		r := &b.Rows[i]
+		if !inMinute(r.Time) || !inMinute(r.SMActive) || !inMinute(r.Memory) || !inMinute(r.Energy) || !inMinute(r.Cost) || !wholeMinute(r.Bucket) {
+			return fmt.Errorf("%w: the sums of minute %d of device %s, owner %s are impossible: %+v",
+				store.ErrBadBatch, r.Bucket, r.Series.Device, r.Series.Owner, r.Sums)
+		}
+		if err := checkSeries(&r.Series, b.Owners, b.Devices); err != nil {
+			return err
+		}
+	}
+	for i := range b.Tallies {
+		r := &b.Tallies[i]
+		if !inMinute(r.Value) || !wholeMinute(r.Bucket) {
+			return fmt.Errorf("%w: the tally %s of minute %d of owner %s is impossible: %d", store.ErrBadBatch, r.Series.Measure, r.Bucket, r.Series.Owner, r.Value)
+		}
+		if b.Owners[r.Series.Owner] == nil {
+			return fmt.Errorf("%w: it has no facts of owner %s", store.ErrBadBatch, r.Series.Owner)
+		}
+		if err := checkText("tally", r.Series.Model, r.Series.Tenant, r.Series.Tier, string(r.Series.Measure)); err != nil {
+			return err
+		}
+	}
+	return checkTransfers(b.Transfers, b.Owners, b.Devices)
+}
+
+func checkSeries(x *rollup.Series, owners map[rollup.Fingerprint]*attribution.Owner, devices map[rollup.Fingerprint]*attribution.Device) error {
+	if owners[x.Owner] == nil {
+		return fmt.Errorf("%w: it has no facts of owner %s", store.ErrBadBatch, x.Owner)
+	}
+	if devices[x.Device] == nil {
+		return fmt.Errorf("%w: it has no facts of device %s", store.ErrBadBatch, x.Device)
+	}
+	return checkText("method", x.Method)
+}
+
+func inMinute(v int64) bool { return v >= 0 && v <= rollup.MaxSecond*int64(rollup.Minute) }
+
+func wholeMinute(t attribution.Second) bool {
+	return t%60 == 0 && t >= -maxSecond && t <= maxSecond
+}
+
+// checkText refuses text that is not UTF-8, as every store does.
+func checkText(what string, ss ...string) error {
+	for _, s := range ss {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%w: a %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
+		}
+	}
+	return nil
+}
+
+// run writes everything but the entry of the log.
+func (c *commit) run(ctx context.Context) error {
+	rivals, err := c.claim(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.divide(ctx, rivals); err != nil {
+		return err
+	}
+	var facts, tallies, chunks, transfers, served encoder
+	late := map[string]*encoder{"hour": {}, "day": {}, "tally_hour": {}, "tally_day": {}}
+	for _, p := range c.parts {
+		for i := range p.Rows {
+			r := &p.Rows[i]
+			c.fact(&facts, rollup.Minute, r, p.source)
+			if r.Bucket < c.hourRolled {
+				c.fact(late["hour"], rollup.Hour, r, p.source)
+			}
+			if r.Bucket < c.dayRolled {
+				c.fact(late["day"], rollup.Day, r, p.source)
+			}
+		}
+		for i := range p.Tallies {
+			r := &p.Tallies[i]
+			c.tally(&tallies, rollup.Minute, r, p.source)
+			if r.Bucket < c.hourRolled {
+				c.tally(late["tally_hour"], rollup.Hour, r, p.source)
+			}
+			if r.Bucket < c.dayRolled {
+				c.tally(late["tally_day"], rollup.Day, r, p.source)
+			}
+			c.served(&served, &r.Series)
+		}
+		c.transfers(&transfers, p.Transfers, p.source)
+	}
+	c.bodies(&chunks, rivals)
+	jobs := []func() error{
+		func() error { return c.dimensions(ctx, c.batch.Owners, c.batch.Devices, c.batch.Rosters) },
+		func() error { return c.insert(ctx, "minute", factNames, facts) },
+		func() error { return c.insert(ctx, "tally_minute", tallyNames, tallies) },
+		func() error { return c.insert(ctx, "chunk", chunkNames, chunks) },
+		func() error { return c.insert(ctx, "transfer", transferNames, transfers) },
+		func() error { return c.insert(ctx, "served", servedNames, served) },
+	}
+	for name, rows := range late {
+		columns := factNames
+		if name[0] == 't' {
+			columns = tallyNames
+		}
+		jobs = append(jobs, func() error { return c.insert(ctx, name, columns, *rows) })
+	}
+	for i := range c.chunks {
+		k := c.chunks[i]
+		c.extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
+	}
+	return all(jobs)
+}
+
+// all runs jobs side by side and waits for all of them.
+func all(jobs []func() error) error {
+	errs := make([]error, len(jobs))
+	var wg sync.WaitGroup
+	for i, job := range jobs {
+		wg.Go(func() { errs[i] = job() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (w *writing) fact(e *encoder, r rollup.Resolution, x *rollup.Row, source uint64) {
+	bucket := r.Start(x.Bucket)
+	e.str(w.lane)
+	e.i64(int64(bucket), int64(coarser(r).Start(bucket)))
+	e.series(&x.Series)
+	w.stamp(e, source)
+	e.i64(x.Time, x.SMActive, x.Memory, x.Energy, x.Cost)
+}
+
+func (e *encoder) series(x *rollup.Series) {
+	e.fixed(x.Device)
+	e.fixed(x.Owner)
+	e.u8(uint8(x.Basis))
+	e.str(x.Method)
+	e.u32(x.Revision)
+}
+
+func (w *writing) stamp(e *encoder, source uint64) {
+	e.u64(source)
+	e.u64(w.session)
+	e.u32(w.seq)
+}
+
+func (e *encoder) tallySeries(x *rollup.TallySeries) {
+	e.fixed(x.Owner)
+	e.str(x.Model, x.Tenant, x.Tier, string(x.Measure))
+}
+
+func (w *writing) tally(e *encoder, r rollup.Resolution, x *rollup.TallyRow, source uint64) {
+	bucket := r.Start(x.Bucket)
+	e.str(w.lane)
+	e.i64(int64(bucket), int64(coarser(r).Start(bucket)))
+	e.tallySeries(&x.Series)
+	w.stamp(e, source)
+	e.i64(x.Value)
+}
+
+// served notes a tally series, once a session.
+func (c *commit) served(e *encoder, x *rollup.TallySeries) {
+	if !c.store.known.tally(*x) {
+		return
+	}
+	e.tallySeries(x)
+	e.u64(c.session)
+	e.u32(c.seq)
+}
+
+func (c *commit) bodies(e *encoder, rivals map[attribution.ChunkKey]uint64) {
+	for _, ch := range c.chunks {
+		e.i64(int64(slotOf(ch.Key.Sequence)))
+		e.str(ch.Key.Cluster, ch.Key.Node)
+		e.fixed(ch.Key.Boot)
+		e.i64(int64(ch.Key.Sequence))
+		e.u8(uint8(ch.Seconds))
+		e.fixed(ch.RosterID)
+		e.bytes(ch.Digest)
+		e.bytes(ch.Previous)
+		e.bytes(ch.Body)
+		c.stamp(e, rivals[ch.Key])
+	}
+}

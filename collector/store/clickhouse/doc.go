@@ -1,0 +1,48 @@
+// Package clickhouse keeps the ledger on ClickHouse servers: one, or a cluster
+// of shards and replicas. It is a [store.Store] that several collectors write to
+// at once, a [store.Shared]. It speaks the HTTP interface, in RowBinary.
+//
+// # No transactions
+//
+// ClickHouse has none, so a write is made whole by what readers look at. Each
+// opened store is a session with a number that nobody else has; its writes are
+// numbered from 1. Every row has its session and the write's number, and the last
+// thing a write does is to add an entry to the log: this session's writes are
+// there up to this number. A [store.Reader] reads the log once, and then sees
+// exactly the rows of the writes that it found there, whatever happens meanwhile:
+// nothing is changed in place, and rows are dropped only when retention has long
+// hidden them. A write that fails ends its session. Its rows have a number that
+// the log never comes to, and are never seen; the next attempt is another
+// session's. So nothing depends on a repeated INSERT being recognised.
+//
+// # Several collectors
+//
+// A collector's sessions have its name in common: its lane. Law 4 needs no
+// coordination here either. Before it writes rows, a collector claims the chunks
+// that it is about to store, in the table span, and then looks who else has. Of
+// two that claim one chunk, the later to look sees the other: it writes the
+// chunk's rows under a source of their own and notes its rival in the table
+// contested. A reader, who knows which of the two writes are in its log, counts
+// one of them. Everything else, which is nearly all, is written as summed over
+// the whole batch.
+//
+// A lane folds its own rows into hours and days, so that rolling needs no
+// agreement. What a lane has not folded, such as that of a collector which is no
+// more, a query takes from the finer rows.
+//
+// Documents and reratings are rare. Of two collectors that put one at the same
+// time, the one of the smaller session has it, and the other notices and takes
+// the next; for that they wait Options.Grace.
+//
+// # Money
+//
+// Sums over rows are Decimal(38): sum(Int64) wraps around silently. Rows are
+// never changed by reratings: transfers are kept beside them, and a query adds
+// those of the entries in force.
+//
+// # Rules
+//
+// What rules say of owners is this collector's own and changes at once, so that
+// servers group by the fingerprints of facts, and keys, filters and rules are
+// worked out here.
+package clickhouse

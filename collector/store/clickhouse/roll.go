@@ -1,0 +1,128 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+// Roll implements [store.Store]. A collector folds its own rows only, so that
+// none waits for another; it never goes beyond what is stored.
+func (s *Store) Roll(ctx context.Context, through attribution.Second) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.foldAll(ctx, rollup.Hour, "minute", through); err != nil {
+		return err
+	}
+	return s.foldAll(ctx, rollup.Day, "hour", through)
+}
+
+var errDone = errors.New("nothing to do")
+
+// foldAll folds this lane's finer rows into a resolution. Each write folds a
+// bucket or a run of empty ones.
+func (s *Store) foldAll(ctx context.Context, to rollup.Resolution, from string, through attribution.Second) error {
+	for {
+		err := s.write(ctx, "roll", func(w *writing) error {
+			done, limit := w.hourRolled, min(through, w.state.last)
+			if to == rollup.Day {
+				done, limit = w.dayRolled, min(limit, w.hourRolled)
+			}
+			high := to.Start(limit)
+			if w.state.first > w.state.last || done >= high {
+				return refused{errDone}
+			}
+			first, found, err := s.firstBucket(ctx, w, from, done)
+			if err != nil {
+				return refused{err}
+			}
+			if found && first < high {
+				done = to.Start(first)
+				high = done + attribution.Second(to)
+				err = w.fold(ctx, to, from, done, high)
+			}
+			if to == rollup.Hour {
+				w.hourRolled = high
+			} else {
+				w.dayRolled = high
+			}
+			return err
+		})
+		if errors.Is(err, errDone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// firstBucket is this lane's first bucket at or after a second.
+func (s *Store) firstBucket(ctx context.Context, w *writing, name string, after attribution.Second) (first attribution.Second, found bool, err error) {
+	for _, prefix := range []string{"", "tally_"} {
+		err := s.client.query(ctx, fmt.Sprintf(`SELECT min(bucket), count() FROM %s%s WHERE lane = %s AND bucket >= %d AND %s`,
+			prefix, name, quote(w.lane), after, w.state.visible()), func(d *decoder) error {
+			x, n := attribution.Second(d.i64()), d.u64()
+			if n > 0 && (!found || x < first) {
+				first, found = x, true
+			}
+			return d.err
+		})
+		if err != nil {
+			return 0, false, err
+		}
+	}
+	return first, found, nil
+}
+
+// fold folds [low, high), which is one bucket. What is contested stays apart.
+func (w *writing) fold(ctx context.Context, to rollup.Resolution, from string, low, high attribution.Second) error {
+	for _, t := range []struct{ prefix, names, series, sums string }{
+		{"", factNames, seriesNames, `toInt64(sum(toDecimal128(time, 0))), toInt64(sum(toDecimal128(sm, 0))), toInt64(sum(toDecimal128(memory, 0))),
+			toInt64(sum(toDecimal128(energy, 0))), toInt64(sum(toDecimal128(cost, 0)))`},
+		{"tally_", tallyNames, tallySeriesNames, `toInt64(sum(toDecimal128(value, 0)))`},
+	} {
+		err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s (%[3]s) SELECT %[4]s, toInt64(%[5]d), toInt64(%[6]d), %[7]s, source, toUInt64(%[8]d), toUInt32(%[9]d), %[10]s
+			FROM %[1]s%[11]s WHERE lane = %[4]s AND bucket >= %[5]d AND bucket < %[12]d AND %[13]s GROUP BY %[7]s, source`,
+			t.prefix, table(to), t.names, quote(w.lane), low, coarser(to).Start(low), t.series, w.session, w.seq, t.sums, from, high, w.state.visible()), nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Retain implements [store.Store].
+func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.Second) error {
+	if r.Second < 0 || r.Minute < 0 || r.Hour < 0 || r.Day < 0 {
+		return errors.New("store: a retention is negative")
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	err := s.write(ctx, "retain", func(w *writing) error {
+		st := *w.state
+		cut := func(kept *attribution.Second, keep time.Duration, at rollup.Resolution, rolled attribution.Second) {
+			if keep > 0 {
+				*kept = max(*kept, min(at.Start(now-attribution.Second(keep/time.Second)), rolled))
+			}
+		}
+		cut(&st.secondKept, r.Second, rollup.Minute, now)
+		cut(&st.minuteKept, r.Minute, rollup.Hour, st.rolled(rollup.Hour))
+		cut(&st.hourKept, r.Hour, rollup.Day, st.rolled(rollup.Day))
+		cut(&st.dayKept, r.Day, rollup.Day, st.rolled(rollup.Day))
+		if st.secondKept == w.state.secondKept && st.minuteKept == w.state.minuteKept && st.hourKept == w.state.hourKept && st.dayKept == w.state.dayKept {
+			return refused{errDone}
+		}
+		w.secondKept, w.minuteKept, w.hourKept, w.dayKept = st.secondKept, st.minuteKept, st.hourKept, st.dayKept
+		return nil
+	})
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	return err
+}
