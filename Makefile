@@ -10,8 +10,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
 CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/... ./collector/gateway/... ./collector/rollupexport/... ./internal/serving ./internal/serving/exposition
 
+comma := ,
+
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools
+.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +63,9 @@ test-kube: ## Play a node's life on a real Kubernetes (root; the first time buil
 
 bench: build ## Measure everything that bench/README.md reports
 	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m
+
+load-test: build .tools/otelcol ## Hold fleets of AGENTS (1000,10000) against a collector for FOR (10m) each, beside Prometheus and OpenTelemetry
+	GPULEDGER_BIN=$(CURDIR)/bin GPULEDGER_LOAD=$(or $(FOR),10m) GPULEDGER_LOAD_AGENTS=$(or $(AGENTS),1000$(comma)10000) go test ./bench -run '^$$' -bench '^BenchmarkLoad$$' -benchtime 1x -timeout 180m
 
 tools: .tools/golangci-lint .tools/gofumpt .tools/buf .tools/protoc-gen-go .tools/protoc-gen-go-grpc .tools/protoc-gen-grpc-gateway .tools/benchstat
 
