@@ -42,7 +42,7 @@ func TestPageIsSelfContained(t *testing.T) {
 	w := httptest.NewRecorder()
 	web.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/", http.NoBody))
 	body := w.Body.String()
-	for _, bad := range []string{"innerHTML", "document.write", "eval(", "onclick=", " style=", "insertAdjacentHTML"} {
+	for _, bad := range []string{"innerHTML", "document.write", "eval(", "onclick=", " style=", "insertAdjacentHTML", "localStorage", "document.cookie"} {
 		if strings.Contains(body, bad) {
 			t.Errorf("the page has %s", bad)
 		}
@@ -54,5 +54,19 @@ func TestPageIsSelfContained(t *testing.T) {
 	}
 	if n := strings.Count(body, "http://") + strings.Count(body, "https://"); n != strings.Count(body, "http://www.w3.org/2000/svg") {
 		t.Error("the page names another host")
+	}
+}
+
+// A token goes out as a header, to where the page came from, and is kept for as
+// long as the tab.
+func TestPageShowsTheTokenToItsOriginAlone(t *testing.T) {
+	w := httptest.NewRecorder()
+	web.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/", http.NoBody))
+	body := w.Body.String()
+	if n := strings.Count(body, "fetch("); n != 1 || !strings.Contains(body, "fetch('/v1/' +") {
+		t.Errorf("the page fetches at %d places", n)
+	}
+	if strings.Count(body, "sessionStorage.setItem(") != 1 || !strings.Contains(body, `type="password"`) {
+		t.Error("the page has no place for a token")
 	}
 }
