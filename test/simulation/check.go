@@ -255,8 +255,8 @@ func (w *world) checkWindow(n *node, device int, s attribution.Second, o *outcom
 		w.stats.unobserved++
 		return
 	}
-	w.broken("law 2: second %d of device %d of %s is %+v, and may be observed %v: %+v, or unobserved %v as held in %d…%d",
-		s, device, n.name, got.shares, o.observed, n.script.observed(device, s), o.unobserved, o.held.from, o.held.to)
+	w.broken("law 2: second %d of device %d of %s is %+v, and may be observed %v: %+v, or unobserved %v as held in %v",
+		s, device, n.name, got.shares, o.observed, n.script.observed(device, s), o.unobserved, o.held)
 }
 
 // heldRight reports whether an unobserved second is billed to those who held
@@ -266,9 +266,11 @@ func (w *world) heldRight(n *node, device int, o *outcome, got *stored) bool {
 		return !slices.ContainsFunc(got.shares, func(x share) bool { return x.basis != attribution.Unobserved })
 	}
 	epoch := attribution.Second(n.script.epoch)
-	for at := o.held.from; at <= o.held.to; at += max(1, min(epoch, o.held.to-at)) {
-		if slices.Equal(got.shares, n.script.unobserved(device, at)) {
-			return true
+	for _, x := range o.held {
+		for at := x.from; at <= x.to; at += max(1, min(epoch, x.to-at)) {
+			if slices.Equal(got.shares, n.script.unobserved(device, at)) {
+				return true
+			}
 		}
 	}
 	return false

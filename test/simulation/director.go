@@ -17,20 +17,25 @@ func (w *world) live() {
 		n.start()
 		w.wait(w.upTo(5 * time.Second))
 	}
-	w.wait(time.Minute)
+	w.wait(20 * time.Second)
 	if w.o.Calm {
 		w.wait(10 * time.Minute)
 		return
 	}
 	total := time.Duration(w.o.Hours * float64(time.Hour))
-	stretches := 1 + w.r.IntN(4)
+	// Mostly little happens at a time, so that there can be many seeds.
+	scale := time.Duration(1)
+	if w.r.IntN(12) == 0 {
+		scale = 8
+	}
+	stretches := 1 + w.r.IntN(3)
 	for i := range stretches {
-		w.trouble(w.upTo(12*time.Minute)+time.Minute, time.Duration(2+w.r.IntN(40))*time.Second)
+		w.trouble(scale*w.upTo(2*time.Minute)+time.Minute, time.Duration(2+w.r.IntN(20))*time.Second)
 		if w.isBroken() {
 			return
 		}
 		left := total - time.Since(w.began)
-		w.quiet(max(left/time.Duration(stretches-i), time.Minute))
+		w.quiet(max(left/time.Duration(stretches-i), time.Minute), scale)
 	}
 }
 

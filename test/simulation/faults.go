@@ -184,22 +184,22 @@ func (w *world) rerate(*node) {
 }
 
 // quiet lets a long time pass in which little is up.
-func (w *world) quiet(d time.Duration) {
+func (w *world) quiet(d, scale time.Duration) {
 	way := w.r.IntN(8)
 	w.event("quiet for %v, way %d", d, way)
-	w.wait(2 * time.Minute)
+	w.wait(w.upTo(90 * time.Second))
 	end := time.Now().Add(d)
 	switch way {
 	case 0: // everything works
-		w.wait(min(w.upTo(20*time.Minute), d))
+		w.wait(min(scale*w.upTo(3*time.Minute), d))
 	case 1: // no collector
 		w.at[0].crash()
-		w.wait(min(w.upTo(20*time.Minute), d))
+		w.wait(min(scale*w.upTo(3*time.Minute), d))
 	case 2: // no agents, on machines that are up
 		for _, n := range w.nodes {
 			n.kill()
 		}
-		w.wait(min(w.upTo(2*time.Hour), d))
+		w.wait(min(scale*w.upTo(20*time.Minute), d))
 	case 3: // as long as it takes, where that is not billed
 		for _, n := range w.nodes {
 			if n.kill(); n.maxGap > time.Hour {
@@ -225,7 +225,7 @@ func (w *world) quiet(d time.Duration) {
 	if w.r.IntN(3) > 0 {
 		w.at[0].start()
 	} else {
-		w.later(w.upTo(5*time.Minute), w.at[0].start)
+		w.later(w.upTo(time.Minute), w.at[0].start)
 	}
 	w.wait(time.Minute)
 }

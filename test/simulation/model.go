@@ -61,9 +61,10 @@ const (
 type nodeLog struct {
 	mu    sync.Mutex
 	lives []*machineLife
-	gone  []stretch          // whose records were damaged
-	weak  []stretch          // in which the disk failed or was full
-	fault attribution.Second // when that began; 0: it works
+	gone  []stretch            // whose records were damaged
+	rot   []attribution.Second // when that was
+	weak  []stretch            // in which the disk failed or was full
+	fault attribution.Second   // when that began; 0: it works
 	cards []delivery
 }
 
@@ -168,7 +169,7 @@ func (l *nodeLog) failing() bool {
 func (l *nodeLog) damaged(gone []stretch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.gone = append(l.gone, gone...)
+	l.gone, l.rot = append(l.gone, gone...), append(l.rot, l.now())
 }
 
 func (l *nodeLog) given(revision uint32) {
@@ -192,9 +193,9 @@ type outcome struct {
 	must     bool // be there
 	windows  bool // have windows, if it is there
 	observed bool // may be as the script says
-	// May be unobserved, and held as in one of the seconds [from, to].
+	// May be unobserved, and held as in a second of one of these, ends included.
 	unobserved bool
-	held       stretch
+	held       []stretch
 	anyone     bool // held by anyone whom the script knows, or nobody
 	// By a card from lo to hi; 0: unpriced.
 	lo, hi uint32
@@ -217,16 +218,18 @@ func (n *node) outcomes() map[attribution.Second]*outcome {
 
 // expectation works outcomes out.
 type expectation struct {
-	n    *node
-	l    *nodeLog
-	out  map[attribution.Second]*outcome
-	prev *begin // the newest agent that opened its source
-	sure bool   // what it kept is durable for sure
+	n      *node
+	l      *nodeLog
+	out    map[attribution.Second]*outcome
+	prev   *begin             // the newest agent that opened its source
+	sure   bool               // what it kept is durable for sure
+	kept   []stretch          // of which seconds holdings may be that were kept last
+	torn   bool               // what was kept may be older, or gone
+	resume attribution.Second // the next agent goes on here, or a little later
 }
 
 // machine is one life of the machine.
 func (e *expectation) machine(m *machineLife) {
-	first := true
 	var agents []*begin // that got so far
 	for _, b := range m.agents {
 		if b.source != nil {
@@ -235,21 +238,17 @@ func (e *expectation) machine(m *machineLife) {
 	}
 	for i, b := range agents {
 		added, seen := b.source.state()
-		e.gap(b, m, added, first)
-		first = false
+		// What it had only in memory the next one makes up for, unless the
+		// machine was off in between, or it came too late.
+		again := attribution.Second(math.MaxInt64)
+		if i+1 < len(agents) {
+			again = agents[i+1].opened0 - attribution.Second(e.n.maxGap.Seconds()) + 3
+		}
+		e.gap(b, m, added, again)
 		if added != 0 {
-			// What it had only in memory the next one makes up for, unless the
-			// machine was off in between, or it came too late.
-			again := attribution.Second(math.MaxInt64)
-			if i+1 < len(agents) {
-				again = agents[i+1].opened0 - attribution.Second(e.n.maxGap.Seconds()) + 3
-			}
 			e.watch(b, added, seen, again)
 		}
-		e.prev = b
-		if added != 0 && b.end-added > young && !e.l.weakIn(stretch{added, b.end}) {
-			e.sure = true
-		}
+		e.keeps(b, added)
 	}
 }
 
@@ -257,9 +256,31 @@ func (l *nodeLog) weakIn(x stretch) bool {
 	return slices.ContainsFunc(l.weak, func(w stretch) bool { return w.from < x.to && x.from < w.to })
 }
 
+// keeps works out what an agent has kept of who holds what when it ends. One
+// that lived long enough on a healthy disk has kept its last seconds' holdings;
+// else it may be those that it began with.
+func (e *expectation) keeps(b *begin, added attribution.Second) {
+	e.torn = slices.ContainsFunc(e.l.rot, func(at attribution.Second) bool { return at >= b.opened0-1 })
+	last := stretch{b.end - unsealed - 1, b.end}
+	healthy := added != 0 && b.end-added > young && !e.l.weakIn(stretch{last.from - 1, last.to + 1})
+	switch {
+	case healthy:
+		e.kept, e.sure = []stretch{last}, true
+	case added != 0:
+		e.kept = append(slices.Clone(e.kept), stretch{added - 1, b.end})
+	}
+	if e.prev == nil || !b.young() {
+		e.resume = b.end - unsealed
+	}
+	e.prev = b
+}
+
+// young reports whether an agent died before it kept all that it sealed.
+func (b *begin) young() bool { return b.how != stopped && b.end-b.opened0 < young }
+
 // gap is the time between an agent and the one before it, in which the machine
 // was up.
-func (e *expectation) gap(b *begin, m *machineLife, added attribution.Second, rebooted bool) {
+func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Second) {
 	p := e.prev
 	if p == nil {
 		return
@@ -268,28 +289,21 @@ func (e *expectation) gap(b *begin, m *machineLife, added attribution.Second, re
 	if added != 0 {
 		end = added
 	}
-	from := p.end - unsealed
-	if rebooted {
-		from = max(p.end-unsealed, m.boot-1)
-	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
-	held := stretch{p.end - unsealed - 1, p.end}
-	if e.l.weakIn(stretch{held.from - 1, held.to + 1}) || p.end-p.opened0 < young {
-		held.from = p.opened0 - young
-	}
-	for s := max(from, oldest-3); s < end; s++ {
+	for s := max(e.resume, m.boot-1, oldest-3); s < end; s++ {
 		o := e.at(s)
 		o.unobserved = true
-		o.held = held
+		o.held = append(slices.Clip(o.held), e.kept...)
+		o.anyone = o.anyone || e.torn || !e.sure
 		if o.observed { // of the tail of the life before
 			continue
 		}
-		o.windows = e.sure && s > p.end
+		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second.
-		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && (!rebooted || s > m.boot+2)
+		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
 		o.lo, o.hi = e.l.newest(p.end-1), e.l.newest(b.opened0+30)
 		if !e.sure {
-			o.lo, o.anyone = 0, true
+			o.lo = 0
 		}
 	}
 }
@@ -306,21 +320,22 @@ func (e *expectation) at(s attribution.Second) *outcome {
 // watch is the time in which an agent looked.
 func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, again attribution.Second) {
 	loose := b.end - unsealed
-	if b.how != stopped && b.end-b.opened0 < young {
+	if b.young() {
 		loose = b.opened0 - young
 	}
 	for s := added; s < b.end-1; s++ {
 		o := e.at(s)
 		// A new node begins with the next whole second.
-		o.must = s < b.end-unsealed && (e.prev != nil || s > b.opened0+1)
+		o.must = s < b.end-unsealed && (e.sure || s > added+1)
 		o.windows = true
-		o.held = stretch{s, s}
+		o.held = append(slices.Clip(o.held), stretch{s, s})
 		o.observed = slices.ContainsFunc(seen, func(x stretch) bool { return x.has(s) })
 		o.unobserved = !o.observed || s >= loose
 		o.lo, o.hi = e.l.newest(s+1), e.l.newest(s+4)
 		if s >= loose {
 			o.must = o.must && s > again
-			o.held = stretch{max(loose, added) - 1, b.end}
+			o.held = append(slices.Clip(o.held), stretch{max(loose, added) - 1, b.end})
+			o.held = append(o.held, e.kept...)
 			o.hi = e.l.newest(math.MaxInt64)
 		}
 	}
@@ -331,12 +346,10 @@ func (e *expectation) loosen(s attribution.Second, o *outcome) {
 	for _, w := range e.l.weak {
 		if w.has(s) {
 			o.unobserved = true
-			o.held.from = min(o.held.from, w.from)
-			o.held.to = max(o.held.to, w.to)
+			o.held = append(slices.Clip(o.held), w)
 			o.hi = e.l.newest(math.MaxInt64)
-			if e.diedIn(w) {
-				o.must = false
-				o.windows = false
+			if e.diedIn(w) || s < w.to-weakAfter-attribution.Second(e.n.maxGap.Seconds())+3 {
+				o.must, o.windows = false, false
 			}
 		}
 		if s >= w.from {

@@ -107,7 +107,12 @@ func (n *node) start() {
 
 // opened makes the source of an agent's life.
 func (n *node) opened(life *agentLife, b agent.Beginning) sampler.Live {
-	s := newSource(n.script, b, n.phase)
+	var last, lastUptime int64
+	s := newSource(n.script, b, n.phase, func(now int64) {
+		uptime := n.machine.uptime()
+		n.paced(now-last, uptime-lastUptime, last == 0)
+		last, lastUptime = now, uptime
+	})
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.hang(n.hung)
@@ -115,6 +120,15 @@ func (n *node) opened(life *agentLife, b agent.Beginning) sampler.Live {
 	life.begun.opened(s, b.Now(), n.machine.uptime())
 	n.w.event("agent %s goes on from %d at %d", n.name, b.From, attribution.SecondOf(b.Now()))
 	return s
+}
+
+// paced checks that the timeline goes on as the machine's own time does, to
+// within a twentieth (law 8).
+func (n *node) paced(passed, uptime int64, first bool) {
+	const slack = int64(20 * time.Millisecond)
+	if !first && (passed < uptime-uptime/20-slack || passed > uptime+uptime/20+slack) {
+		n.w.broken("law 8: the timeline of %s went on by %d ns in %d ns", n.name, passed, uptime)
+	}
 }
 
 // ended is told that an agent gave up. Whoever runs agents starts it again.

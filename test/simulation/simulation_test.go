@@ -47,7 +47,7 @@ func TestSeed(t *testing.T) {
 	if os.Getenv("GPULEDGER_SIMULATE_SEED") == "" {
 		t.Skip("set GPULEDGER_SIMULATE_SEED to one seed, or to the first and last of many: 7 or 1-100")
 	}
-	hours := 10.0
+	hours := 100.0
 	_, _ = fmt.Sscan(os.Getenv("GPULEDGER_SIMULATE_HOURS"), &hours)
 	for seed := from; seed <= to; seed++ {
 		began := time.Now()

@@ -16,6 +16,7 @@ type source struct {
 	script *script
 	now    func() int64
 	phase  int64 // ns after the end of a second
+	tick   func(now int64)
 
 	mu    sync.Mutex
 	hung  bool
@@ -28,8 +29,8 @@ type stretch struct{ from, to attribution.Second }
 
 func (x stretch) has(s attribution.Second) bool { return s >= x.from && s < x.to }
 
-func newSource(s *script, b agent.Beginning, phase int64) *source {
-	return &source{script: s, now: b.Now, phase: phase}
+func newSource(s *script, b agent.Beginning, phase int64, tick func(now int64)) *source {
+	return &source{script: s, now: b.Now, phase: phase, tick: tick}
 }
 
 // hang has the source see nothing, or see again.
@@ -65,6 +66,7 @@ func (s *source) Run(ctx context.Context, producer func() sampler.Producer) erro
 			case <-timer.C:
 			}
 		}
+		s.tick(s.now())
 		s.holdings(p, next, !added)
 		added = true
 		s.mu.Lock()
