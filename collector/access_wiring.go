@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/access"
 	"github.com/gpuledger/gpuledger/collector/api"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -86,6 +87,16 @@ func (c *Collector) listAudit(ctx context.Context, req *pb.AuditRequest) (*pb.Au
 		})
 	}
 	return out, nil
+}
+
+// verifyAudit checks that every record of the audit log follows from the one
+// before. Law 4 is that what was acknowledged stays.
+func (c *Collector) verifyAudit(ctx context.Context) error {
+	_, err := c.audit.Verify(ctx)
+	if tampered := (*access.Tampered)(nil); errors.As(err, &tampered) {
+		return &attribution.Broken{Law: 4, Where: "audit log", Reason: tampered.What}
+	}
+	return err
 }
 
 // The actions of the audit log.

@@ -163,7 +163,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	if c.exported, err = c.rollups(engine); err != nil {
 		return err
 	}
-	checks := verify.Config{Store: c.store, Workers: runtime.GOMAXPROCS(0)}
+	checks := verify.Config{Store: c.store, Workers: runtime.GOMAXPROCS(0), Audit: c.verifyAudit}
 	if r := c.cfg.retention(); r != (store.Retention{}) {
 		checks.Retention = c.cfg.retention
 		checks.Now = c.ingest.DataTime

@@ -7,6 +7,7 @@
 //     twice, none that was acknowledged is gone (3, 4);
 //   - the chunks of a node are one chain, as it closed them: none was changed,
 //     left out or put in since (4);
+//   - every record of the audit log holds the hash of the one before (4);
 //   - every minute row is the sum of its chunks, none is missing and none is
 //     there without a chunk behind it, for tallies too (1, 2, 4);
 //   - the device times of a device's minute sum to whole seconds, and its
@@ -50,6 +51,9 @@ type Config struct {
 	Now       func() attribution.Second
 	// Workers decode chunks. Default: one per CPU.
 	Workers int
+	// Audit checks the log of changes: *attribution.Broken where a record is not
+	// as it was written. nil: there is none.
+	Audit func(context.Context) error
 }
 
 // Verifier checks ledgers. It may be used by any number of goroutines.
@@ -168,6 +172,11 @@ type run struct {
 
 func (r *run) all(ctx context.Context, from, to attribution.Second) error {
 	var err error
+	if r.cfg.Audit != nil {
+		if err := r.cfg.Audit(ctx); err != nil {
+			return err
+		}
+	}
 	if from == 0 && to == 0 {
 		if from, to, err = r.reader.Extent(ctx); err != nil || from == to {
 			return err
