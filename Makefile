@@ -13,7 +13,7 @@ CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collect
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools
+.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools release sbom check-reproducible vulncheck FORCE
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,5 +98,32 @@ release-protos: tools ## Make the messages as they are those that later ones are
 check-tidy:
 	go mod tidy -diff
 
+# What is released says nothing of where and when it was built: the same commit
+# and toolchains make the same bytes.
+RELEASE := go build -trimpath -buildvcs=false
+dist/gpuledger: FORCE
+	CGO_ENABLED=0 $(RELEASE) -ldflags '$(LDFLAGS) -buildid=' -o $@ ./cmd/gpuledger
+dist/gpuledger-collector: FORCE
+	$(RELEASE) -ldflags '$(LDFLAGS) -buildid= -extldflags=-Wl$(comma)--build-id=none' -o $@ ./cmd/gpuledger-collector
+dist/gpuledger-agent: FORCE
+	$(RELEASE) -ldflags '$(LDFLAGS) -buildid= "-extldflags=-Wl,-z,lazy -Wl,--build-id=none"' -o $@ ./cmd/gpuledger-agent
+FORCE:
+
+.tools/sbom: tools/go.mod tools/go.sum tools/sbom/main.go
+	@mkdir -p .tools
+	go build -C tools -o ../$@ ./sbom
+
+release: dist/gpuledger dist/gpuledger-collector dist/gpuledger-agent sbom ## Build dist/: programs, bills of materials, checksums
+	cd dist && sha256sum gpuledger* > SHA256SUMS
+
+sbom: .tools/sbom ## Write the bills of materials (CycloneDX) of the programs in dist/
+	@for p in gpuledger gpuledger-collector gpuledger-agent; do .tools/sbom dist/$$p > dist/$$p.cdx.json || exit 1; done
+
+check-reproducible: ## Build everything twice, in two folders, and compare
+	GPULEDGER_REPRODUCIBLE=1 go test ./test/reproducible -count 1 -v -timeout 60m
+
+vulncheck: ## Look for known weaknesses (asks vuln.go.dev)
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
 clean: ## Remove what was built
-	rm -rf bin .tools .demo
+	rm -rf bin dist .tools .demo
