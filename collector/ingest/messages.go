@@ -183,7 +183,7 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 	if !ok || c.Check() != nil {
 		return st.resend(key)
 	}
-	r, err := st.rosterOf(c)
+	r, err := st.rosterOf(c, seconds)
 	if err != nil {
 		return st.resend(key)
 	}
@@ -198,7 +198,10 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 
 // rosterOf is the roster of a chunk that was made here, kept like one that was
 // sent: the next chunk mostly has the same.
-func (st *stream) rosterOf(c *attribution.Chunk) (*roster, error) {
+func (st *stream) rosterOf(c *attribution.Chunk, seconds []*live) (*roster, error) {
+	if r := st.rosters.whole(c.Roster, seconds); r != nil {
+		return r, nil
+	}
 	if r := st.rosters.get(c.Roster.Fingerprint()); r != nil {
 		return r, nil
 	}

@@ -56,6 +56,30 @@ func (r *rosters) put(x *roster) error {
 	return nil
 }
 
+// whole is the roster of a chunk that was made of seconds which all have one
+// roster, where all of that occurs in the chunk; otherwise nil. It saves the
+// chunk's fingerprint, which mostly is that one's.
+func (r *rosters) whole(of *attribution.Roster, seconds []*live) *roster {
+	for _, l := range seconds {
+		if l.Roster != seconds[0].Roster || !sameCounts(l.Roster, of) {
+			return nil
+		}
+	}
+	for _, x := range r.list {
+		if len(seconds) > 0 && x.facts.Roster() == seconds[0].Roster {
+			return x
+		}
+	}
+	return nil
+}
+
+// sameCounts reports whether a roster that holds nothing but what is in another
+// holds all of it: either has every entry once, in the same order.
+func sameCounts(a, b *attribution.Roster) bool {
+	return len(a.Devices) == len(b.Devices) && len(a.Owners) == len(b.Owners) && len(a.Methods) == len(b.Methods) &&
+		len(a.Subjects) == len(b.Subjects) && len(a.Measures) == len(b.Measures)
+}
+
 // release drops all of them.
 func (r *rosters) release() {
 	r.pool.change(&r.bytes, -r.bytes)

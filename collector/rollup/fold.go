@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"sync"
 
 	"github.com/gpuledger/gpuledger/attribution"
 )
@@ -59,12 +60,23 @@ type Fold struct {
 	devices map[Fingerprint]*attribution.Device
 	newest  *Facts // those whose owners and devices were noted last
 
-	// Of the chunk that is being added.
+	*adding // while a chunk is being added; else nil
+}
+
+// adding is what a fold needs while it adds a chunk. A collector has a fold for
+// every node that is about, and few that are adding.
+type adding struct {
 	seriesAt  positions[seriesKey]
 	series    []series
 	counterAt positions[counterKey]
 	counters  []counter
 }
+
+// addings are interchangeable and hold no state from use to use.
+var addings = sync.Pool{New: func() any { return &adding{} }}
+
+// mostKept is how many series one of them may have to be used again.
+const mostKept = 4096
 
 type rowKey struct {
 	bucket attribution.Second
@@ -131,6 +143,13 @@ func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
 	if f.roster != c.Roster {
 		panic("BUG: a chunk is folded with another roster's facts")
 	}
+	fold.adding = addings.Get().(*adding)
+	defer func() {
+		if cap(fold.series)+cap(fold.counters) <= mostKept {
+			addings.Put(fold.adding)
+		}
+		fold.adding = nil
+	}()
 	if err := fold.sumWindows(c); err != nil {
 		return err
 	}
