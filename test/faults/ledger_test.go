@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // contents is a ledger: what every row holds, in billionths of its column's unit,
@@ -31,6 +32,12 @@ func parse(t *testing.T, report, tallies string) *contents {
 	c := &contents{rows: make(map[string][]*big.Int), devices: make(map[string]*big.Int), tallies: tallies}
 	for _, line := range lines[1:] {
 		keys, values := line[:len(grouped)+1], line[len(grouped)+1:]
+		// The first bucket begins with the ledger, wherever in a minute that is.
+		minute, err := time.Parse(time.RFC3339, keys[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[0] = minute.Truncate(time.Minute).Format(time.RFC3339)
 		key := strings.Join(keys, ",")
 		if c.rows[key] != nil {
 			t.Fatalf("a row is there twice: %s", key)
@@ -90,6 +97,7 @@ func (c *contents) plus(o *contents) *contents {
 type difference struct {
 	compared, lost, doubled int64 // ns of device time, by minute and device
 	rows                    int   // that differ in anything
+	minutes                 []string // of devices that differ in time
 	first                   string
 	tallies                 bool // differ
 }
@@ -115,10 +123,13 @@ func (c *contents) against(want *contents) (d difference) {
 	for _, k := range union(want.devices, c.devices) {
 		w, g := orZero(want.devices[k]), orZero(c.devices[k])
 		d.compared += w.Int64()
-		if more := new(big.Int).Sub(g, w); more.Sign() > 0 {
-			d.doubled += more.Int64()
-		} else {
-			d.lost -= more.Int64()
+		switch more := new(big.Int).Sub(g, w).Int64(); {
+		case more > 0:
+			d.doubled += more
+			d.minutes = append(d.minutes, fmt.Sprintf("%s has %d ns too much", k, more))
+		case more < 0:
+			d.lost -= more
+			d.minutes = append(d.minutes, fmt.Sprintf("%s lacks %d ns", k, -more))
 		}
 	}
 	for _, k := range union(want.rows, c.rows) {

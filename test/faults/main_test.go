@@ -146,7 +146,7 @@ func (r *table) run(t *testing.T, f fault, kind placeKind, at *row) {
 	d := w.settle()
 	t.Logf("seed %d: %s", w.seed, d)
 	if d.broken() {
-		t.Errorf("law 4: %s", d)
+		t.Errorf("law 4: %s\n%s", d, strings.Join(d.minutes[:min(len(d.minutes), 50)], "\n"))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
