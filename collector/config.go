@@ -184,6 +184,11 @@ type DuckDBConfig struct {
 	// metrics for as long as it lies there, and begin a new one with what the
 	// agents still hold. Default: refuse.
 	OnCorrupt string `yaml:"on_corrupt"`
+
+	// UpgradeCopy keeps a copy of a ledger of an older version before it is
+	// brought up to this program's, as ledger.duckdb.vN, where the disk has room:
+	// the way back. Nobody removes it for you. Default: true.
+	UpgradeCopy bool `yaml:"upgrade_copy"`
 }
 
 // LogConfig is how the collector logs, on standard error.
@@ -235,7 +240,7 @@ func DefaultConfig() Config {
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
-		DuckDB:      DuckDBConfig{MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
+		DuckDB:      DuckDBConfig{UpgradeCopy: true, MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
 		StopTimeout: Duration{30 * time.Second},
 		Log:         LogConfig{Level: "info", Format: "text"},
 	}

@@ -22,7 +22,7 @@ const (
 func (c *Config) openStore(ctx context.Context, log *slog.Logger) (store.Store, error) {
 	return duckdb.Open(ctx, duckdb.Options{
 		Dir: c.DataDir, Decode: newDecoder().decode, MemoryBytes: c.DuckDB.MemoryBytes, Threads: c.DuckDB.Threads,
-		SetAside: c.DuckDB.OnCorrupt == onCorruptSetAside, Logger: log,
+		SetAside: c.DuckDB.OnCorrupt == onCorruptSetAside, SkipCopy: !c.DuckDB.UpgradeCopy, Logger: log,
 	})
 }
 

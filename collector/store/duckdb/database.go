@@ -23,7 +23,9 @@ type database struct {
 	writer *sql.Conn
 }
 
-func openDatabase(ctx context.Context, o Options) (*database, error) {
+// connect opens the file. A ledger of an older version is brought up if it may
+// be; otherwise the error is an *older.
+func connect(ctx context.Context, o Options, upgrade bool) (*database, error) {
 	path := filepath.Join(o.Dir, FileName)
 	if err := whole(path); err != nil {
 		return nil, err
@@ -49,15 +51,15 @@ func openDatabase(ctx context.Context, o Options) (*database, error) {
 	db := &database{pool: sql.OpenDB(connector)}
 	db.pool.SetMaxOpenConns(o.Readers + 1)
 	db.pool.SetMaxIdleConns(o.Readers + 1)
-	if err := db.prepare(ctx, path); err != nil {
+	if err := db.prepare(ctx, path, upgrade); err != nil {
 		return nil, errors.Join(err, db.close())
 	}
 	return db, nil
 }
 
 // prepare makes the tables where there are none, brings those of an older
-// version up to this one, and refuses what is no ledger or a newer version's.
-func (db *database) prepare(ctx context.Context, path string) error {
+// version up to this one if it may, and refuses what is no ledger or a newer version's.
+func (db *database) prepare(ctx context.Context, path string, upgrade bool) error {
 	for _, p := range []string{path, path + ".wal"} {
 		if err := os.Chmod(p, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("store: %w", err)
@@ -92,6 +94,9 @@ func (db *database) prepare(ctx context.Context, path string) error {
 			path, version, schemaVersion)
 	}
 	if version < schemaVersion {
+		if !upgrade {
+			return &older{version}
+		}
 		if err := db.write(ctx, func() error { return db.migrate(ctx, version) }); err != nil {
 			return fmt.Errorf("%w: bring the ledger %s from version %d to %d: %w", store.ErrUnavailable, path, version, schemaVersion, err)
 		}

@@ -64,6 +64,7 @@ func TestAnOlderLedgerIsBroughtUp(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		goesBack(t, old, want)
 		if got := owners(t, s); got != "" {
 			t.Errorf("%s: mappings end with their program, but these are left: %s", name, got)
 		}
@@ -82,6 +83,51 @@ func TestAnOlderLedgerIsBroughtUp(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// goesBack fails unless what the ledger was is beside it, as it was: for its
+// owner alone, of the old version, and with the same answers.
+func goesBack(t *testing.T, dir string, want []string) {
+	t.Helper()
+	kept, back := duckdb.OldCopy(dir, 1), t.TempDir()
+	st, err := os.Stat(kept)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Fatalf("the copy: %v, %v", st, err)
+	}
+	b, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(back, duckdb.FileName), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("duckdb", filepath.Join(back, duckdb.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var version int
+	if err := db.QueryRowContext(t.Context(), `SELECT version FROM state`).Scan(&version); err != nil || version != 1 {
+		t.Errorf("the copy has version %d, %v", version, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := duckdb.Open(t.Context(), duckdb.Options{Dir: back, Decode: storetest.Decode, SkipCopy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetMapping(t.Context(), mapAll); err != nil {
+		t.Fatal(err)
+	}
+	if got := answers(t, s); !slices.Equal(got, want) {
+		t.Error("the copy answers otherwise")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(duckdb.OldCopy(back, 1)); !os.IsNotExist(err) {
+		t.Errorf("a copy was made that was not wanted: %v", err)
 	}
 }
 

@@ -53,6 +53,10 @@ type Options struct {
 	// Default: damage is refused.
 	SetAside bool
 
+	// SkipCopy upgrades a ledger of an older version without a copy of it.
+	// Default: a copy is made first ([OldCopy]), where the disk has room.
+	SkipCopy bool
+
 	// Logger is told of recoveries and slow housekeeping. Default: nothing is
 	// logged.
 	Logger *slog.Logger
