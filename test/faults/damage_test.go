@@ -84,7 +84,8 @@ func (w *world) spoilLedger() filed {
 	w.t.Helper()
 	ledger := w.file()
 	w.begin()
-	w.pass(between(w.rng, 2*time.Second, 4*time.Second))
+	w.stored()
+	w.aWhile()
 	w.collector.Kill()
 	ledger.save(w.t)
 	ledger.damage(w.t)
@@ -93,8 +94,8 @@ func (w *world) spoilLedger() filed {
 }
 
 // setAside: what the damaged ledger held and the new one are the whole, to the
-// nanosecond: nothing that was acknowledged is sent again, and nothing else is
-// missing.
+// nanosecond, second by second. What was stored, but not known to be when the
+// collector ended, is in both, and the same.
 func setAside(w *world) {
 	ledger := w.spoilLedger()
 	addr, err := loopback.Address()
@@ -103,7 +104,7 @@ func setAside(w *world) {
 	}
 	copied := w.launch(ledger.copied(), "copy", addr)
 	copied.AwaitReady(w.t, filepath.Join(w.dir, "copy.ready"))
-	w.before = w.read(addr)
+	w.before = w.read(addr, time.Second)
 	copied.Stop(w.t)
 
 	w.settings["duckdb"] = map[string]any{"on_corrupt": "set-aside"}

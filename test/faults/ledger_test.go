@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// contents is a ledger: what every row holds, in billionths of its column's unit,
-// and the device time of each minute of each device.
+// contents is a ledger by minute, or by second: what every row holds, in
+// billionths of its column's unit, and the device time of each device.
 type contents struct {
 	rows    map[string][]*big.Int
 	devices map[string]*big.Int // ns
@@ -22,8 +22,8 @@ type contents struct {
 // grouped is by all that a ledger tells apart.
 var grouped = []string{"node", "device", "namespace", "pod", "container", "basis", "method"}
 
-// parse reads a report as CSV, by grouped.
-func parse(t *testing.T, report, tallies string) *contents {
+// parse reads a report as CSV, by grouped, in buckets of a step.
+func parse(t *testing.T, report, tallies string, step time.Duration) *contents {
 	t.Helper()
 	lines, err := csv.NewReader(strings.NewReader(report)).ReadAll()
 	if err != nil || len(lines) < 2 || lines[0][len(grouped)+1] != "device_seconds" {
@@ -33,11 +33,11 @@ func parse(t *testing.T, report, tallies string) *contents {
 	for _, line := range lines[1:] {
 		keys, values := line[:len(grouped)+1], line[len(grouped)+1:]
 		// The first bucket begins with the ledger, wherever in a minute that is.
-		minute, err := time.Parse(time.RFC3339, keys[0])
+		bucket, err := time.Parse(time.RFC3339, keys[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys[0] = minute.Truncate(time.Minute).Format(time.RFC3339)
+		keys[0] = bucket.Truncate(step).Format(time.RFC3339)
 		key := strings.Join(keys, ",")
 		if c.rows[key] != nil {
 			t.Fatalf("a row is there twice: %s", key)
@@ -45,7 +45,7 @@ func parse(t *testing.T, report, tallies string) *contents {
 		for _, v := range values {
 			c.rows[key] = append(c.rows[key], billionths(t, v))
 		}
-		device := strings.Join(keys[:3], ",")
+		device := deviceOf(key)
 		if c.devices[device] == nil {
 			c.devices[device] = new(big.Int)
 		}
@@ -68,35 +68,40 @@ func billionths(t *testing.T, text string) *big.Int {
 	return n
 }
 
-// plus is both together.
-func (c *contents) plus(o *contents) *contents {
-	sum := &contents{rows: make(map[string][]*big.Int), devices: make(map[string]*big.Int)}
-	for _, x := range []*contents{c, o} {
-		for k, values := range x.rows {
-			if sum.rows[k] == nil {
-				sum.rows[k] = make([]*big.Int, len(values))
-			}
-			for i, v := range values {
-				if sum.rows[k][i] == nil {
-					sum.rows[k][i] = new(big.Int)
-				}
-				sum.rows[k][i].Add(sum.rows[k][i], v)
-			}
+// deviceOf is the bucket and the device of a row.
+func deviceOf(key string) string { return strings.Join(strings.SplitN(key, ",", 4)[:3], ",") }
+
+// with is what either of two ledgers by second has; a second of a device that
+// both have must be the same in both, and counts once.
+func (c *contents) with(t *testing.T, o *contents) (whole *contents, both int) {
+	t.Helper()
+	whole = &contents{rows: maps.Clone(c.rows), devices: maps.Clone(c.devices)}
+	for k, values := range o.rows {
+		if c.devices[deviceOf(k)] == nil {
+			whole.rows[k] = values
+			continue
 		}
-		for k, v := range x.devices {
-			if sum.devices[k] == nil {
-				sum.devices[k] = new(big.Int)
-			}
-			sum.devices[k].Add(sum.devices[k], v)
+		if !same(c.rows[k], values) {
+			t.Errorf("law 4: a second is in both ledgers, and not the same: %s: %v and %v", k, c.rows[k], values)
 		}
 	}
-	return sum
+	for k, v := range o.devices {
+		if whole.devices[k] != nil {
+			both++
+		}
+		whole.devices[k] = v
+	}
+	return whole, both
+}
+
+func same(a, b []*big.Int) bool {
+	return slices.EqualFunc(a, b, func(a, b *big.Int) bool { return a.Cmp(b) == 0 })
 }
 
 // difference is what a ledger lacks and has too much of.
 type difference struct {
-	compared, lost, doubled int64 // ns of device time, by minute and device
-	rows                    int   // that differ in anything
+	compared, lost, doubled int64    // ns of device time, by bucket and device
+	rows                    int      // that differ in anything
 	minutes                 []string // of devices that differ in time
 	first                   string
 	tallies                 bool // differ
@@ -133,7 +138,7 @@ func (c *contents) against(want *contents) (d difference) {
 		}
 	}
 	for _, k := range union(want.rows, c.rows) {
-		if !slices.EqualFunc(want.rows[k], c.rows[k], func(a, b *big.Int) bool { return a.Cmp(b) == 0 }) {
+		if !same(want.rows[k], c.rows[k]) {
 			if d.rows++; d.first == "" {
 				d.first = fmt.Sprintf("%s: %v, want %v", k, c.rows[k], want.rows[k])
 			}
@@ -162,7 +167,7 @@ func TestADifferenceIsFound(t *testing.T) {
 	line := func(minute int, basis, seconds, cost string) string {
 		return fmt.Sprintf("2026-01-01T00:%02d:00Z,n,g,a,p,c,%s,sm,%s,%s\n", minute, basis, seconds, cost)
 	}
-	want := parse(t, head+line(0, "used", "20.000000001", "1")+line(0, "reserved", "39.999999999", "2")+line(1, "used", "60", "3"), "served")
+	want := parse(t, head+line(0, "used", "20.000000001", "1")+line(0, "reserved", "39.999999999", "2")+line(1, "used", "60", "3"), "served", time.Minute)
 	for name, c := range map[string]struct {
 		report, tallies string
 		lost, doubled   int64
@@ -176,15 +181,18 @@ func TestADifferenceIsFound(t *testing.T) {
 		"money":         {line(0, "used", "20.000000001", "1.000000001") + line(0, "reserved", "39.999999999", "2") + line(1, "used", "60", "3"), "served", 0, 0, 1},
 		"tallies":       {line(0, "used", "20.000000001", "1") + line(0, "reserved", "39.999999999", "2") + line(1, "used", "60", "3"), "other", 0, 0, 0},
 	} {
-		d := parse(t, head+c.report, c.tallies).against(want)
+		d := parse(t, head+c.report, c.tallies, time.Minute).against(want)
 		if d.lost != c.lost || d.doubled != c.doubled || d.rows != c.rows || d.compared != 120e9 || d.tallies != (c.tallies != "served") ||
 			d.broken() != (name != "the same") {
 			t.Errorf("%s: %s", name, d)
 		}
 	}
-	half := parse(t, head+line(0, "used", "10.000000001", "0.5")+line(1, "used", "60", "3"), "")
-	rest := parse(t, head+line(0, "used", "10", "0.5")+line(0, "reserved", "39.999999999", "2"), "")
-	if d := half.plus(rest).against(want); d.broken() {
-		t.Errorf("two parts: %s", d)
+	first := parse(t, head+line(0, "used", "20.000000001", "1")+line(0, "reserved", "39.999999999", "2"), "", time.Minute)
+	second := parse(t, head+line(1, "used", "60", "3"), "", time.Minute)
+	if whole, both := first.with(t, second); both != 0 || whole.against(want).lost != 0 {
+		t.Errorf("two parts: %d in both, %s", both, whole.against(want))
+	}
+	if whole, both := second.with(t, want); both != 1 || whole.against(want).doubled != 0 {
+		t.Errorf("a part and the whole: %d in both, %s", both, whole.against(want))
 	}
 }

@@ -94,7 +94,8 @@ func killedInMigration(w *world) {
 	w.file()
 	w.collectors = w.earlier()
 	w.begin()
-	w.pass(between(w.rng, 2*time.Second, 4*time.Second))
+	w.stored()
+	w.aWhile()
 	w.stopSomehow()
 	w.collectors = now
 	kills := 0
@@ -120,7 +121,7 @@ func killedInMigration(w *world) {
 // nothing to compare a play of both with.
 func undisturbedBoth(w *world, other programs.Dir) {
 	w.t.Helper()
-	d := undisturbed(w.t, w.play, other).against(undisturbed(w.t, w.play, now))
+	d := undisturbed(w.t, w.play, other, time.Minute).against(undisturbed(w.t, w.play, now, time.Minute))
 	if d.broken() {
 		w.skip("the versions' simulations differ")
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,8 +46,7 @@ type world struct {
 	settings map[string]any
 
 	agent, collector *programs.Proc
-	// before is what is in no ledger any more that the world's place has, and
-	// was told; nil: nothing.
+	// before is what a ledger held, by second, that was set aside; nil: none was.
 	before *contents
 
 	seen []string // in logs and answers
@@ -243,11 +243,21 @@ func (w *world) answer(addr string, args ...string) string {
 	return out
 }
 
-// read is all that a collector's ledger holds.
-func (w *world) read(addr string) *contents {
+var storedThrough = regexp.MustCompile(`"stored_through": "[1-9]`)
+
+// stored waits until something of the play is in the ledger.
+func (w *world) stored() {
 	w.t.Helper()
-	return parse(w.t, w.answer(addr, "report", "--step", "1m", "--by", strings.Join(grouped, ","), "-o", "csv"),
-		w.answer(addr, "inferences", "--by", "pod,model,tier", "-o", "csv"))
+	for !storedThrough.MatchString(w.answer(w.addr, "status", "-o", "json")) {
+		w.pass(50 * time.Millisecond)
+	}
+}
+
+// read is all that a collector's ledger holds.
+func (w *world) read(addr string, step time.Duration) *contents {
+	w.t.Helper()
+	return parse(w.t, w.answer(addr, "report", "--step", step.String(), "--by", strings.Join(grouped, ","), "-o", "csv"),
+		w.answer(addr, "inferences", "--by", "pod,model,tier", "-o", "csv"), step)
 }
 
 // settle lets the play come to its end, has the laws verified, and compares the
@@ -258,7 +268,11 @@ func (w *world) settle() difference {
 		w.t.Fatalf("not done in 5 minutes\n%s\n%s", w.agent.Tail(), w.collector.Tail())
 	}
 	w.mayHaveSeen("the stream ended; what is not acknowledged is kept and sent again", "damaged segment", "the log ends at its damage", "THE SPOOL IS FULL")
-	got := w.read(w.addr)
+	step := time.Minute
+	if w.before != nil {
+		step = time.Second
+	}
+	got := w.read(w.addr, step)
 	if out := w.answer(w.addr, "verify"); !strings.Contains(out, "The laws hold") {
 		w.t.Errorf("verify says\n%s", out)
 	}
@@ -267,9 +281,11 @@ func (w *world) settle() difference {
 		w.t.Errorf("the collector did not stop: %v\n%s", w.collector.Err, w.collector.Tail())
 	}
 	if w.before != nil {
-		got = got.plus(w.before)
+		var both int
+		got, both = got.with(w.t, w.before)
+		w.t.Logf("%d seconds of devices are in both ledgers: stored and not acknowledged", both)
 	}
-	return got.against(undisturbed(w.t, w.play, w.agents))
+	return got.against(undisturbed(w.t, w.play, w.agents, step))
 }
 
 // kept are the ledgers of plays in which nothing happened.
@@ -285,12 +301,12 @@ type keptKey struct {
 
 type keptPlay struct {
 	sync.Once
-	contents *contents
+	minutes, seconds *contents
 }
 
 // undisturbed is the ledger of a play in which nothing happens, as fast as it
 // goes.
-func undisturbed(t *testing.T, p play, agents programs.Dir) *contents {
+func undisturbed(t *testing.T, p play, agents programs.Dir, step time.Duration) *contents {
 	t.Helper()
 	key := keptKey{p.minutes, agents}
 	kept.Lock()
@@ -310,11 +326,18 @@ func undisturbed(t *testing.T, p play, agents programs.Dir) *contents {
 		if !w.ended(5 * time.Minute) {
 			t.Fatal("an undisturbed play is not done in 5 minutes")
 		}
-		x.contents = w.read(w.addr)
+		x.minutes = w.read(w.addr, time.Minute)
+		if p.minutes <= usual.minutes {
+			x.seconds = w.read(w.addr, time.Second)
+		}
 		w.collector.Stop(t)
 	})
-	if x.contents == nil {
+	kept := x.minutes
+	if step == time.Second {
+		kept = x.seconds
+	}
+	if kept == nil {
 		t.Fatal("there is nothing to compare with")
 	}
-	return x.contents
+	return kept
 }
