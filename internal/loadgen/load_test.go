@@ -34,7 +34,6 @@ type ledger struct {
 	t *testing.T
 
 	mu       sync.Mutex
-	streams  int
 	breakOff int // streams that end after their first chunk
 	ask      int // chunks that are asked for in full
 	lose     int // chunks that are acknowledged and not kept
@@ -189,7 +188,7 @@ func (l *ledger) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse,
 	return r, nil
 }
 
-func (l *ledger) Report(_ context.Context, r *pb.ReportRequest) (*pb.ReportResponse, error) {
+func (l *ledger) Report(context.Context, *pb.ReportRequest) (*pb.ReportResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sums := make(map[string]int64)
