@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/gpuledger/gpuledger/internal/certs"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -102,28 +101,15 @@ func (f *tlsFiles) credentials() (credentials.TransportCredentials, error) {
 	if !f.asked() {
 		return insecure.NewCredentials(), nil
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS13}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
-		if err != nil {
-			return nil, fmt.Errorf("--ca-file: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--ca-file: %s holds no certificate in PEM", f.ca)
-		}
-	}
 	if (f.cert == "") != (f.key == "") {
 		return nil, usagef("--cert-file and --key-file come together")
 	}
-	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return nil, fmt.Errorf("--cert-file, --key-file: %w", err)
-		}
-		conf.Certificates = []tls.Certificate{pair}
+	// A command that lasts, such as top, takes files that were renewed.
+	set, err := certs.Open(certs.Options{Name: "collector", Cert: f.cert, Key: f.key, CA: f.ca})
+	if err != nil {
+		return nil, fmt.Errorf("--ca-file, --cert-file, --key-file: %w", err)
 	}
-	return credentials.NewTLS(conf), nil
+	return set.ClientCredentials(), nil
 }
 
 func dial(addr string, creds credentials.TransportCredentials, more ...grpc.DialOption) (*grpc.ClientConn, error) {
