@@ -426,6 +426,13 @@ func TestATeamSeesItsOwn(t *testing.T) {
 			}
 		}
 	}
+	for who, want := range map[string]int{"ads": 403, "viewer": 200} {
+		for _, share := range []string{"shareIdle=true", "shareNamespaces=search", "shareLabels=app:chat"} {
+			if code, body := g.http(g.at.HTTP, route{"GET", "/allocation?window=today&aggregate=pod&" + share, ""}, bearer(g.tokens[who].Reveal())); code != want {
+				t.Errorf("%s as %s: %d %s", share, who, code, body)
+			}
+		}
+	}
 	whole, err := g.ledger().Report(g.named("viewer"), &pb.ReportRequest{GroupBy: []string{"team"}})
 	if err != nil {
 		t.Fatal(err)

@@ -55,8 +55,8 @@ type OIDCConfig struct {
 	// claim, as in realm_access.roles. Default: groups.
 	GroupsClaim string `yaml:"groups_claim"`
 
-	// Algorithms are those that tokens may be signed by. Default: RS256 and
-	// ES256.
+	// Algorithms are those that tokens may be signed by, all with a pair of
+	// keys: others are refused, whatever a token says of itself.
 	Algorithms []string `yaml:"algorithms"`
 
 	// Leeway is how far clocks may be apart, at most 5m. Default: 30s.
@@ -89,11 +89,15 @@ type GrantConfig struct {
 	// prices, too).
 	Role string `yaml:"role"`
 
-	// Clusters, Namespaces and Teams limit what the role is over: an owner must
-	// be in one of each that is given. Empty: any.
-	Clusters   []string `yaml:"clusters"`
+	// Clusters limit the role to what is in one of them. Empty: any.
+	Clusters []string `yaml:"clusters"`
+
+	// Namespaces limit it to owners in one of them. Empty: any.
 	Namespaces []string `yaml:"namespaces"`
-	Teams      []string `yaml:"teams"`
+
+	// Teams limit it to owners that the rules in force give to one of them.
+	// Empty: any.
+	Teams []string `yaml:"teams"`
 }
 
 func defaultAccess() AccessConfig {

@@ -99,9 +99,16 @@ func (h *Handler) serve(write writer) http.HandlerFunc {
 	}
 }
 
+// errNarrowed is the answer to those who see a part of the ledger: shares of
+// what they do not see would be wrong, or tell of it.
+var errNarrowed = errors.New("idle and shared costs are those of all: you see a part of the ledger, so leave shareIdle, shareNamespaces and shareLabels out")
+
 // answer asks for all sets in one state of the ledger.
 func (h *Handler) answer(ctx context.Context, p *plan) (out []*set, err error) {
 	err = h.cfg.Query.Snapshot(ctx, 0, 0, func(ctx context.Context, s *query.Snapshot) error {
+		if s.Narrowed() && (p.shareIdle || p.share) {
+			return errNarrowed
+		}
 		// Durations end at the minute that it is. Where they begin before
 		// minutes are kept, they end at the hour, or the day.
 		var err error
@@ -211,6 +218,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, query.ErrInvalid), errors.Is(err, query.ErrTooMany), errors.Is(err, store.ErrTooMany),
 		errors.Is(err, store.ErrTooFine), errors.Is(err, store.ErrBadQuery):
 		refuse(w, http.StatusBadRequest, err.Error())
+	case errors.Is(err, errNarrowed):
+		refuse(w, http.StatusForbidden, err.Error())
 	case errors.Is(err, context.Canceled):
 		refuse(w, 499, "the request was cancelled") // nobody reads it
 	case errors.Is(err, query.ErrBusy), errors.Is(err, store.ErrUnavailable):

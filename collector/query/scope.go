@@ -70,6 +70,10 @@ func NewScope(limits ...Limit) (Scope, error) {
 // All reports whether the scope narrows nothing.
 func (s Scope) All() bool { return len(s.boxes) == 1 && s.boxes[0].all() }
 
+// Narrowed reports whether the asker sees a part of the ledger only: what is
+// made of all of it cannot be told then.
+func (s *Snapshot) Narrowed() bool { return !s.scope.All() }
+
 // scoped are the dimensions of a box.
 var scoped = [...]store.Dimension{store.Cluster, store.Namespace, store.Team}
 

@@ -248,4 +248,3 @@ func TestNoScopeIsAnError(t *testing.T) {
 		t.Error(err)
 	}
 }
-
