@@ -102,11 +102,11 @@ type Snapshot struct {
 	// the newest seconds of their nodes are not there until they are stored.
 	Missing []string
 
-	reader   store.Reader
-	open     []*attribution.Chunk
-	mapping  store.Mapping
-	names    *mapping.Names
-	scope    Scope
+	reader  store.Reader
+	open    []*attribution.Chunk
+	mapping store.Mapping
+	names   *mapping.Names
+	scope   Scope
 	// Of the open chunks' owners, once asked for.
 	served     scan.Served
 	fresh      []string
