@@ -51,6 +51,7 @@ func damageFaults() []fault {
 func (w *world) spoilSpool(damage func(name string, b []byte)) {
 	w.t.Helper()
 	w.begin()
+	w.stored()
 	w.aWhile()
 	w.collector.Kill()
 	w.away(between(w.rng, time.Second, 3*time.Second))

@@ -123,7 +123,9 @@ func (w *world) startAgent() {
 		"simulated": map[string]any{
 			"speed": w.play.speed, "nodes": 2, "devices": 4, "start": 1767225600, "duration": fmt.Sprintf("%dm", w.play.minutes),
 		},
-		"log": map[string]any{"level": "warn"},
+		// A fault may come before the rate card has.
+		"limits": map[string]any{"rate_card_wait": "10m"},
+		"log":    map[string]any{"level": "warn"},
 	})
 	command := []string{w.agents.Path(programs.Agent), "--config", conf}
 	if w.link != nil {
