@@ -19,7 +19,7 @@ type ExportRemoteWriteConfig struct {
 	// Default "": nothing is written.
 	URL string `yaml:"url"`
 
-	// Protocol is the version of remote write, "1.0" or "2.0". Default: "1.0".
+	// Protocol is the version of remote write, 1.0 or 2.0, in quotes. Default: 1.0.
 	Protocol string `yaml:"protocol"`
 
 	// Interval is the time between two pushes. Default: 1m.
