@@ -20,6 +20,8 @@ func newStatus(t *target) *cobra.Command {
 up to when its time is durable (STORED) and up to when questions see it
 (VISIBLE). Then come the gateways that tell of customers: how many of their
 addresses answered when they were last asked, and when a page was last read.
+Where several collectors keep one ledger, they are listed, and each node with
+the one that it streams to.
 Below stands what needs attention, such as devices without a price; no warnings
 means that there are none.`,
 		Example: `  gpuledger status
@@ -57,17 +59,12 @@ func printStatus(out io.Writer, res *pb.StatusResponse) error {
 	if len(res.GetNodes()) == 0 {
 		fmt.Fprintln(w, "No nodes yet. Is an agent connected?")
 	} else {
-		tab := newTable("CLUSTER", "NODE", "AGENT", "STORED (UTC)", "VISIBLE (UTC)")
-		for _, n := range res.GetNodes() {
-			agent := "away"
-			if n.GetConnected() {
-				agent = "connected " + n.GetAgentVersion()
-			}
-			tab.add(keyText(n.GetCluster(), false), keyText(n.GetNode(), false), keyText(agent, false), momentText(n.GetStoredThrough()), momentText(n.GetVisibleThrough()))
-		}
-		if err := tab.write(w); err != nil {
+		if err := writeNodes(w, res.GetNodes(), len(res.GetCollectors()) > 0); err != nil {
 			return err
 		}
+	}
+	if err := writeCollectors(w, res.GetCollectors()); err != nil {
+		return err
 	}
 	if err := writeGateways(w, res.GetGateways()); err != nil {
 		return err
@@ -79,13 +76,58 @@ func printStatus(out io.Writer, res *pb.StatusResponse) error {
 	return err
 }
 
+// writeNodes lists nodes, each with its collector where there are several.
+func writeNodes(w io.Writer, nodes []*pb.NodeStatus, several bool) error {
+	columns := []string{"CLUSTER", "NODE", "AGENT", "STORED (UTC)", "VISIBLE (UTC)"}
+	if several {
+		columns = append(columns, "COLLECTOR")
+	}
+	tab := newTable(columns...)
+	for _, n := range nodes {
+		agent := "away"
+		if n.GetConnected() {
+			agent = "connected " + n.GetAgentVersion()
+		}
+		row := []string{
+			keyText(n.GetCluster(), false), keyText(n.GetNode(), false), keyText(agent, false),
+			momentText(n.GetStoredThrough()), momentText(n.GetVisibleThrough()),
+		}
+		if several {
+			row = append(row, textOrUnknown(n.GetCollector()))
+		}
+		tab.add(row...)
+	}
+	return tab.write(w)
+}
+
+func writeCollectors(w io.Writer, collectors []*pb.CollectorStatus) error {
+	if len(collectors) == 0 {
+		return nil
+	}
+	tab := newTable("COLLECTOR", "ADDRESS", "VERSION", "NODES", "ANSWERS")
+	for i, c := range collectors {
+		answers, nodes := "yes", fmt.Sprint(c.GetNodes())
+		switch {
+		case i == 0:
+			answers = "this one"
+		case !c.GetAnswering():
+			answers, nodes = "no: "+keyText(c.GetError(), false), unknown
+		}
+		tab.add(textOrUnknown(c.GetName()), textOrUnknown(c.GetAddress()), textOrUnknown(c.GetVersion()), nodes, answers)
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return tab.write(w)
+}
+
 func writeGateways(w io.Writer, gateways []*pb.GatewayStatus) error {
 	if len(gateways) == 0 {
 		return nil
 	}
 	tab := newTable("CLUSTER", "GATEWAY", "FORMAT", "ANSWERING", "LAST READ (UTC)", "STORED (UTC)", "CUSTOMERS")
 	for _, g := range gateways {
-		tab.add(keyText(g.GetCluster(), false), keyText(g.GetName(), false), formatText(g.GetFormat()),
+		tab.add(keyText(g.GetCluster(), false), keyText(g.GetName(), false), textOrUnknown(g.GetFormat()),
 			fmt.Sprintf("%d of %d", g.GetAnswering(), g.GetAddresses()), momentText(g.GetLastScrape()), momentText(g.GetStoredThrough()),
 			fmt.Sprint(g.GetTenants()))
 	}
@@ -95,13 +137,13 @@ func writeGateways(w io.Writer, gateways []*pb.GatewayStatus) error {
 	return tab.write(w)
 }
 
-// formatText is the format of a gateway's page, which is not known before one
-// was read.
-func formatText(format string) string {
-	if format == "" {
+// textOrUnknown is a text that "" stands for not knowing in: the format of a
+// gateway's page, for one, before one was read.
+func textOrUnknown(text string) string {
+	if text == "" {
 		return unknown
 	}
-	return keyText(format, false)
+	return keyText(text, false)
 }
 
 func revision(what string, n uint32, none string) string {
