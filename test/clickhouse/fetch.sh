@@ -6,7 +6,7 @@ set -eu
 dir=${1:?usage: fetch.sh DIR}
 mkdir -p "$dir/packages"
 dir=$(cd "$dir" && pwd)
-wanted="clickhouse-server clickhouse-common zookeeper libzookeeper-java libslf4j-java libcommons-cli-java libcommons-io-java"
+wanted="clickhouse-server clickhouse-common zookeeper libzookeeper-java libslf4j-java libcommons-cli-java libcommons-io-java libdropwizard-metrics-java libsnappy-java"
 libraries=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
 	clickhouse-server clickhouse-common | grep '^lib' | sort -u)
 # What the machine has already is left out.

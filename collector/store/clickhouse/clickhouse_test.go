@@ -22,18 +22,21 @@ type shared struct {
 	once             sync.Once
 	cluster          *clickhousetest.Cluster
 	err              error
+	dir              string
 	databases        atomic.Int64
 }
 
-var single = &shared{shards: 1, replicas: 1}
+var (
+	single  = &shared{shards: 1, replicas: 1}
+	cluster = &shared{shards: 2, replicas: 2}
+)
 
 func (s *shared) start(t testing.TB) *clickhousetest.Cluster {
 	t.Helper()
 	clickhousetest.Need(t)
 	s.once.Do(func() {
-		var dir string
-		if dir, s.err = os.MkdirTemp("", "gpuledger-clickhouse-"); s.err == nil {
-			s.cluster, s.err = clickhousetest.Launch(context.Background(), dir, s.shards, s.replicas)
+		if s.dir, s.err = os.MkdirTemp("", "gpuledger-clickhouse-"); s.err == nil {
+			s.cluster, s.err = clickhousetest.Launch(context.Background(), s.dir, s.shards, s.replicas)
 		}
 	})
 	if s.err != nil {
@@ -69,9 +72,10 @@ func TestMain(m *testing.M) {
 		_ = flag.Set("rapid.checks", "3") // it is there
 	}
 	code := storetest.Main(m, storetest.Driver{Open: open})
-	for _, s := range []*shared{single} {
+	for _, s := range []*shared{single, cluster} {
 		if s.cluster != nil {
 			s.cluster.Close()
+			_ = os.RemoveAll(s.dir) // what is left is in the temporary directory
 		}
 	}
 	os.Exit(code)
@@ -80,4 +84,15 @@ func TestMain(m *testing.M) {
 func TestStore(t *testing.T) {
 	clickhousetest.Need(t)
 	storetest.Run(t, storetest.Driver{New: single.place, Open: open})
+}
+
+// clusterEnv asks for the suite on two shards of two replicas: minutes.
+const clusterEnv = "GPULEDGER_CLICKHOUSE_CLUSTER"
+
+func TestStoreOnACluster(t *testing.T) {
+	if os.Getenv(clusterEnv) == "" {
+		t.Skip("set " + clusterEnv + "=1 for the suite on two shards of two replicas")
+	}
+	clickhousetest.Need(t)
+	storetest.Run(t, storetest.Driver{New: cluster.place, Open: open})
 }

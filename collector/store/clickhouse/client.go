@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -78,7 +79,7 @@ func (c *client) send(ctx context.Context, statement string, body []byte, settin
 		var said *answered
 		unreached := errors.As(err, &dial) && dial.Op == "dial"
 		elsewhere := !errors.As(err, &said) || said.code == notInQuorum || said.code == allConnectionsFailed
-		if ctx.Err() != nil || !unreached && !(retry && elsewhere) {
+		if next := unreached || retry && elsewhere; ctx.Err() != nil || !next {
 			break
 		}
 	}
@@ -94,9 +95,7 @@ const (
 
 func (c *client) post(ctx context.Context, address, statement string, body []byte, settings url.Values) (*http.Response, error) {
 	v := url.Values{}
-	for k, x := range settings {
-		v[k] = x
-	}
+	maps.Copy(v, settings)
 	payload := []byte(statement)
 	if body != nil {
 		v.Set("query", statement)

@@ -240,7 +240,8 @@ func (n *Node) begin() error {
 	return nil
 }
 
-// wait waits until the server answers.
+// wait waits until the server answers. One of this age gives up where ZooKeeper is
+// slow to answer it, and is then started again.
 func (n *Node) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -251,6 +252,11 @@ func (n *Node) wait(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		if n.cmd != nil && n.ended() {
+			if err := n.begin(); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -258,6 +264,13 @@ func (n *Node) wait(ctx context.Context) error {
 			return fmt.Errorf("the server in %s does not answer: %w\n%.2000s", n.dir, err, text)
 		}
 	}
+}
+
+// ended reports whether the server's process has ended by itself.
+func (n *Node) ended() bool {
+	var status syscall.WaitStatus
+	pid, err := syscall.Wait4(n.cmd.Process.Pid, &status, syscall.WNOHANG, nil)
+	return err != nil || pid == n.cmd.Process.Pid
 }
 
 // Exec runs a statement on this server and returns its answer as text.

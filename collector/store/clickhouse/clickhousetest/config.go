@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -57,7 +58,7 @@ func (c *Cluster) section(n *Node) string {
 		return ""
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "<zookeeper><node><host>127.0.0.1</host><port>%s</port></node><session_timeout_ms>6000</session_timeout_ms></zookeeper>\n", port(c.keeper))
+	fmt.Fprintf(&s, "<zookeeper><node><host>127.0.0.1</host><port>%s</port></node><session_timeout_ms>30000</session_timeout_ms></zookeeper>\n", port(c.keeper))
 	fmt.Fprintf(&s, " <macros><shard>%d</shard><replica>r%d</replica></macros>\n <remote_servers><%s>", n.Shard, n.Replica, c.Name)
 	for i, x := range c.Nodes {
 		if i == 0 || c.Nodes[i-1].Shard != x.Shard {
@@ -91,7 +92,7 @@ func (c *Cluster) startZooKeeper(ctx context.Context) (err error) {
 		found, _ := filepath.Glob(filepath.Join(root, "usr/share/java/*.jar")) // the pattern is good
 		for _, j := range found {
 			name := filepath.Base(j)
-			for _, want := range []string{"zookeeper", "slf4j-api", "slf4j-nop", "commons-cli", "commons-io"} {
+			for _, want := range []string{"zookeeper", "slf4j-api", "slf4j-nop", "commons-cli", "commons-io", "metrics-core", "snappy"} {
 				if strings.HasPrefix(name, want) {
 					jars = append(jars, j)
 				}
@@ -112,9 +113,9 @@ func (c *Cluster) startZooKeeper(ctx context.Context) (err error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.keeper)
+		err := serves(ctx, c.keeper)
 		if err == nil {
-			return conn.Close()
+			return nil
 		}
 		select {
 		case <-tick.C:
@@ -123,4 +124,24 @@ func (c *Cluster) startZooKeeper(ctx context.Context) (err error) {
 			return fmt.Errorf("ZooKeeper does not answer: %w\n%.2000s", err, out)
 		}
 	}
+}
+
+// serves asks a ZooKeeper whether it serves: its port is open long before.
+func serves(ctx context.Context, address string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // all is read
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("srvr")); err != nil {
+		return err
+	}
+	text, err := io.ReadAll(conn)
+	if err == nil && !strings.Contains(string(text), "Mode:") {
+		err = fmt.Errorf("ZooKeeper says %q", text)
+	}
+	return err
 }
