@@ -469,3 +469,79 @@ func seenUnits(t *testing.T, m *pb.UnitCostsResponse, err error, who string) {
 		t.Errorf("unit costs as %s: %s ns that nobody answers for", who, n)
 	}
 }
+
+// What is changed is on record with who changed it, and no header makes anybody
+// somebody else.
+func TestChangesAreOnRecord(t *testing.T) {
+	g := serveGuarded(t)
+	l := g.ledger()
+	if _, err := l.ApplyRateCard(g.named("admin"), &pb.ApplyRateCardRequest{Card: flatCard(1_000_000_000)}); err != nil {
+		t.Fatal(err)
+	}
+	sre := bearer(g.issuer.Token(t, map[string]any{"groups": "sre"}))
+	if code, body := g.http(g.at.HTTP, route{"PUT", "/v1/rules", `{"rules":{"rules":[{"target":"team","from_namespace":true}]}}`}, sre); code != 200 {
+		t.Fatal(code, body)
+	}
+	for _, h := range []string{"Grpc-Metadata-Gpuledger-Handed-Over", "Gpuledger-Handed-Over", "Grpc-Metadata-Authorization"} {
+		header := bearer(g.tokens["ads"].Reveal())
+		header.Set(h, "Bearer "+g.tokens["admin"].Reveal())
+		if code, body := g.http(g.at.HTTP, route{"PUT", "/v1/rules", `{"rules":{}}`}, header); code != 403 {
+			t.Errorf("%s: %d %s", h, code, body)
+		}
+		header.Del("Authorization")
+		if code, body := g.http(g.at.HTTP, route{"GET", "/v1/whoami", ""}, header); code != 401 {
+			t.Errorf("%s alone: %d %s", h, code, body)
+		}
+	}
+	res, err := l.Audit(g.named("operator"), &pb.AuditRequest{})
+	if err != nil || res.GetBroken() != 0 || len(res.GetEntries()) != 3 {
+		t.Fatal(res, err)
+	}
+	for i, want := range []string{"alice oidc apply rules 0 1 done", "admin token apply rate card 0 1 done", "configuration configuration retention 0 0 done"} {
+		e := res.GetEntries()[i]
+		if got := fmt.Sprint(e.GetCaller(), " ", e.GetMethod(), " ", e.GetAction(), " ", e.GetOldRevision(), " ", e.GetNewRevision(), " ", e.GetOutcome()); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for _, hidden := range g.tokens {
+		if strings.Contains(g.logs.String(), hidden.Reveal()) {
+			t.Error("a token is in the log")
+		}
+	}
+}
+
+// Nobody is served unasked where others than this machine reach an address.
+func TestAccessIsRefusedWhereAnybodyIsEverybody(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  func(*Config)
+		want string
+	}{
+		{"loopback", func(*Config) {}, ""},
+		{"other machines", func(c *Config) { c.GRPCListen, c.TLS.CertFile, c.TLS.KeyFile = "0.0.0.0:9440", "c", "k" }, "nobody is asked who they are"},
+		{"told so", func(c *Config) {
+			c.GRPCListen, c.TLS.CertFile, c.TLS.KeyFile, c.Access.Anonymous = "0.0.0.0:9440", "c", "k", true
+		}, ""},
+		{"tokens", func(c *Config) {
+			c.GRPCListen, c.TLS.CertFile, c.TLS.KeyFile, c.Access.TokensFile = "0.0.0.0:9440", "c", "k", "f"
+		}, ""},
+		{"both", func(c *Config) { c.Access.Anonymous, c.Access.TokensFile = true, "f" }, "leave one of them out"},
+		{"users of nobody", func(c *Config) { c.Access.Grants = []GrantConfig{{Users: []string{"a"}, Role: "viewer"}} }, "which is not set"},
+		{"a role", func(c *Config) { c.Access.Grants = []GrantConfig{{Users: []string{"a"}, Role: "king"}} }, "unknown role"},
+		{"all by a star", func(c *Config) {
+			c.Access.Grants = []GrantConfig{{Users: []string{"a"}, Role: "viewer", Teams: []string{"*"}}}
+		}, "names no one"},
+		{"plain issuer", func(c *Config) { c.Access.OIDC.Issuer, c.Access.OIDC.Audiences = "http://sso.example", []string{"a"} }, "https"},
+		{"symmetric keys", func(c *Config) {
+			c.Access.OIDC.Issuer, c.Access.OIDC.Audiences, c.Access.OIDC.Algorithms = "https://sso.example", []string{"a"}, []string{"HS256"}
+		}, "unknown \"HS256\""},
+		{"no audience", func(c *Config) { c.Access.OIDC.Issuer = "https://sso.example" }, "audiences"},
+	} {
+		cfg := testConfig(t.TempDir())
+		c.set(&cfg)
+		err := cfg.Validate()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
