@@ -15,7 +15,7 @@ func TestDocumentedCommands(t *testing.T) {
 	calls := 0
 	for _, page := range []string{
 		"../../README.md", "../../docs/quickstart.md", "../../docs/operations.md", "../../docs/recording.md", "../../docs/concepts.md",
-		"../../docs/focus.md", "../../docs/gateways.md", "../../docs/inference.md", "../../docs/opencost.md", "../../docs/node.md", "../../deploy/README.md",
+		"../../docs/focus.md", "../../docs/access.md", "../../docs/gateways.md", "../../docs/inference.md", "../../docs/opencost.md", "../../docs/node.md", "../../deploy/README.md",
 	} {
 		text, err := os.ReadFile(page)
 		if err != nil {
