@@ -108,7 +108,13 @@ func scan() ([]string, error) {
 		at := &unix.SockaddrInet4{Port: port, Addr: [4]byte(net.ParseIP(ip).To4())}
 		switch err := unix.Connect(s, at); {
 		case err == nil:
-			return true, nil
+			// A port that the kernel has given to this very socket answers itself.
+			own, err := unix.Getsockname(s)
+			if err != nil {
+				return false, err
+			}
+			from, ok := own.(*unix.SockaddrInet4)
+			return !ok || from.Port != port, nil
 		case errors.Is(err, unix.ECONNREFUSED):
 			return false, nil
 		default:
