@@ -13,7 +13,7 @@ CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collect
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clean tools release sbom check-reproducible vulncheck FORCE
+.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse clean tools release sbom check-reproducible vulncheck FORCE
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,13 @@ demo-node: build ## Show a GPU node on a machine without a GPU: the driver is a 
 
 test: ## Run all tests (set GPULEDGER_TRACES to include the real traces)
 	go test -timeout 20m ./...
+
+simulate: ## Run agents and collectors in virtual time under faults: SEEDS=1000 of them, or all of one, SEED=7 (HOURS=100 each)
+	GPULEDGER_SIMULATE_SEEDS=$(SEEDS) GPULEDGER_SIMULATE_SEED=$(SEED) GPULEDGER_SIMULATE_HOURS=$(HOURS) GOMAXPROCS=1 \
+		go test ./test/simulation -run '^TestSeeds$$' -v -count 1 -timeout 24h
+
+simulate-mutants: ## Plant bugs, and count the seeds that it takes to find each
+	GPULEDGER_MUTANTS=1 go test ./test/simulation -run '^TestMutants$$' -v -count 1 -timeout 2h
 
 race: ## Run the concurrent packages under the race detector
 	go test -race -timeout 30m $(CONCURRENT)
@@ -60,6 +67,9 @@ interop: .tools/otelcol ## Show the metrics to a real Prometheus (apt-get instal
 
 test-kube: ## Play a node's life on a real Kubernetes (root; the first time builds it, a quarter of an hour)
 	GPULEDGER_KUBE=1 go test ./test/kube -v -timeout 60m -count 1
+
+clickhouse: ## Unpack Debian's ClickHouse and ZooKeeper into .tools/clickhouse, for tests of the shared store
+	test/clickhouse/fetch.sh .tools/clickhouse
 
 bench: build ## Measure everything that bench/README.md reports
 	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m

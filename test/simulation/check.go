@@ -117,9 +117,15 @@ type holding struct {
 // checkAll compares the ledger with the model.
 func (w *world) checkAll() {
 	h := &holding{seconds: map[string]map[attribution.Second]map[int]stored{}, time: map[string]*big.Int{}}
-	journal, err := w.journal()
+	st, err := w.ledger.open(nil)
+	if err != nil {
+		w.broken("the ledger can't be opened: %v", err)
+		return
+	}
+	defer st.Kill()
+	j, err := journal(st)
 	if err == nil {
-		err = everything(w.ledger, func(c *attribution.Chunk) { w.take(h, c, journal) })
+		err = everything(st, w.ledger.decode, func(c *attribution.Chunk) { w.take(h, c, j) })
 	}
 	if err != nil {
 		w.broken("the ledger can't be read: %v", err)
@@ -128,17 +134,13 @@ func (w *world) checkAll() {
 	for _, n := range w.nodes {
 		w.checkNode(n, h.seconds[n.name])
 	}
-	w.checkSums(h)
-	w.checkLaws()
+	w.checkSums(st, h)
+	w.checkLaws(st)
 	w.stats.windows = h.windows
 }
 
-func (w *world) journal() (j *rerating.Journal, err error) {
-	st, err := w.ledger.open(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer st.Kill()
+// journal is the journal of reratings.
+func journal(st store.Store) (j *rerating.Journal, err error) {
 	err = st.View(context.Background(), func(r store.Reader) error {
 		j, err = r.Journal(context.Background())
 		return err
@@ -149,6 +151,10 @@ func (w *world) journal() (j *rerating.Journal, err error) {
 // take notes a chunk. Each window is a second, and costs the second's price
 // (law 1); none is there twice (4).
 func (w *world) take(h *holding, c *attribution.Chunk, j *rerating.Journal) {
+	fmt.Fprintf(w.trace, "%s %x %d %d %d\n", c.Key.Node, c.Key.Boot, c.Key.Sequence, c.Seconds, len(c.Windows))
+	if w.o.Tell != nil {
+		w.o.Tell(fmt.Sprintf("chunk of %s: %d to %d, %d windows", c.Key.Node, c.Key.Sequence, c.End(), len(c.Windows)))
+	}
 	node := w.byName[c.Key.Node]
 	seconds := h.seconds[c.Key.Node]
 	if seconds == nil {
@@ -295,15 +301,9 @@ func (w *world) priced(n *node, device int, s attribution.Second, o *outcome, p 
 }
 
 // checkSums asks the ledger for sums, and adds them up the dumb way.
-func (w *world) checkSums(h *holding) {
-	st, err := w.ledger.open(nil)
-	if err != nil {
-		w.broken("the ledger can't be opened: %v", err)
-		return
-	}
-	defer st.Kill()
+func (w *world) checkSums(st store.Store, h *holding) {
 	engine := query.New(query.Config{Store: st})
-	err = engine.Snapshot(context.Background(), 0, 0, func(ctx context.Context, s *query.Snapshot) error {
+	err := engine.Snapshot(context.Background(), 0, 0, func(ctx context.Context, s *query.Snapshot) error {
 		rows, err := s.Query(ctx, &store.Query{From: s.From, To: s.To, GroupBy: []store.Dimension{store.Pod}})
 		if err != nil {
 			return err
@@ -336,13 +336,7 @@ func (w *world) checkSums(h *holding) {
 }
 
 // checkLaws has the ledger verify itself.
-func (w *world) checkLaws() {
-	st, err := w.ledger.open(nil)
-	if err != nil {
-		w.broken("the ledger can't be opened: %v", err)
-		return
-	}
-	defer st.Kill()
+func (w *world) checkLaws(st store.Store) {
 	p, err := verify.New(verify.Config{Store: st, Workers: 1}).Run(context.Background(), 0, 0, nil)
 	switch {
 	case err != nil:

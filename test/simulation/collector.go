@@ -63,7 +63,7 @@ func (c *collector) alive() *collectorLife {
 
 // start runs a collector, unless one runs.
 func (c *collector) start() {
-	if c.alive() != nil {
+	if c.alive() != nil || c.w.asleep {
 		return
 	}
 	st, err := c.w.ledger.open(c.ask)

@@ -174,7 +174,11 @@ func (w *world) rerate(*node) {
 	e := rerating.Entry{From: now - back, To: now - back + 1 + attribution.Second(w.r.Int64N(600)), Currency: "USD", Reason: fmt.Sprint(w.r.Uint32())}
 	card := cardOf(money.Amount(1+w.r.Int64N(9_000_000_000)), money.Amount(1+w.r.Int64N(2_000_000_000)))
 	e.Card = &card
-	j, err := w.journal()
+	life := w.at[0].alive()
+	if life == nil {
+		return
+	}
+	j, err := journal(life.store)
 	if n := j.Next(); err == nil && n > 1 && w.r.IntN(3) == 0 {
 		e = rerating.Entry{Undoes: 1 + w.r.Uint32N(n-1), Currency: "USD"}
 	}
@@ -201,6 +205,7 @@ func (w *world) quiet(d, scale time.Duration) {
 		}
 		w.wait(min(scale*w.upTo(20*time.Minute), d))
 	case 3: // as long as it takes, where that is not billed
+		w.asleep = true
 		for _, n := range w.nodes {
 			if n.kill(); n.maxGap > time.Hour {
 				n.powerOff()
@@ -209,6 +214,7 @@ func (w *world) quiet(d, scale time.Duration) {
 		w.at[0].roll()
 		w.rest(end)
 	}
+	w.asleep = true
 	for _, n := range w.nodes {
 		if w.r.IntN(2) == 0 {
 			n.leave()
@@ -218,6 +224,7 @@ func (w *world) quiet(d, scale time.Duration) {
 	w.at[0].roll()
 	w.rest(end)
 	w.event("awake")
+	w.asleep = false
 	for _, n := range w.nodes {
 		n.powerOn()
 		n.start()

@@ -64,19 +64,14 @@ func (l *inMemory) open(ask func(what string) trouble) (ledgerStore, error) {
 }
 
 // everything calls f with all that a ledger holds, in order.
-func everything(l ledger, f func(*attribution.Chunk)) error {
-	st, err := l.open(nil)
-	if err != nil {
-		return err
-	}
-	defer st.Kill()
+func everything(st store.Store, decode func(*store.Chunk, *store.Roster) (*attribution.Chunk, error), f func(*attribution.Chunk)) error {
 	return st.View(context.Background(), func(r store.Reader) error {
 		from, to, err := r.Extent(context.Background())
 		if err != nil {
 			return err
 		}
 		return r.Chunks(context.Background(), from, to, func(c *store.Chunk, x *store.Roster) error {
-			out, err := l.decode(c, x)
+			out, err := decode(c, x)
 			if err == nil {
 				f(out)
 			}

@@ -74,7 +74,7 @@ func (n *node) config() agent.Config {
 func (n *node) start() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.on || n.agent != nil {
+	if !n.on || n.agent != nil || n.w.asleep {
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())

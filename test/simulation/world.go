@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/spool/memfs"
-	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/test/simulation/memory"
 )
 
@@ -25,6 +24,9 @@ type Options struct {
 	Tell func(string)
 	// Calm has no faults happen.
 	Calm bool
+	// Dir is a folder of the seed's own, in which it keeps its ledger in DuckDB.
+	// "": in memory.
+	Dir string
 }
 
 // Result is what came of a seed.
@@ -59,12 +61,13 @@ type world struct {
 	byName map[string]*node
 	at     []*collector
 
+	asleep bool // the director's: nothing is to start
+
 	mu     sync.Mutex
 	trace  hash.Hash
 	bad    []string
 	agenda []appointment
 	wake   chan struct{}
-	over   bool
 
 	stats struct {
 		windows, seconds, observed, unobserved, asked int64
@@ -88,6 +91,9 @@ func newWorld(seed uint64, o Options) *world {
 	}
 	w.stats.faults = map[string]int{}
 	w.ledger = &inMemory{Ledger: memory.NewLedger()}
+	if o.Dir != "" {
+		w.ledger = &onDisk{dir: o.Dir}
+	}
 	w.at = []*collector{{w: w, name: "a", r: rand.New(rand.NewPCG(seed, 2))}}
 	for i := range 1 + w.r.IntN(2)*w.r.IntN(2)*(1+w.r.IntN(3)) {
 		w.addNode(i)
@@ -195,15 +201,6 @@ func Run(seed uint64, o Options) Result {
 	w.live()
 	w.finish()
 	w.checkAll()
-	err := everything(w.ledger, func(c *attribution.Chunk) {
-		if w.o.Tell != nil {
-			w.o.Tell(fmt.Sprintf("chunk of %s: %d to %d, %d windows", c.Key.Node, c.Key.Sequence, c.End(), len(c.Windows)))
-		}
-		fmt.Fprintf(w.trace, "%s %x %d %d %d\n", c.Key.Node, c.Key.Boot, c.Key.Sequence, c.Seconds, len(c.Windows))
-	})
-	if err != nil {
-		w.broken("%v", err)
-	}
 	return Result{
 		Seed: seed, Broken: w.bad, Trace: hex.EncodeToString(w.trace.Sum(nil)), Elapsed: time.Since(w.began),
 		Stats: Stats{
