@@ -53,11 +53,18 @@ func BenchmarkLoad(b *testing.B) {
 		sizes = append(sizes, n)
 	}
 	for b.Loop() {
-		rows := []borne{loaded(b, sizes[0], "--backlog", loadBacklog.String(), "--for", "0s")}
-		for _, n := range sizes {
-			rows = append(rows, loaded(b, n, "--for", span.String()))
+		var rows []borne
+		note := func(r borne) {
+			rows = append(rows, r)
+			// A run takes an hour: tell what is there.
+			fmt.Fprintf(os.Stderr, "%s: %d slices, %v of CPU there, %v here, %.0f MiB %s\n", r.what, r.slices, r.receiver, r.sender, r.peak/mib, r.skipped)
 		}
-		rows = append(rows, prometheusBears(b), otelcolBears(b))
+		note(loaded(b, sizes[0], "--backlog", loadBacklog.String(), "--for", "0s"))
+		for _, n := range sizes {
+			note(loaded(b, n, "--for", span.String()))
+		}
+		note(prometheusBears(b))
+		note(otelcolBears(b))
 		fmt.Fprint(os.Stdout, loadMarkdown(rows))
 	}
 	b.ReportMetric(0, "ns/op")
