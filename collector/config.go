@@ -23,7 +23,8 @@ type Config struct {
 	// Default: /var/lib/gpuledger-collector.
 	DataDir string `yaml:"data_dir"`
 
-	// Store is where the ledger is kept: duckdb, in data_dir. Default: duckdb.
+	// Store is where the ledger is kept: duckdb, in data_dir, or clickhouse, on
+	// servers that several collectors may share. Default: duckdb.
 	Store string `yaml:"store"`
 
 	// GRPCListen is the address for agents and for programs that ask over
@@ -71,6 +72,8 @@ type Config struct {
 	Retention RetentionConfig `yaml:"retention"`
 	Limits    LimitsConfig    `yaml:"limits"`
 	DuckDB    DuckDBConfig    `yaml:"duckdb"`
+	// ClickHouse counts where store is clickhouse.
+	ClickHouse ClickHouseConfig `yaml:"clickhouse"`
 
 	// AllowFuture takes chunks of any time. Otherwise those that lie more than
 	// an hour after the collector's clock are rejected. Only scripts that are
@@ -240,6 +243,7 @@ func DefaultConfig() Config {
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
+		ClickHouse:  ClickHouseConfig{Database: "gpuledger"},
 		DuckDB:      DuckDBConfig{UpgradeCopy: true, MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
 		StopTimeout: Duration{30 * time.Second},
 		Log:         LogConfig{Level: "info", Format: "text"},

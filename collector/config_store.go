@@ -20,6 +20,9 @@ const (
 
 // openStore opens the ledger that a valid configuration names.
 func (c *Config) openStore(ctx context.Context, log *slog.Logger) (store.Store, error) {
+	if c.Store == storeClickHouse {
+		return c.openClickHouse(ctx, log)
+	}
 	return duckdb.Open(ctx, duckdb.Options{
 		Dir: c.DataDir, Decode: newDecoder().decode, MemoryBytes: c.DuckDB.MemoryBytes, Threads: c.DuckDB.Threads,
 		SetAside: c.DuckDB.OnCorrupt == onCorruptSetAside, SkipCopy: !c.DuckDB.UpgradeCopy, Logger: log,
@@ -49,9 +52,10 @@ func (c *Config) storeWarnings() []string {
 }
 
 func (c *Config) checkStore(bad func(key, format string, args ...any)) {
-	if c.Store != storeDuckDB {
-		bad("store", "unknown %q: want duckdb", c.Store)
+	if c.Store != storeDuckDB && c.Store != storeClickHouse {
+		bad("store", "unknown %q: want duckdb or clickhouse", c.Store)
 	}
+	c.checkClickHouse(bad)
 	if x := c.DuckDB.OnCorrupt; x != onCorruptRefuse && x != onCorruptSetAside {
 		bad("duckdb.on_corrupt", "unknown %q: want refuse or set-aside", x)
 	}
