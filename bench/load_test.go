@@ -59,9 +59,9 @@ func BenchmarkLoad(b *testing.B) {
 			// A run takes an hour: tell what is there.
 			fmt.Fprintf(os.Stderr, "%s: %d slices, %v of CPU there, %v here, %.0f MiB %s\n", r.what, r.slices, r.receiver, r.sender, r.peak/mib, r.skipped)
 		}
-		note(loaded(b, sizes[0], "--backlog", loadBacklog.String(), "--for", "0s"))
+		note(loaded(b, sizes[0], "catching up", "--backlog", loadBacklog.String(), "--for", "0s"))
 		for _, n := range sizes {
-			note(loaded(b, n, "--for", span.String()))
+			note(loaded(b, n, "live", "--for", span.String()))
 		}
 		note(prometheusBears(b))
 		note(otelcolBears(b))
@@ -104,7 +104,7 @@ func (r *borne) perSlice(d time.Duration) float64 {
 }
 
 // loaded has a collector bear a fleet of agents.
-func loaded(b *testing.B, agents int, args ...string) borne {
+func loaded(b *testing.B, agents int, how string, args ...string) borne {
 	dir := b.TempDir()
 	c := startCollector(b, dir)
 	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
@@ -120,7 +120,7 @@ func loaded(b *testing.B, agents int, args ...string) borne {
 		b.Fatalf("loadgen: %v\n%s\n%s", err, progress.String(), c.tail())
 	}
 	r := borne{
-		what: fmt.Sprintf("gpuledger, %d agents, %s", agents, strings.TrimPrefix(args[0], "--")), wall: time.Since(began),
+		what: fmt.Sprintf("gpuledger, %d agents, %s", agents, how), wall: time.Since(began),
 		receiver: c.cpu(b) - before, sender: load.ProcessState.UserTime() + load.ProcessState.SystemTime(),
 		peak: c.memory(b, "VmHWM"),
 	}
