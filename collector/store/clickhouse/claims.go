@@ -178,14 +178,7 @@ func (c *commit) claim(ctx context.Context) (map[attribution.ChunkKey]uint64, er
 	var e encoder
 	for _, ch := range c.chunks {
 		x := spanOf(ch)
-		e.i64(int64(slotOf(x.first)))
-		e.str(x.cluster, x.name)
-		e.fixed(x.boot)
-		e.i64(int64(x.first), int64(x.last))
-		e.bytes(x.digest)
-		e.bytes(x.previous)
-		e.u64(c.session)
-		e.u32(c.seq)
+		c.span(&e, &x)
 	}
 	if err := c.insert(ctx, "span", spanNames, e); err != nil {
 		return nil, err

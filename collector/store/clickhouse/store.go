@@ -26,6 +26,7 @@ type Store struct {
 	// writing is held by whoever writes. It guards session.
 	writing sync.Mutex
 	session entry
+	loading bool  // between the first Load and Loaded
 	known   known // of this session: what need not be written again
 
 	mu      sync.Mutex // guards what follows
@@ -51,6 +52,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{options: o, client: newClient(&o), log: o.Logger}
 	s.begin()
 	err = s.prepare(ctx)
+	if err == nil {
+		err = s.checkLoaded(ctx)
+	}
 	if err == nil {
 		s.seen, err = s.marks(ctx)
 	}

@@ -1,0 +1,169 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
+)
+
+var _ store.Loader = (*Store)(nil)
+
+// What the table meta says of a loading.
+const (
+	metaLoading = "loading"
+	metaLoaded  = "loaded"
+)
+
+// checkLoaded refuses a ledger whose loading was left before its end.
+func (s *Store) checkLoaded(ctx context.Context) error {
+	var began, ended uint64
+	err := s.client.query(ctx, `SELECT countIf(what = '`+metaLoading+`'), countIf(what = '`+metaLoaded+`') FROM meta`, func(d *decoder) error {
+		began, ended = d.u64(), d.u64()
+		return d.err
+	})
+	if err == nil && began > ended {
+		return fmt.Errorf("%w: filling it from another was left before its end: drop database %s and begin again", store.ErrCorrupt, s.client.database)
+	}
+	return err
+}
+
+func (s *Store) meta(ctx context.Context, what string) error {
+	var e encoder
+	e.u32(schemaVersion)
+	e.str(what)
+	return s.client.insert(ctx, "meta", "version, what", e)
+}
+
+// Load implements [store.Loader].
+func (s *Store) Load(ctx context.Context, p *store.Part) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.write(ctx, "fill the ledger", func(w *writing) error {
+		if !s.loading {
+			if len(w.state.sessions) > 0 {
+				return refused{errors.New("the ledger is not empty: take another database")}
+			}
+			if err := s.meta(ctx, metaLoading); err != nil {
+				return err
+			}
+			s.loading = true
+		}
+		return w.load(ctx, p)
+	})
+}
+
+func (w *writing) load(ctx context.Context, p *store.Part) error {
+	var covered, spans, chunks, rows, tallies, served, transfers encoder
+	for i := range p.Ranges {
+		x := &p.Ranges[i]
+		covered.str(x.Cluster, x.Node)
+		covered.fixed(x.Boot)
+		covered.i64(int64(x.From), int64(x.To))
+		covered.bytes(x.Previous)
+		covered.bytes(x.Link)
+		covered.u64(w.session)
+		covered.u32(w.seq)
+		w.extend(x.From, x.To)
+		w.compacted = max(w.compacted, x.To)
+	}
+	c := &commit{writing: w}
+	for i := range p.Chunks {
+		ch := &p.Chunks[i]
+		c.chunks = append(c.chunks, ch)
+		x := spanOf(ch)
+		w.span(&spans, &x)
+	}
+	c.bodies(&chunks, nil)
+	for i := range p.Rows {
+		w.fact(&rows, p.Resolution, &p.Rows[i], 0)
+	}
+	for i := range p.Tallies {
+		w.tally(&tallies, p.Resolution, &p.Tallies[i], 0)
+		c.served(&served, &p.Tallies[i].Series)
+	}
+	for i := range p.Transfers {
+		w.transfer(&transfers, &p.Transfers[i].Transfer, 0, p.Transfers[i].Count)
+	}
+	for i := range p.Documents {
+		d := &p.Documents[i]
+		if err := w.document(ctx, d.Kind, d.Revision, d.Applied, d.Body); err != nil {
+			return err
+		}
+	}
+	return all([]func() error{
+		func() error { return w.dimensions(ctx, p.Owners, p.Devices, p.Rosters) },
+		func() error { return w.insert(ctx, "covered", coveredNames, covered) },
+		func() error { return w.insert(ctx, "span", spanNames, spans) },
+		func() error { return w.insert(ctx, "chunk", chunkNames, chunks) },
+		func() error { return w.insert(ctx, table(p.Resolution), factNames, rows) },
+		func() error { return w.insert(ctx, "tally_"+table(p.Resolution), tallyNames, tallies) },
+		func() error { return w.insert(ctx, "served", servedNames, served) },
+		func() error { return w.insert(ctx, "transfer", transferNames, transfers) },
+	})
+}
+
+// Loaded implements [store.Loader]. Rows came as reratings made them; here they
+// are kept as they were before, so what was moved is moved back in them.
+func (s *Store) Loaded(ctx context.Context, m *store.Marks) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	err := s.write(ctx, "fill the ledger", func(w *writing) error {
+		w.hourRolled, w.dayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
+		kept := func(r rollup.Resolution) attribution.Second {
+			if k, ok := m.Kept[r]; ok {
+				return max(k, never)
+			}
+			return never
+		}
+		w.secondKept, w.minuteKept, w.hourKept, w.dayKept = kept(store.Seconds), kept(rollup.Minute), kept(rollup.Hour), kept(rollup.Day)
+		for _, x := range []struct {
+			res    rollup.Resolution
+			before attribution.Second
+		}{{rollup.Minute, maxSecond}, {rollup.Hour, w.hourRolled}, {rollup.Day, w.dayRolled}} {
+			if err := w.unmove(ctx, x.res, max(kept(x.res), -maxSecond), x.before); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = unavailable("fill the ledger", s.meta(ctx, metaLoaded))
+	}
+	if err == nil {
+		s.loading = false
+	}
+	return err
+}
+
+// unmove writes rows of a resolution that take transfers in [from, to) back.
+func (w *writing) unmove(ctx context.Context, res rollup.Resolution, from, to attribution.Second) error {
+	at := func(r rollup.Resolution) string {
+		return fmt.Sprintf("(bucket - ((bucket %% %[1]d) + %[1]d) %% %[1]d)", r)
+	}
+	for _, side := range []struct{ revision, sign, cost string }{{"revision", "", "cost_before"}, {"to", "-", "cost_after"}} {
+		err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s, %[4]s, %[5]s, device, owner, basis, method, %[6]s, toUInt64(0), toUInt64(%[7]d), toUInt32(%[8]d),
+			%[9]stime, %[9]ssm, %[9]smemory, %[9]senergy, %[9]s%[10]s FROM transfer WHERE length <= %[11]d AND %[12]s AND %[13]s`,
+			table(res), factNames, quote(w.lane), at(res), at(coarser(res)), side.revision, w.session, w.seq, side.sign, side.cost,
+			res, within(from, to), w.state.visible()), nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// span appends a claim of this write.
+func (w *writing) span(e *encoder, x *span) {
+	e.i64(int64(slotOf(x.first)))
+	e.str(x.cluster, x.name)
+	e.fixed(x.boot)
+	e.i64(int64(x.first), int64(x.last))
+	e.bytes(x.digest)
+	e.bytes(x.previous)
+	e.u64(w.session)
+	e.u32(w.seq)
+}
