@@ -210,6 +210,16 @@ func (n *node) outcomes() map[attribution.Second]*outcome {
 	for _, m := range l.lives {
 		e.machine(m)
 	}
+	// What a full disk cost is billed as it was held when that began.
+	for _, w := range l.weak {
+		held := []stretch{w}
+		for s := w.from; s <= w.from+weakBefore+2; s++ {
+			if o := e.out[s]; o != nil {
+				held = append(held, o.held...)
+			}
+		}
+		e.full = append(e.full, held)
+	}
 	for s, o := range e.out {
 		e.loosen(s, o)
 	}
@@ -225,6 +235,7 @@ type expectation struct {
 	sure   bool               // what it kept is durable for sure
 	kept   []stretch          // of which seconds holdings may be that were kept last
 	torn   bool               // what was kept may be older, or gone
+	full   [][]stretch        // by weak stretch, how devices may have been held when it began
 	resume attribution.Second // the next agent goes on here, or a little later
 }
 
@@ -301,10 +312,14 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second.
 		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
-		o.lo, o.hi = e.l.newest(p.end-1), e.l.newest(b.opened0+30)
+		lo := e.l.newest(p.end - 1)
 		if !e.sure {
-			o.lo = 0
+			lo = 0
 		}
+		if again := o.hi > 0; !again || lo < o.lo { // else an agent that died young may have sealed it
+			o.lo = lo
+		}
+		o.hi = e.l.newest(b.opened0 + 30)
 	}
 }
 
@@ -343,10 +358,10 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 
 // loosen allows for what disks do to what is on them.
 func (e *expectation) loosen(s attribution.Second, o *outcome) {
-	for _, w := range e.l.weak {
+	for i, w := range e.l.weak {
 		if w.has(s) {
 			o.unobserved = true
-			o.held = append(slices.Clip(o.held), w)
+			o.held = append(slices.Clip(o.held), e.full[i]...)
 			o.hi = e.l.newest(math.MaxInt64)
 			if e.diedIn(w) || s < w.to-weakAfter-attribution.Second(e.n.maxGap.Seconds())+3 {
 				o.must, o.windows = false, false

@@ -53,7 +53,7 @@ func (n *node) spoolDir() string { return filepath.Join(stateDir, cluster, n.nam
 
 // powerOn boots the machine; nothing runs on it yet.
 func (n *node) powerOn() {
-	if n.on {
+	if n.on || n.w.asleep {
 		return
 	}
 	n.on = true
