@@ -223,3 +223,41 @@ func TestAServerThatIsGoneIsUnavailable(t *testing.T) {
 		holds(t, s, int64(n))
 	}
 }
+
+func TestWhatIsNoLongerKeptIsDroppedFromDisk(t *testing.T) {
+	place := single.place(t)
+	s := lane(t, place, "a")
+	ctx := t.Context()
+	for n := range attribution.Second(3) {
+		if err := s.Commit(ctx, storetest.Batch(uint64(n+1), storetest.Minute(0, day+n*5*86400)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Roll(ctx, day+20*86400); err != nil {
+		t.Fatal(err)
+	}
+	keep := store.Retention{Second: time.Hour, Minute: 24 * time.Hour}
+	for range 2 { // the first hides, the second drops
+		if err := s.Retain(ctx, keep, day+10*86400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for table, want := range map[string]string{"minute": "4", "tally_minute": "1", "chunk": "6", "span": "18"} {
+		if got, err := single.cluster.Nodes[0].Exec(ctx, "SELECT count() FROM "+options(place).Database+"."+table); err != nil || got != want {
+			t.Errorf("%s has %s rows, want %s: %v", table, got, want, err)
+		}
+	}
+	if err := s.View(ctx, func(r store.Reader) error {
+		rows, err := r.Query(ctx, &store.Query{From: 0, To: 2 * day})
+		sum := new(big.Int)
+		for i := range rows {
+			sum.Add(sum, &rows[i].DeviceTime)
+		}
+		if want := big.NewInt(3 * 2 * 60 * attribution.WindowNanos); sum.Cmp(want) != 0 {
+			t.Errorf("%s ns, want %s", sum, want)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}

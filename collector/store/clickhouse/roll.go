@@ -104,7 +104,9 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	var before *state
 	err := s.write(ctx, "retain", func(w *writing) error {
+		before = w.state
 		st := *w.state
 		cut := func(kept *attribution.Second, keep time.Duration, at rollup.Resolution, rolled attribution.Second) {
 			if keep > 0 {
@@ -122,7 +124,10 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 		return nil
 	})
 	if errors.Is(err, errDone) {
-		return nil
+		err = nil
+	}
+	if err == nil {
+		err = unavailable("drop what is no longer kept", s.drop(ctx, before))
 	}
 	return err
 }
