@@ -127,7 +127,8 @@ func (c *client) post(ctx context.Context, address, statement string, body []byt
 }
 
 // exec runs a statement that yields nothing.
-func (c *client) exec(ctx context.Context, statement string) error {
+func (c *client) exec(ctx context.Context, statement string) (err error) {
+	defer func(caller context.Context) { err = tooLate(caller, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	res, err := c.send(ctx, statement, nil, url.Values{"database": {c.database}}, false)
@@ -148,7 +149,8 @@ func (c *client) insert(ctx context.Context, table, columns string, rows []byte)
 }
 
 // write runs an INSERT.
-func (c *client) write(ctx context.Context, statement string, rows []byte) error {
+func (c *client) write(ctx context.Context, statement string, rows []byte) (err error) {
+	defer func(caller context.Context) { err = tooLate(caller, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	for try := 1; ; try++ {
@@ -174,7 +176,8 @@ func (c *client) write(ctx context.Context, statement string, rows []byte) error
 // query calls f once for each row of an answer in RowBinary: f decodes exactly
 // one. The server sends an answer when all of it is there, so that an error in
 // the middle is never taken for its end.
-func (c *client) query(ctx context.Context, statement string, f func(*decoder) error) error {
+func (c *client) query(ctx context.Context, statement string, f func(*decoder) error) (err error) {
+	defer func(caller context.Context) { err = tooLate(caller, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	res, err := c.send(ctx, statement+` FORMAT RowBinary`, nil, c.reads, true)
@@ -197,6 +200,15 @@ func (c *client) query(ctx context.Context, statement string, f func(*decoder) e
 		err = nil
 	}
 	return errors.Join(err, res.Body.Close())
+}
+
+// tooLate tells a server that takes too long from a caller who has gone: it is
+// worth trying again.
+func tooLate(caller context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && caller.Err() == nil {
+		return fmt.Errorf("the server takes too long: %s", err.Error())
+	}
+	return err
 }
 
 // unavailable says that an operation failed and may be tried again, unless the

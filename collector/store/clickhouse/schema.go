@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -9,6 +10,9 @@ import (
 // schemaVersion is that of the tables below. A ledger of a newer version is
 // refused, one of an older is brought up to it by migrations.
 const schemaVersion = 1
+
+// errNewer says that a newer program wrote the ledger: trying again is of no use.
+var errNewer = errors.New("the ledger is newer than this program")
 
 // migrations make of each version, from 1, the next. Each statement may run
 // again: several collectors may open the ledger at once.
@@ -169,8 +173,8 @@ func (s *Store) prepare(ctx context.Context) error {
 		return err
 	}
 	if newest > schemaVersion {
-		return fmt.Errorf("the ledger in database %s has version %d and this program knows %d: run the program that wrote it, or a newer one",
-			database, newest, schemaVersion)
+		return fmt.Errorf("%w: the one in database %s has version %d and this program knows %d: run the program that wrote it, or a newer one",
+			errNewer, database, newest, schemaVersion)
 	}
 	if newest == schemaVersion {
 		return nil

@@ -60,6 +60,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if err != nil {
 		s.client.close()
+		if errors.Is(err, errNewer) {
+			return nil, fmt.Errorf("store: %w", err)
+		}
 		return nil, unavailable("open the ledger", err)
 	}
 	return s, nil
