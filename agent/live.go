@@ -23,10 +23,12 @@ const stateSeconds = attribution.ChunkSeconds
 
 // liveState is what a live node keeps beside its chunks.
 type liveState struct {
-	BootID string      `json:"boot_id"` // of the machine
-	Now    int64       `json:"now"`     // the timeline, Unix ns
-	Uptime int64       `json:"uptime"`  // of the machine at that time, ns
-	Meter  meter.State `json:"meter"`
+	BootID string `json:"boot_id"` // of the machine
+	Now    int64  `json:"now"`     // the timeline, Unix ns
+	Uptime int64  `json:"uptime"`  // of the machine at that time, ns
+	// Since is the first second of this life of the machine that may be billed.
+	Since attribution.Second `json:"since,omitempty"`
+	Meter meter.State        `json:"meter"`
 }
 
 // held is who held what, by device; none where nothing was kept.
@@ -53,6 +55,7 @@ type liveNode struct {
 	seen    observed // the source, where it tells of itself
 
 	kept    attribution.Second // when the state was last kept
+	since   attribution.Second // as liveState has it
 	changed atomic.Int64       // second of the newest change of a holding or device
 	letGo   bool               // the spool is full: seconds are let go
 	holders meter.State        // when that began
@@ -102,7 +105,7 @@ func (l *liveNode) from(kept *liveState) attribution.Second {
 	if kept == nil || next == 0 {
 		return max(attribution.SecondOf(now)+1, next)
 	}
-	from := next
+	from := max(next, kept.Since)
 	if kept.BootID != l.machine.BootID {
 		from = max(from, attribution.SecondOf(now-uptime))
 	}
@@ -152,6 +155,10 @@ func (l *liveNode) begin(ctx context.Context, kept *liveState) error {
 	from := l.from(kept)
 	if kept == nil { // a spool that was lost must not repeat what is stored
 		from = max(from, l.uplink.Status().StoredThrough)
+	}
+	l.since = from
+	if kept != nil && kept.BootID == l.machine.BootID {
+		l.since = kept.Since
 	}
 	options := meter.Options{From: from, LaneRecords: 1024, KeepRestored: l.holds}
 	l.meter = meter.New(options)
@@ -238,7 +245,7 @@ func (l *liveNode) keepState(now bool) error {
 	}
 	l.kept = next
 	at, uptime := l.clock.Read()
-	b, err := json.Marshal(liveState{BootID: l.machine.BootID, Now: at, Uptime: uptime, Meter: l.meter.State()})
+	b, err := json.Marshal(liveState{BootID: l.machine.BootID, Now: at, Uptime: uptime, Since: l.since, Meter: l.meter.State()})
 	if err != nil {
 		panic("BUG: a meter's state is not JSON: " + err.Error())
 	}

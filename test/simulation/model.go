@@ -312,7 +312,7 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second.
 		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
-		lo := e.l.newest(p.end - 1)
+		lo := e.l.newest(min(p.end-unsealed, b.opened0) - 2)
 		if !e.sure {
 			lo = 0
 		}
@@ -351,6 +351,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 			o.must = o.must && s > again
 			o.held = append(slices.Clip(o.held), stretch{max(loose, added) - 1, b.end})
 			o.held = append(o.held, e.kept...)
+			o.lo = e.l.newest(min(s, b.end-unsealed-2))
 			o.hi = e.l.newest(math.MaxInt64)
 		}
 	}
@@ -379,11 +380,12 @@ func (e *expectation) loosen(s attribution.Second, o *outcome) {
 	}
 }
 
-// diedIn reports whether an agent died in a stretch.
+// diedIn reports whether an agent ended in a stretch: what it could not write is
+// gone, also when it stopped gracefully.
 func (e *expectation) diedIn(w stretch) bool {
 	for _, m := range e.l.lives {
 		for _, b := range m.agents {
-			if b.how != running && b.how != stopped && b.end >= w.from && b.end <= w.to {
+			if b.how != running && b.end >= w.from && b.end <= w.to {
 				return true
 			}
 		}
