@@ -22,8 +22,24 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 		if err := c.check(ctx); err != nil {
 			return refused{err}
 		}
-		return c.run(ctx)
+		if err := c.run(ctx); err != nil || s.options.Grace == 0 {
+			return err
+		}
+		return c.stillRated(ctx)
 	})
+}
+
+// stillRated looks, where others may rerate, whether one has meanwhile.
+func (c *commit) stillRated(ctx context.Context) error {
+	now, err := c.store.readState(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := c.store.newest(ctx, now, store.Reratings)
+	if err == nil && n != c.batch.Journal {
+		err = fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, c.batch.Journal, n)
+	}
+	return err
 }
 
 // commit is one batch on its way into the tables.

@@ -24,7 +24,7 @@ var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func lane(t *testing.T, place, name string) *clickhouse.Store {
 	t.Helper()
 	o := options(place)
-	o.Name = name
+	o.Name, o.Grace = name, 50*time.Millisecond
 	s, err := clickhouse.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
