@@ -111,7 +111,6 @@ type holding struct {
 	time    map[string]*big.Int                              // by pod
 	windows int64
 	cost    big.Int // as the journal says
-	cards   map[uint32]bool
 }
 
 // checkAll compares the ledger with the model.
@@ -151,7 +150,7 @@ func journal(st store.Store) (j *rerating.Journal, err error) {
 // take notes a chunk. Each window is a second, and costs the second's price
 // (law 1); none is there twice (4).
 func (w *world) take(h *holding, c *attribution.Chunk, j *rerating.Journal) {
-	fmt.Fprintf(w.trace, "%s %x %d %d %d\n", c.Key.Node, c.Key.Boot, c.Key.Sequence, c.Seconds, len(c.Windows))
+	_, _ = fmt.Fprintf(w.trace, "%s %x %d %d %d\n", c.Key.Node, c.Key.Boot, c.Key.Sequence, c.Seconds, len(c.Windows))
 	if w.o.Tell != nil {
 		w.o.Tell(fmt.Sprintf("chunk of %s: %d to %d, %d windows", c.Key.Node, c.Key.Sequence, c.End(), len(c.Windows)))
 	}
@@ -250,7 +249,7 @@ func (w *world) checkNode(n *node, seconds map[attribution.Second]map[int]stored
 }
 
 func (w *world) checkWindow(n *node, device int, s attribution.Second, o *outcome, got *stored) {
-	if why := w.priced(n, device, s, o, got.price); why != "" {
+	if why := w.priced(n, device, o, got.price); why != "" {
 		w.broken("law 6: second %d of %s: %s", s, n.name, why)
 	}
 	if o.observed && slices.Equal(got.shares, n.script.observed(device, s)) {
@@ -283,7 +282,7 @@ func (w *world) heldRight(n *node, device int, o *outcome, got *stored) bool {
 }
 
 // priced says what is wrong with a window's price.
-func (w *world) priced(n *node, device int, s attribution.Second, o *outcome, p attribution.Price) string {
+func (w *world) priced(n *node, device int, o *outcome, p attribution.Price) string {
 	if p.Revision < o.lo || p.Revision > o.hi {
 		return fmt.Sprintf("it is priced by card %d, not %d to %d", p.Revision, o.lo, o.hi)
 	}

@@ -147,7 +147,7 @@ func (c *collector) crash() {
 	life.store.Kill()
 	c.w.cutAll(c)
 	life.stop()
-	<-life.ran
+	_ = <-life.ran // ended has been told
 	c.streams.Wait()
 }
 
@@ -163,7 +163,7 @@ func (c *collector) roll() {
 	c.take(true)
 	c.w.cutAll(c)
 	life.stop()
-	<-life.ran
+	_ = <-life.ran // ended has been told
 	c.streams.Wait()
 	life.store.Kill()
 }

@@ -24,13 +24,13 @@ func (w *world) live() {
 	}
 	total := time.Duration(w.o.Hours * float64(time.Hour))
 	// Mostly little happens at a time, so that there can be many seeds.
-	scale := time.Duration(1)
+	scale := int64(1)
 	if w.r.IntN(12) == 0 {
 		scale = 8
 	}
 	stretches := 1 + w.r.IntN(3)
 	for i := range stretches {
-		w.trouble(scale*w.upTo(2*time.Minute)+time.Minute, time.Duration(2+w.r.IntN(20))*time.Second)
+		w.trouble(w.upTo(time.Duration(scale*int64(2*time.Minute)))+time.Minute, time.Duration(2+w.r.IntN(20))*time.Second)
 		if w.isBroken() {
 			return
 		}

@@ -188,22 +188,22 @@ func (w *world) rerate(*node) {
 }
 
 // quiet lets a long time pass in which little is up.
-func (w *world) quiet(d, scale time.Duration) {
+func (w *world) quiet(d time.Duration, scale int64) {
 	way := w.r.IntN(8)
 	w.event("quiet for %v, way %d", d, way)
 	w.wait(w.upTo(90 * time.Second))
 	end := time.Now().Add(d)
 	switch way {
 	case 0: // everything works
-		w.wait(min(scale*w.upTo(3*time.Minute), d))
+		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
 	case 1: // no collector
 		w.at[0].crash()
-		w.wait(min(scale*w.upTo(3*time.Minute), d))
+		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
 	case 2: // no agents, on machines that are up
 		for _, n := range w.nodes {
 			n.kill()
 		}
-		w.wait(min(scale*w.upTo(20*time.Minute), d))
+		w.wait(min(w.upTo(time.Duration(scale*int64(20*time.Minute))), d))
 	case 3: // as long as it takes, where that is not billed
 		w.asleep = true
 		for _, n := range w.nodes {

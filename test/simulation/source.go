@@ -100,15 +100,16 @@ func (s *source) note(at attribution.Second, anew bool) {
 func (s *source) holdings(p sampler.Producer, at attribution.Second, all bool) {
 	for i, d := range s.script.devices {
 		e := sampler.Event{Time: at.Nanos(), Node: s.script.node, DeviceID: d.ID}
-		if all {
+		switch {
+		case all:
 			e.Kind, e.Device = sampler.DeviceAdded, d
 			p.Yield(&e)
 			s.mu.Lock()
 			s.first = at
 			s.mu.Unlock()
-		} else if int64(at)%s.script.epoch != 0 {
+		case int64(at)%s.script.epoch != 0:
 			continue
-		} else {
+		default:
 			for _, h := range s.script.holders(i, at-1) {
 				e.Kind, e.Owner = sampler.Released, h.owner
 				p.Yield(&e)

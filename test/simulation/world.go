@@ -121,7 +121,7 @@ func (w *world) event(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	fmt.Fprintf(w.trace, "%d %s\n", time.Since(w.began), text)
+	_, _ = fmt.Fprintf(w.trace, "%d %s\n", time.Since(w.began), text)
 	if w.o.Tell != nil {
 		w.o.Tell(fmt.Sprintf("%14.3f  %s", time.Since(w.began).Seconds(), text))
 	}
@@ -212,9 +212,8 @@ func Run(seed uint64, o Options) Result {
 // logs takes what processes log: the model has to know what they had to give
 // up, and they must say so.
 type logs struct {
-	w    *world
-	who  string
-	with string
+	w   *world
+	who string
 }
 
 // Enabled implements [slog.Handler].
