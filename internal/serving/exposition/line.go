@@ -119,7 +119,7 @@ func (p *lineParser) parse(rest []byte, l Limits) (float64, error) {
 
 // parseValue is strict where Go is generous: no hexadecimal, no underscores.
 func parseValue(word []byte) (float64, error) {
-	if len(word) == 0 || len(word) > 64 || bytes.ContainsAny(word, "pPxX_") {
+	if len(word) == 0 || bytes.ContainsAny(word, "pPxX_") {
 		return 0, errMalformed
 	}
 	v, err := strconv.ParseFloat(string(word), 64)
