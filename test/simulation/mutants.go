@@ -27,8 +27,8 @@ func Mutants() []Mutant {
 		},
 		{
 			"a gap after a restart is not billed", "agent/live.go",
-			"\tfrom := next\n",
-			"\tfrom := next\n\tif PLANTED {\n\t\tfrom = max(from, attribution.SecondOf(now))\n\t}\n",
+			"\tfrom := max(next, kept.Since)\n",
+			"\tfrom := max(next, kept.Since)\n\tif PLANTED {\n\t\tfrom = max(from, attribution.SecondOf(now))\n\t}\n",
 		},
 		{
 			"chunks are trimmed before they are acknowledged", "agent/spool/read.go",
