@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/exporter/otlp"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // ExportConfig is what others may see of the ledger on this node, as it is
@@ -51,8 +52,9 @@ type OTLPConfig struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 
-	// Headers are sent with each push. Default: none.
-	Headers map[string]string `yaml:"headers"`
+	// Headers are sent with each push. Their values are shown nowhere. Default:
+	// none.
+	Headers map[string]secret.Text `yaml:"headers"`
 }
 
 func (c *ExportConfig) check(bad func(key, format string, args ...any)) {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 func TestDefaultConfigIsValidAndSurvivesYAML(t *testing.T) {
@@ -103,10 +105,10 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"export.pod_labels":               func(c *Config) { c.Export.PodLabels = []string{"a b"} },
 		"export.otlp: endpoint":           func(c *Config) { c.Export.OTLP.Endpoint = "https://me:hush@x:4317" },
 		"export.otlp: header": func(c *Config) {
-			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]string{"header x": "hush"}
+			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]secret.Text{"header x": "hush"}
 		},
 		"the value of header x": func(c *Config) {
-			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]string{"x": "hush\n"}
+			c.Export.OTLP.Endpoint, c.Export.OTLP.Headers = "x:4317", map[string]secret.Text{"x": "hush\n"}
 		},
 		"log: unknown level":  func(c *Config) { c.Log.Level = "loud" },
 		"log: unknown format": func(c *Config) { c.Log.Format = "xml" },

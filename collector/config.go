@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -243,7 +244,7 @@ func DefaultConfig() Config {
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
-		ClickHouse:  ClickHouseConfig{Database: "gpuledger"},
+		ClickHouse:  ClickHouseConfig{Addresses: []string{}, Database: "gpuledger"},
 		DuckDB:      DuckDBConfig{UpgradeCopy: true, MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
 		StopTimeout: Duration{30 * time.Second},
 		Log:         LogConfig{Level: "info", Format: "text"},
@@ -256,7 +257,9 @@ func DefaultConfig() Config {
 func ParseConfig(name string, source []byte) (Config, error) {
 	c := DefaultConfig()
 	if _, err := plainyaml.Decode(source, &c); err != nil {
-		return Config{}, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
+		// What stands around the line may be a secret, in a file that has any.
+		show := !bytes.Contains(source, []byte("headers"))
+		return Config{}, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, show))
 	}
 	return c, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // ExportConfig says what others may see of the ledger's sums as metrics: at
@@ -66,14 +67,15 @@ type ExportOTLPConfig struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 
-	// Headers are sent with each push. Default: none.
-	Headers map[string]string `yaml:"headers"`
+	// Headers are sent with each push. Their values are shown nowhere. Default:
+	// none.
+	Headers map[string]secret.Text `yaml:"headers"`
 }
 
 func defaultExport() ExportConfig {
 	c := ExportConfig{
 		Dimensions: rollupexport.DefaultDimensions(), MaxGroups: 2000, MinInterval: Duration{15 * time.Second},
-		OTLP: ExportOTLPConfig{Interval: Duration{time.Minute}, Timeout: Duration{10 * time.Second}, Headers: map[string]string{}},
+		OTLP:        ExportOTLPConfig{Interval: Duration{time.Minute}, Timeout: Duration{10 * time.Second}, Headers: map[string]secret.Text{}},
 		RemoteWrite: defaultRemoteWrite(),
 	}
 	for _, d := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second} {

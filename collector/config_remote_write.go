@@ -9,6 +9,7 @@ import (
 	"github.com/oklog/run"
 
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // ExportRemoteWriteConfig says where the sums are pushed to by Prometheus
@@ -45,8 +46,9 @@ type ExportRemoteWriteConfig struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 
-	// Headers are sent with each request. Default: none.
-	Headers map[string]string `yaml:"headers"`
+	// Headers are sent with each request. Their values are shown nowhere.
+	// Default: none.
+	Headers map[string]secret.Text `yaml:"headers"`
 
 	// Labels are those of every series, such as the region; job and instance may
 	// be among them. Default: none.
@@ -56,7 +58,7 @@ type ExportRemoteWriteConfig struct {
 func defaultRemoteWrite() ExportRemoteWriteConfig {
 	return ExportRemoteWriteConfig{
 		Protocol: rollupexport.RemoteWrite1, Interval: Duration{time.Minute}, Timeout: Duration{30 * time.Second},
-		Headers: map[string]string{}, Labels: map[string]string{},
+		Headers: map[string]secret.Text{}, Labels: map[string]string{},
 	}
 }
 

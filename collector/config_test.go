@@ -26,6 +26,22 @@ func TestDefaultConfigIsValidAndSurvivesYAML(t *testing.T) {
 	}
 }
 
+// What is sent with a push may be a password: it is read, and not shown again.
+func TestSecretsAreNotPrinted(t *testing.T) {
+	c, err := ParseConfig("c.yaml", []byte("export: {otlp: {headers: {authorization: hush}}, remote_write: {headers: {authorization: hush}}}"))
+	if err != nil || c.Export.OTLP.Headers["authorization"].Reveal() != "hush" || c.Export.RemoteWrite.Headers["authorization"].Reveal() != "hush" {
+		t.Fatal(err)
+	}
+	text, err := c.YAML()
+	if err != nil || strings.Contains(string(text), "hush") || strings.Count(string(text), "authorization: (secret)") != 2 {
+		t.Errorf("%s %v", text, err)
+	}
+	_, err = ParseConfig("c.yaml", []byte("export:\n  otlp:\n    headers: {authorization: hush}\n    endpont: x\n"))
+	if err == nil || strings.Contains(err.Error(), "hush") || !strings.Contains(err.Error(), "endpont") {
+		t.Error(err)
+	}
+}
+
 func TestParseConfig(t *testing.T) {
 	c, err := ParseConfig("c.yaml", []byte("retention: {seconds: \"0\", minutes: 0, hours: 48h, days: 0s}\nlimits:\n  pending_bytes: 33554432\n"))
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/gpuledger/gpuledger/internal/certs"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // OTLPOptions say where the counters are pushed to by OTLP over gRPC.
@@ -27,7 +28,7 @@ type OTLPOptions struct {
 	Insecure          bool   // without TLS
 	CAFile            string // authorities to trust instead of the system's, PEM
 	CertFile, KeyFile string // of the client, PEM
-	Headers           map[string]string
+	Headers           map[string]secret.Text
 	Interval          time.Duration // default 60 s, at least 1 s
 	Timeout           time.Duration // of a push, default 10 s
 	Version           string        // service.version
@@ -65,7 +66,7 @@ func (o OTLPOptions) Validate() error {
 		if k == "" || strings.HasPrefix(k, "grpc-") || strings.ContainsFunc(k, notOfHeader) {
 			return fmt.Errorf("header %.80q: want lower-case letters, digits, -, _ and ., and not the prefix grpc-", k)
 		}
-		if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if strings.ContainsFunc(v.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("the value of header %s: want printable ASCII; is there a line break at its end?", k)
 		}
 	}
@@ -177,7 +178,7 @@ func (p *Pusher) push(ctx context.Context) {
 
 func (p *Pusher) send(ctx context.Context, s *Snapshot) error {
 	for k, v := range p.o.Headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, k, v)
+		ctx = metadata.AppendToOutgoingContext(ctx, k, v.Reveal())
 	}
 	for request := range p.requests(s) {
 		response, err := p.client.Export(ctx, request)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/exp/api/remote"
+
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // The versions of Prometheus remote write.
@@ -31,7 +33,7 @@ type RemoteWriteOptions struct {
 	CAFile          string // authorities to trust instead of the system's, PEM
 	CertFile        string // of the client, PEM, read again for each connection
 	KeyFile         string
-	Headers         map[string]string
+	Headers         map[string]secret.Text
 	Labels          map[string]string // of every series; those of the ledger go before
 	Interval        time.Duration     // default 60 s, at least 1 s
 	Timeout         time.Duration     // of a push, retries included, default 30 s
@@ -78,7 +80,7 @@ func (o RemoteWriteOptions) Validate() error {
 		if k == "" || strings.ContainsFunc(strings.ToLower(k), notOfHeader) {
 			return fmt.Errorf("header %.80q: want letters, digits, -, _ and .", k)
 		}
-		if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if strings.ContainsFunc(v.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("the value of header %s: want printable ASCII; is there a line break at its end?", k)
 		}
 		if strings.EqualFold(k, "Authorization") && o.BearerTokenFile != "" {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
+	"github.com/gpuledger/gpuledger/internal/secret"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -196,7 +197,7 @@ func TestRemoteWriteTellsWhatAScrapeDoes(t *testing.T) {
 			}
 			w, err := rollupexport.NewRemoteWriter(f.Rollups, rollupexport.RemoteWriteOptions{
 				URL: server.URL + "/api/v1/write", Protocol: protocol, BearerTokenFile: token, Interval: time.Second,
-				Headers: map[string]string{"X-Scope-OrgID": "fleet"}, Labels: map[string]string{"job": "gpuledger-collector", "basis": "not of a series that has one"},
+				Headers: map[string]secret.Text{"X-Scope-OrgID": "fleet"}, Labels: map[string]string{"job": "gpuledger-collector", "basis": "not of a series that has one"},
 				Version: "1.2.3",
 			})
 			if err != nil {
@@ -275,8 +276,8 @@ func TestRemoteWriteOptions(t *testing.T) {
 		"half a pair":      {rollupexport.RemoteWriteOptions{URL: "https://m/", CertFile: "x"}, "come together"},
 		"too often":        {rollupexport.RemoteWriteOptions{URL: "https://m/", Interval: time.Millisecond}, "at least 1s"},
 		"another protocol": {rollupexport.RemoteWriteOptions{URL: "https://m/", Protocol: "3.0"}, `want "1.0" or "2.0"`},
-		"a bad header":     {rollupexport.RemoteWriteOptions{URL: "https://m/", Headers: map[string]string{"X": "a\n"}}, "line break"},
-		"two tokens":       {rollupexport.RemoteWriteOptions{URL: "https://m/", BearerTokenFile: "x", Headers: map[string]string{"authorization": "y"}}, "exclude"},
+		"a bad header":     {rollupexport.RemoteWriteOptions{URL: "https://m/", Headers: map[string]secret.Text{"X": "a\n"}}, "line break"},
+		"two tokens":       {rollupexport.RemoteWriteOptions{URL: "https://m/", BearerTokenFile: "x", Headers: map[string]secret.Text{"authorization": "y"}}, "exclude"},
 		"a bad label":      {rollupexport.RemoteWriteOptions{URL: "https://m/", Labels: map[string]string{"a-b": "c"}}, "label"},
 	} {
 		err := c.o.Validate()

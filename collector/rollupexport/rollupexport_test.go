@@ -33,6 +33,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rollupexport"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/internal/loopback"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -390,8 +391,8 @@ func TestOptions(t *testing.T) {
 		"come together": {Endpoint: "x:1", CertFile: "c"},
 		"without TLS":   {Endpoint: "x:1", Insecure: true, CAFile: "c"},
 		"at least 1s":   {Endpoint: "x:1", Interval: time.Millisecond},
-		"lower-case":    {Endpoint: "x:1", Headers: map[string]string{"A b": "c"}},
-		"printable":     {Endpoint: "x:1", Headers: map[string]string{"a": "hush\n"}},
+		"lower-case":    {Endpoint: "x:1", Headers: map[string]secret.Text{"A b": "c"}},
+		"printable":     {Endpoint: "x:1", Headers: map[string]secret.Text{"a": "hush\n"}},
 	} {
 		err := o.Validate()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
@@ -447,7 +448,7 @@ func TestOTLP(t *testing.T) {
 	f := newFixture(t, rollupexport.Options{Dimensions: []string{"cluster", "budget-owner", "model", "label:app"}}, querytest.NewWorld().Chunks(0, 600)...)
 	r, addr := receive(t)
 	p, err := rollupexport.NewPusher(f.Rollups, rollupexport.OTLPOptions{
-		Endpoint: addr, Insecure: true, Interval: time.Second, Headers: map[string]string{"x-scope": "tenant"}, Version: "v1", InstanceID: "me",
+		Endpoint: addr, Insecure: true, Interval: time.Second, Headers: map[string]secret.Text{"x-scope": "tenant"}, Version: "v1", InstanceID: "me",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -505,7 +506,7 @@ func TestOTLPIsSplitAndSurvivesRefusals(t *testing.T) {
 	f.now = time.Unix(int64(start)+9000, 0)
 	r, addr := receive(t)
 	r.refuse = errors.New("not now")
-	p, err := rollupexport.NewPusher(f.Rollups, rollupexport.OTLPOptions{Endpoint: addr, Insecure: true, Headers: map[string]string{"x-scope": "tenant"}})
+	p, err := rollupexport.NewPusher(f.Rollups, rollupexport.OTLPOptions{Endpoint: addr, Insecure: true, Headers: map[string]secret.Text{"x-scope": "tenant"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func (s *sender) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("User-Agent", "gpuledger-collector/"+s.o.Version)
 	for k, v := range s.o.Headers {
-		r.Header.Set(k, v)
+		r.Header.Set(k, v.Reveal())
 	}
 	if s.o.BearerTokenFile != "" {
 		token, err := s.token()

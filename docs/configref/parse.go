@@ -208,6 +208,10 @@ func kindOf(t ast.Expr) (string, error) {
 		case "Duration":
 			return "duration", nil
 		}
+	case *ast.SelectorExpr:
+		if t.Sel.Name == "Text" { // of package secret
+			return "text", nil
+		}
 	case *ast.ArrayType:
 		if id, ok := t.Elt.(*ast.Ident); ok && ast.IsExported(id.Name) {
 			return "list", nil // of what has a section of its own

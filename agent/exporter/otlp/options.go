@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/internal/certs"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 // Options configure a pusher. Endpoint is required.
@@ -25,7 +26,7 @@ type Options struct {
 	CertFile, KeyFile string
 	// Headers are sent with every push, such as authorization. They are never
 	// logged.
-	Headers map[string]string
+	Headers map[string]secret.Text
 	// NoCompression sends requests as they are instead of gzipped, which takes
 	// off nine tenths and more.
 	NoCompression bool
@@ -88,7 +89,7 @@ func (o Options) Validate() error {
 		if !isHeader(k) {
 			return fmt.Errorf("header %.80q: want lower-case letters, digits, -, _ and ., and not the prefix grpc-", k)
 		}
-		if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if !strings.HasSuffix(k, "-bin") && strings.ContainsFunc(v.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("the value of header %s: want printable ASCII; is there a line break at its end?", k)
 		}
 	}

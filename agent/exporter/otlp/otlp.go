@@ -120,7 +120,7 @@ func (p *Pusher) push(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
 	defer cancel()
 	for k, v := range p.o.Headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, k, v)
+		ctx = metadata.AppendToOutgoingContext(ctx, k, v.Reveal())
 	}
 	rejected, reason := int64(0), ""
 	for size, request := range p.builder.requests(s) {

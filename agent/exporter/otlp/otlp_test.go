@@ -20,12 +20,13 @@ import (
 	"github.com/gpuledger/gpuledger/agent/exporter/exportertest"
 	"github.com/gpuledger/gpuledger/agent/exporter/otlp"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/secret"
 )
 
 func TestEachOwnerIsAResourceOfItsOwn(t *testing.T) {
 	r := receive(t)
 	e := newExporter(t, exporter.Options{Labels: []string{"app", "team"}})
-	p := newPusher(t, e, otlp.Options{Endpoint: r.addr, Insecure: true, Version: "1.2.3", HostName: "metal-1", Headers: map[string]string{"x-key": "secret"}})
+	p := newPusher(t, e, otlp.Options{Endpoint: r.addr, Insecure: true, Version: "1.2.3", HostName: "metal-1", Headers: map[string]secret.Text{"x-key": "secret"}})
 	defer p.Close()
 	for i := range 5 {
 		e.Add(exportertest.Episode(i))
@@ -173,7 +174,7 @@ func TestAFailureIsToldOnceAndLosesNothing(t *testing.T) {
 	r := receive(t)
 	logger, log := lines()
 	e := newExporter(t, exporter.Options{Linger: time.Second})
-	p := newPusher(t, e, otlp.Options{Endpoint: r.addr, Insecure: true, Logger: logger, Headers: map[string]string{"authorization": "hush"}})
+	p := newPusher(t, e, otlp.Options{Endpoint: r.addr, Insecure: true, Logger: logger, Headers: map[string]secret.Text{"authorization": "hush"}})
 	defer p.Close()
 	r.answer(status.Error(codes.ResourceExhausted, "slow down"), 0)
 	for i := range 3 {
@@ -287,9 +288,9 @@ func TestOptionsAreJudged(t *testing.T) {
 		"insecure with CA":  {Endpoint: "x:1", Insecure: true, CAFile: "c"},
 		"short interval":    {Endpoint: "x:1", Interval: time.Millisecond},
 		"negative timeout":  {Endpoint: "x:1", Timeout: -1},
-		"reserved header":   {Endpoint: "x:1", Headers: map[string]string{"grpc-timeout": "1"}},
-		"upper-case header": {Endpoint: "x:1", Headers: map[string]string{"Authorization": "1"}},
-		"a line break":      {Endpoint: "x:1", Headers: map[string]string{"authorization": "Bearer hush\n"}},
+		"reserved header":   {Endpoint: "x:1", Headers: map[string]secret.Text{"grpc-timeout": "1"}},
+		"upper-case header": {Endpoint: "x:1", Headers: map[string]secret.Text{"Authorization": "1"}},
+		"a line break":      {Endpoint: "x:1", Headers: map[string]secret.Text{"authorization": "Bearer hush\n"}},
 		"a password":        {Endpoint: "https://me:hush@x:1"},
 		"no such CA":        {Endpoint: "x:1", CAFile: "testdata/none"},
 		"CA without any":    {Endpoint: "x:1", CAFile: "otlp_test.go"},
