@@ -160,8 +160,10 @@ func (r refusals) Collect(out chan<- prometheus.Metric) {
 		reason string
 		count  int64
 	}{
-		{"unauthenticated", n.Unauthenticated.Load()}, {"forbidden", n.Forbidden.Load()},
-		{"too_many_failures", n.TooMany.Load()}, {"foreign_page", n.Foreign.Load()},
+		{"unauthenticated", n.Unauthenticated.Load()},
+		{"forbidden", n.Forbidden.Load()},
+		{"too_many_failures", n.TooMany.Load()},
+		{"foreign_page", n.Foreign.Load()},
 	} {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(x.count), x.reason)
 	}

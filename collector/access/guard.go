@@ -41,10 +41,8 @@ func (b *Binding) Check() error {
 			return errors.New("team_of_group: it says who and which team by itself: leave out teams, users, groups and certificates")
 		}
 	}
-	for _, who := range slices.Concat(b.Users, b.Groups, b.Certificates) {
-		if who == "" {
-			return errors.New("a user, group or certificate is empty")
-		}
+	if slices.Contains(slices.Concat(b.Users, b.Groups, b.Certificates), "") {
+		return errors.New("a user, group or certificate is empty")
 	}
 	_, err := NewCaller("check", ByOIDC, []Grant{b.Grant})
 	return err
@@ -185,8 +183,10 @@ func (g *Guard) token(ctx context.Context, peer, token string) (*Caller, error) 
 	if !expires.IsZero() {
 		until = minTime(until, expires)
 	}
+	// Of the generation that was there before it was looked at: what changed
+	// meanwhile may have taken it out.
 	g.mu.Lock()
-	g.verified.put(sum, c, until, g.generation())
+	g.verified.put(sum, c, until, generation)
 	g.mu.Unlock()
 	return c, nil
 }
