@@ -317,3 +317,42 @@ func TestConnectionEndsWithItsCertificate(t *testing.T) {
 		}
 	})
 }
+
+// TestConnectionOfACertificateWithoutAnEnd: RFC 5280 writes "never" as the end
+// of the year 9999, which is further than a duration reaches.
+func TestConnectionOfACertificateWithoutAnEnd(t *testing.T) {
+	ca := certstest.New(t)
+	mine := ca.Mount(certstest.Leaf{})
+	theirs := ca.Mount(certstest.Leaf{NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)})
+	server := open(t, certs.Options{Cert: mine.Cert, Key: mine.Key, CA: mine.CA})
+	client := open(t, certs.Options{Cert: theirs.Cert, Key: theirs.Key, CA: theirs.CA})
+	pipe := bufconn.Listen(1 << 12)
+	l := tls.NewListener(server.Listen(pipe), server.ServerConfig("test"))
+	defer l.Close()
+	done := make(chan struct{})
+	defer func() { <-done }()
+	go func() {
+		defer close(done)
+		c, err := l.Accept()
+		if err == nil {
+			_, _ = io.Copy(c, c)
+			c.Close()
+		}
+	}()
+	raw, err := pipe.DialContext(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := client.ClientConfig()
+	conf.ServerName = "localhost"
+	c := tls.Client(raw, conf)
+	defer c.Close()
+	for range 20 {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatalf("ended before its time: %v", err)
+		}
+	}
+}

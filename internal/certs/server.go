@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/tls"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -33,7 +34,10 @@ func (s *Set) ServerConfig(protocols ...string) *tls.Config {
 			if bounded, ok := hello.Conn.(*connection); ok {
 				c.VerifyConnection = func(with tls.ConnectionState) error {
 					if len(with.PeerCertificates) > 0 {
-						bounded.closeIn(with.PeerCertificates[0].NotAfter.Sub(s.o.Clock()) + lastWords)
+						// Sub is the longest duration there is for a certificate without
+						// an end, which nothing may be added to.
+						left := min(with.PeerCertificates[0].NotAfter.Sub(s.o.Clock()), math.MaxInt64-lastWords)
+						bounded.closeIn(left + lastWords)
 					}
 					return nil
 				}
