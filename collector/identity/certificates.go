@@ -13,9 +13,14 @@ import (
 
 // Certificates say how a client certificate names the node that it is for.
 type Certificates struct {
-	uri, dns, commonName *regexp.Regexp
+	uri, dns, commonName *pattern
 	cluster              string
 }
+
+// pattern is an expression that takes what comes first as long as it can be, and
+// one that takes it as short: where {node}.{cluster} can be cut in two ways, the
+// two differ, and the name is nobody's.
+type pattern [2]*regexp.Regexp
 
 // Patterns are where a name may be; what is "" is not looked at. {node} stands
 // for the node's name and must be there, {cluster} for the cluster's.
@@ -33,7 +38,7 @@ func NewCertificates(p Patterns) (*Certificates, error) {
 	any := false
 	for _, x := range []struct {
 		key, pattern string
-		to           **regexp.Regexp
+		to           **pattern
 	}{{"uri", p.URI, &c.uri}, {"dns", p.DNS, &c.dns}, {"common_name", p.CommonName, &c.commonName}} {
 		if x.pattern == "" {
 			continue
@@ -56,39 +61,48 @@ const name = `([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)`
 
 // compile makes an expression of a pattern, whose groups are called as what
 // they stand for.
-func compile(pattern string) (*regexp.Regexp, error) {
-	if strings.Count(pattern, "{node}") != 1 || strings.Count(pattern, "{cluster}") > 1 {
-		return nil, fmt.Errorf("%q: want {node} in it once, and {cluster} at most once", pattern)
+func compile(text string) (*pattern, error) {
+	if strings.Count(text, "{node}") != 1 || strings.Count(text, "{cluster}") > 1 {
+		return nil, fmt.Errorf("%q: want {node} in it once, and {cluster} at most once", text)
 	}
-	if strings.Contains(pattern, "}{") {
-		return nil, fmt.Errorf("%q: want something between {cluster} and {node}", pattern)
+	if strings.Contains(text, "}{") {
+		return nil, fmt.Errorf("%q: want something between {cluster} and {node}", text)
 	}
-	e := regexp.QuoteMeta(pattern)
+	e := regexp.QuoteMeta(text)
 	for _, group := range []string{"node", "cluster"} {
 		e = strings.Replace(e, `\{`+group+`\}`, strings.Replace(name, "(", "(?P<"+group+">", 1), 1)
 	}
-	if strings.ContainsAny(strings.NewReplacer("{node}", "", "{cluster}", "").Replace(pattern), "{}") {
-		return nil, fmt.Errorf("%q: only {node} and {cluster} are known", pattern)
+	if strings.ContainsAny(strings.NewReplacer("{node}", "", "{cluster}", "").Replace(text), "{}") {
+		return nil, fmt.Errorf("%q: only {node} and {cluster} are known", text)
 	}
-	return regexp.Compile("^" + e + "$")
+	var p pattern
+	for i, flags := range []string{"", "(?U)"} {
+		var err error
+		if p[i], err = regexp.Compile(flags + "^" + e + "$"); err != nil {
+			return nil, err
+		}
+	}
+	return &p, nil
 }
 
 // identify reads the node out of a verified certificate.
 func (c *Certificates) identify(cert *x509.Certificate) (Identity, error) {
 	found := map[Identity]bool{}
-	look := func(e *regexp.Regexp, text string) {
-		if e == nil {
+	look := func(p *pattern, text string) {
+		if p == nil {
 			return
 		}
-		m := e.FindStringSubmatch(text)
-		if m == nil {
-			return
+		for _, e := range p {
+			m := e.FindStringSubmatch(text)
+			if m == nil {
+				return
+			}
+			id := Identity{Cluster: c.cluster, Node: m[e.SubexpIndex("node")], By: "certificate", Until: cert.NotAfter}
+			if i := e.SubexpIndex("cluster"); i >= 0 {
+				id.Cluster = m[i]
+			}
+			found[id] = true
 		}
-		id := Identity{Cluster: c.cluster, Node: m[e.SubexpIndex("node")], By: "certificate", Until: cert.NotAfter}
-		if i := e.SubexpIndex("cluster"); i >= 0 {
-			id.Cluster = m[i]
-		}
-		found[id] = true
 	}
 	for _, u := range cert.URIs {
 		look(c.uri, u.String())
@@ -106,7 +120,7 @@ func (c *Certificates) identify(cert *x509.Certificate) (Identity, error) {
 		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate of %q names no node\n"+
 			"hint: an agent needs one of its own node, named as ingest_access.certificates of the collector says", short(cert.Subject.String()))
 	}
-	return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate of %q names several nodes: want one", short(cert.Subject.String()))
+	return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate of %q may name several nodes: want one", short(cert.Subject.String()))
 }
 
 // Check finds what is wrong with patterns.

@@ -114,6 +114,7 @@ func patterns(t *testing.T, p identity.Patterns) *identity.Certificates {
 func TestCertificates(t *testing.T) {
 	byURI := identity.Patterns{URI: "spiffe://example.org/cluster/{cluster}/node/{node}", Cluster: "*"}
 	byDNS := identity.Patterns{DNS: "{node}.nodes.gpuledger", Cluster: "east"}
+	both := identity.Patterns{DNS: "{node}.{cluster}.nodes.gpuledger", Cluster: "*"}
 	byCN := identity.Patterns{CommonName: "system:node:{node}", Cluster: "*"}
 	for name, c := range map[string]struct {
 		patterns      identity.Patterns
@@ -135,6 +136,9 @@ func TestCertificates(t *testing.T) {
 		"DNS, wildcard":      {byDNS, &certstest.Leaf{DNS: []string{"*.nodes.gpuledger"}}, "east", "n1", codes.PermissionDenied},
 		"DNS, its cluster":   {byDNS, &certstest.Leaf{DNS: []string{"n1.nodes.gpuledger"}}, "west", "n1", codes.PermissionDenied},
 		"DNS, a suffix of":   {byDNS, &certstest.Leaf{DNS: []string{"n1.nodes.gpuledger.evil"}}, "east", "n1", codes.PermissionDenied},
+		"DNS, both":          {both, &certstest.Leaf{DNS: []string{"n1.east.nodes.gpuledger"}}, "east", "n1", codes.OK},
+		"cut in two ways":    {both, &certstest.Leaf{DNS: []string{"n1.a.east.nodes.gpuledger"}}, "east", "n1.a", codes.PermissionDenied},
+		"cut the other way":  {both, &certstest.Leaf{DNS: []string{"n1.a.east.nodes.gpuledger"}}, "a.east", "n1", codes.PermissionDenied},
 		"common name":        {byCN, &certstest.Leaf{CommonName: "system:node:n1"}, "any", "n1", codes.OK},
 		"common name, other": {byCN, &certstest.Leaf{CommonName: "system:node:n1"}, "any", "n", codes.PermissionDenied},
 		"name with a prefix": {byCN, &certstest.Leaf{CommonName: "x system:node:n1"}, "any", "n1", codes.PermissionDenied},
