@@ -136,6 +136,11 @@ type LimitsConfig struct {
 	// (1 GiB). 0 means the default.
 	PendingBytes int64 `yaml:"pending_bytes"`
 
+	// DecodedBytes is how much memory chunks that wait to be committed may take
+	// decoded, as questions read them; further ones are decoded for each
+	// question. Default: 134217728 (128 MiB). 0 means the default.
+	DecodedBytes int64 `yaml:"decoded_bytes"`
+
 	// BatchRows is how many minute rows a commit waits for at most. Default:
 	// 100000. 0 means the default.
 	BatchRows int `yaml:"batch_rows"`
@@ -240,7 +245,7 @@ func DefaultConfig() Config {
 		Peers:        PeersConfig{Addresses: []string{}, Timeout: Duration{time.Second}},
 		Retention:    RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
-			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, BatchRows: l.BatchRows,
+			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, DecodedBytes: l.DecodedBytes, BatchRows: l.BatchRows,
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
@@ -306,6 +311,7 @@ func (c *Config) checkNumbers(bad func(key, format string, args ...any)) {
 		{"limits.nodes", int64(c.Limits.Nodes)},
 		{"limits.pending_chunks", c.Limits.PendingChunks},
 		{"limits.pending_bytes", c.Limits.PendingBytes},
+		{"limits.decoded_bytes", c.Limits.DecodedBytes},
 		{"limits.batch_rows", int64(c.Limits.BatchRows)},
 		{"limits.live_seconds", int64(c.Limits.LiveSeconds)},
 		{"limits.live_total_bytes", c.Limits.LiveTotalBytes},
@@ -363,7 +369,7 @@ func (c *Config) retention() store.Retention {
 func (c *Config) ingestLimits() ingest.Limits {
 	l := &c.Limits
 	return ingest.Limits{
-		Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes,
+		Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, DecodedBytes: l.DecodedBytes,
 		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Ranges: l.Ranges,
 	}
 }

@@ -96,7 +96,7 @@ func (s *Server) ownChunk(c *attribution.Chunk) (*chunk, error) {
 
 // placeOwn puts a chunk among its node's, unless its seconds are there.
 func (s *Server) placeOwn(c *chunk) (n *node, gs []*group, v verdict, err error) {
-	id := nodeID{c.Key.Cluster, c.Key.Node}
+	id := nodeID{c.key().Cluster, c.key().Node}
 	s.mu.Lock()
 	if n = s.nodes[id]; n == nil {
 		n = s.addNode(id)
@@ -108,7 +108,7 @@ func (s *Server) placeOwn(c *chunk) (n *node, gs []*group, v verdict, err error)
 		return n, nil, v, nil
 	}
 	if len(n.has.spans) >= s.o.Limits.Ranges && n.has.opens(c.span()) {
-		return n, nil, v, fmt.Errorf("%w: the seconds of %q have too many gaps: raise limits.ranges", ErrRejected, c.Key.Node)
+		return n, nil, v, fmt.Errorf("%w: the seconds of %q have too many gaps: raise limits.ranges", ErrRejected, c.key().Node)
 	}
 	if gs, err = n.accept(c, s.journal.Load(), s.o.Clock()); err != nil {
 		return n, nil, v, fmt.Errorf("%w: %w", ErrRejected, err)

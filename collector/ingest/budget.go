@@ -95,7 +95,7 @@ func (b *budget) give(back ...charge) {
 		if b.chunks < 0 || b.bytes < 0 || c.by.chunks < 0 || c.by.bytes < 0 {
 			panic("BUG: more was given back than was taken")
 		}
-		gave = gave || c.chunks > 0
+		gave = gave || c.chunks > 0 || c.bytes > 0
 	}
 	if !gave {
 		b.mu.Unlock()

@@ -15,7 +15,6 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
-	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Whatever comes and goes, the budget is never exceeded, nobody waits while there
@@ -350,44 +349,4 @@ func TestRostersOfAllStreamsAreBounded(t *testing.T) {
 			}
 		}
 	})
-}
-
-// A roster stands for a chunk's only where all of it occurs in the chunk and all
-// seconds have it.
-func TestWhoseRosterAChunkHas(t *testing.T) {
-	id := nodeID{"c", "n"}
-	seconds := secondsOf(makeChunk(id, attribution.Boot{1}, base, 3))
-	for _, s := range seconds[1:] {
-		s.Roster = seconds[0].Roster // equal, and the same
-	}
-	r, err := decodeRoster(wire.EncodeRoster(seconds[0].Roster))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lives []*live
-	for _, s := range seconds {
-		s.Roster = r.facts.Roster()
-		lives = append(lives, &live{Chunk: s})
-	}
-	list := &rosters{most: 4, mostBytes: 1 << 20, pool: &pool{most: 1 << 20}}
-	if list.whole(r.facts.Roster(), lives) != nil {
-		t.Error("a roster that the stream does not have stands for the chunk's")
-	}
-	if err := list.put(r); err != nil {
-		t.Fatal(err)
-	}
-	of := *r.facts.Roster()
-	if list.whole(&of, lives) != r {
-		t.Error("the seconds' roster, all of which occurs, does not stand for the chunk's")
-	}
-	less := of
-	less.Owners = of.Owners[1:]
-	if list.whole(&less, lives) != nil {
-		t.Error("a roster of which not all occurs stands for the chunk's")
-	}
-	other := *r.facts.Roster()
-	lives[2].Roster = &other
-	if list.whole(&of, lives) != nil || list.whole(&of, nil) != nil {
-		t.Error("one of several rosters, or none, stands for the chunk's")
-	}
 }

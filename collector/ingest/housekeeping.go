@@ -118,16 +118,17 @@ func (s *Server) dropStored(g *group, have *seconds) int {
 		}
 		gone = append(gone, c)
 		bytes += c.bytes
+		c.release(n.decoded)
 		if v == duplicate {
 			s.count.duplicate.Add(1)
-			n.storedThrough = max(n.storedThrough, c.End())
+			n.storedThrough = max(n.storedThrough, c.end())
 			continue
 		}
 		s.count.conflict.Add(1)
-		if n.stream != nil && n.stream.boot == c.Key.Boot {
+		if n.stream != nil && n.stream.boot == c.key().Boot {
 			// An agent that does not read its answers is told again when it
 			// sends the chunk again.
-			_ = n.stream.rejectLocked(c.Key, "conflict: the ledger has other data in these seconds")
+			_ = n.stream.rejectLocked(c.key(), "conflict: the ledger has other data in these seconds")
 		}
 	}
 	g.sumAnew(kept, s.journal.Load())

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gpuledger/gpuledger/attribution"
-	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -138,91 +137,21 @@ func (st *stream) firstLive(r *roster) int64 {
 	return rosterMemory * int64(len(r.stored.Body))
 }
 
-// newChunk keeps the message's body and digest, which nobody else has.
-// firstOfRoster counts the roster's memory with the chunk's.
-func newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster, firstOfRoster bool) *chunk {
-	bytes := memory(c) + int64(len(m.GetBody()))
-	if firstOfRoster {
-		bytes += rosterMemory * int64(len(r.stored.Body))
-	}
-	return &chunk{
-		Chunk: c, roster: r, bytes: bytes,
-		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.stored.ID, Body: m.GetBody(), Digest: m.GetDigest(), Previous: m.GetPrevious()},
-	}
-}
-
 // rosterMemory is about how many bytes of memory a byte of a roster's encoding
 // becomes, once decoded and with its fingerprints.
 const rosterMemory = 4
 
-// takeClosed makes a chunk from the seconds that went live.
-func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
-	n := st.node
-	key, err := wire.ClosedKey(m, n.id.cluster, n.id.node, st.boot)
-	if err == nil {
-		err = wire.Previous(m.GetPrevious())
-	}
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
-	}
-	end := key.Sequence + attribution.Second(m.GetSeconds())
-	n.mu.Lock()
-	if n.has.judge(span{key.Sequence, end, key.Boot}) == duplicate {
-		defer n.mu.Unlock()
-		return st.noteDuplicate(key.Sequence, end)
-	}
-	var seconds []*live
-	for _, l := range n.live {
-		if l.Key.Sequence >= key.Sequence && l.Key.Sequence < end {
-			seconds = append(seconds, l)
-		}
-	}
-	n.mu.Unlock()
-
-	c, ok := rebuild(key, int(m.GetSeconds()), seconds)
-	if !ok || c.Check() != nil {
-		return st.resend(key)
-	}
-	r, err := st.rosterOf(c, seconds)
-	if err != nil {
-		return st.resend(key)
-	}
-	c.Roster = r.facts.Roster() // equal, and what it is folded by
-	full, err := wire.EncodeChunk(c, r.stored.ID)
-	if err != nil || string(full.Digest) != string(m.GetDigest()) {
-		return st.resend(key)
-	}
-	full.Previous = m.GetPrevious()
-	return st.admit(ctx, st.newChunk(c, full, r))
-}
-
-// rosterOf is the roster of a chunk that was made here, kept like one that was
-// sent: the next chunk mostly has the same.
-func (st *stream) rosterOf(c *attribution.Chunk, seconds []*live) (*roster, error) {
-	if r := st.rosters.whole(c.Roster, seconds); r != nil {
-		return r, nil
-	}
-	if r := st.rosters.get(c.Roster.Fingerprint()); r != nil {
-		return r, nil
-	}
-	r, err := decodeRoster(wire.EncodeRoster(c.Roster))
-	if err != nil {
-		return nil, err
-	}
-	_ = st.rosters.put(r) // one that there is no room for serves this chunk all the same
-	return r, nil
-}
-
 // admit accepts a chunk that keeps the laws, waiting for memory if it must.
 func (st *stream) admit(ctx context.Context, c *chunk) error {
 	s := st.s
-	if why := s.tooEarlyOrLate(c.Chunk); why != "" {
+	if why := s.tooEarlyOrLate(c.decoded); why != "" {
 		s.count.rejected.Add(1)
-		return st.reject(c.Key, why)
+		return st.reject(c.key(), why)
 	}
 	if err := s.budget.take(ctx, st.node.holder, c.bytes); err != nil {
 		return status.FromContextError(err).Err()
 	}
+	whole := c.decoded // which it may not keep
 	gs, taken, err := st.place(c)
 	if !taken {
 		s.budget.give(charge{st.node.holder, 1, c.bytes})
@@ -235,8 +164,8 @@ func (st *stream) admit(ctx context.Context, c *chunk) error {
 	default:
 	}
 	s.count.accepted.Add(1)
-	s.count.slices.Add(sliceCount(c.Chunk))
-	s.count.unpriced.Add(s.unpriced.note(c.Chunk, s.o.Clock()))
+	s.count.slices.Add(sliceCount(whole))
+	s.count.unpriced.Add(s.unpriced.note(whole, s.o.Clock()))
 	return err
 }
 
@@ -250,21 +179,21 @@ func (st *stream) place(c *chunk) (gs []*group, taken bool, err error) {
 	}
 	switch n.has.judge(c.span()) {
 	case duplicate:
-		return nil, false, st.noteDuplicate(c.Key.Sequence, c.End())
+		return nil, false, st.noteDuplicate(c.from(), c.end())
 	case conflict:
 		s.count.conflict.Add(1)
-		return nil, false, st.rejectLocked(c.Key, "conflict: the node has other data in these seconds, from another boot or in other chunks")
+		return nil, false, st.rejectLocked(c.key(), "conflict: the node has other data in these seconds, from another boot or in other chunks")
 	case fresh:
 	}
 	if len(n.has.spans) >= s.o.Limits.Ranges && n.has.opens(c.span()) {
 		s.count.rejected.Add(1)
-		return nil, false, st.rejectLocked(c.Key, "the node's seconds have too many gaps: raise limits.ranges")
+		return nil, false, st.rejectLocked(c.key(), "the node's seconds have too many gaps: raise limits.ranges")
 	}
 	if gs, err = n.accept(c, s.journal.Load(), s.o.Clock()); err != nil {
 		s.count.rejected.Add(1)
-		return nil, false, st.rejectLocked(c.Key, err.Error())
+		return nil, false, st.rejectLocked(c.key(), err.Error())
 	}
-	return gs, true, st.note(receipt{c.Key.Sequence, c.End(), awaiting})
+	return gs, true, st.note(receipt{c.from(), c.end(), awaiting})
 }
 
 // noteDuplicate acknowledges what is there already as soon as it is durable.

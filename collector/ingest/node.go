@@ -20,7 +20,9 @@ type nodeID struct{ cluster, node string }
 type node struct {
 	id       nodeID
 	holder   *holder // of what is pending; several nodes of the collector's own share one
+	budget   *budget // of what is pending
 	lives    *pool   // of all nodes' live seconds
+	decoded  *room   // of all nodes' pending chunks that are kept decoded
 	nextTurn int64   // of the next group that becomes ready; guarded by the queue
 
 	mu      sync.Mutex
@@ -45,14 +47,6 @@ type roster struct {
 	facts  *rollup.Facts
 }
 
-// chunk is an accepted chunk. It does not change.
-type chunk struct {
-	*attribution.Chunk
-	stored store.Chunk
-	roster *roster
-	bytes  int64 // of memory, roughly; taken from the budget
-}
-
 // memory is roughly what a decoded chunk takes.
 func memory(c *attribution.Chunk) int64 {
 	n := 256 + 64*int64(len(c.Windows)) + 24*int64(len(c.Tallies))
@@ -72,7 +66,7 @@ type group struct {
 	batch  uint64 // number of the commit that holds it; 0: not known yet
 	since  time.Time
 	chunks []*chunk
-	fold   *rollup.Fold
+	fold   *rollup.Fold // nil once it is stored
 	// journal is what the sums are rated by, transfers are what it made of them.
 	journal   *rerating.Journal
 	transfers rerating.Transfers
@@ -91,30 +85,33 @@ type live struct {
 // ready: those of minutes that it reaches the end of. An error leaves
 // everything as it was.
 func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, error) {
-	minute := rollup.Minute.Start(c.Key.Sequence)
+	minute := rollup.Minute.Start(c.from())
 	g := n.openGroup(minute)
 	added := g == nil
 	if added {
 		g = &group{node: n, minute: minute, since: now, fold: rollup.NewFold(), journal: j}
 	}
-	if err := g.add(c); err != nil {
+	before := g.rows()
+	if err := g.add(c, c.decoded); err != nil {
 		return nil, err
 	}
 	if added {
 		n.open = append(n.open, g)
 	}
+	spare := rollup.RowMemory * int64(c.mostRows-(g.rows()-before))
+	c.bytes -= spare
+	n.budget.give(charge{n.holder, 0, spare})
+	c.fold(n.decoded)
 	g.chunks = append(g.chunks, c)
 	g.bytes += c.bytes
 	n.has.add(c.span())
-	at, _ := slices.BinarySearchFunc(n.pending, c.Key.Sequence, func(p *chunk, s attribution.Second) int {
-		return int(p.Key.Sequence - s)
+	at, _ := slices.BinarySearchFunc(n.pending, c.from(), func(p *chunk, s attribution.Second) int {
+		return int(p.from() - s)
 	})
 	n.pending = slices.Insert(n.pending, at, c)
-	n.dropLive(func(l *live) bool { return l.Key.Sequence >= c.Key.Sequence && l.Key.Sequence < c.End() })
-	return n.makeReady(func(g *group) bool { return g.minute+attribution.Second(rollup.Minute) <= c.End() }), nil
+	n.dropLive(func(l *live) bool { return l.Key.Sequence >= c.from() && l.Key.Sequence < c.end() })
+	return n.makeReady(func(g *group) bool { return g.minute+attribution.Second(rollup.Minute) <= c.end() }), nil
 }
-
-func (c *chunk) span() span { return span{c.Key.Sequence, c.End(), c.Key.Boot} }
 
 func (n *node) openGroup(minute attribution.Second) *group {
 	for _, g := range n.open {
@@ -142,24 +139,27 @@ func (n *node) makeReady(due func(*group) bool) []*group {
 // durable reports whether everything that the node has of [from, to) is stored.
 func (n *node) durable(from, to attribution.Second) bool {
 	i, _ := slices.BinarySearchFunc(n.pending, from, func(p *chunk, s attribution.Second) int {
-		if p.End() <= s {
+		if p.end() <= s {
 			return -1
 		}
 		return 1
 	})
-	return i == len(n.pending) || n.pending[i].Key.Sequence >= to
+	return i == len(n.pending) || n.pending[i].from() >= to
 }
 
-// stored notes that groups of the node have been committed.
+// stored notes that groups of the node have been committed. Few questions ask for
+// their chunks from now on: those whose view of the store is older.
 func (n *node) stored(gs []*group, now time.Time) {
 	done := make(map[*chunk]bool)
 	for _, g := range gs {
 		for _, c := range g.chunks {
 			done[c] = true
-			if c.End() > n.storedThrough {
-				n.storedThrough, n.storedAt = c.End(), now
+			c.release(n.decoded)
+			if c.end() > n.storedThrough {
+				n.storedThrough, n.storedAt = c.end(), now
 			}
 		}
+		g.fold, g.transfers = nil, rerating.Transfers{}
 	}
 	n.pending = slices.DeleteFunc(n.pending, func(c *chunk) bool { return done[c] })
 }

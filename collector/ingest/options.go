@@ -46,6 +46,10 @@ type Limits struct {
 	// committed is kept a moment for queries and takes up to half as much
 	// again.
 	PendingBytes int64
+	// DecodedBytes is how much memory pending chunks may take decoded. Default
+	// 128 MiB. Those beyond it are kept as they are stored, in a tenth of the
+	// memory, and decoded again for each question that reads them.
+	DecodedBytes int64
 	// BatchRows is the number of minute rows at which a commit no longer waits
 	// for more. Default 100,000.
 	BatchRows int
@@ -98,7 +102,7 @@ type Timing struct {
 // DefaultLimits are the limits that count where none are given.
 func DefaultLimits() Limits {
 	return Limits{
-		Nodes: 50_000, PendingChunks: 131_072, PendingBytes: 1 << 30, BatchRows: 100_000, LiveSeconds: 30,
+		Nodes: 50_000, PendingChunks: 131_072, PendingBytes: 1 << 30, DecodedBytes: 128 << 20, BatchRows: 100_000, LiveSeconds: 30,
 		LiveBytes: 8 << 20, LiveTotalBytes: 512 << 20, Rosters: 64, RosterBytes: 8 << 20, RosterTotalBytes: 256 << 20, Ranges: 100_000,
 	}
 }
@@ -118,6 +122,7 @@ func (o Options) withDefaults() Options {
 	orElse(&l.Nodes, d.Nodes)
 	orElse(&l.PendingChunks, d.PendingChunks)
 	orElse(&l.PendingBytes, d.PendingBytes)
+	orElse(&l.DecodedBytes, d.DecodedBytes)
 	orElse(&l.BatchRows, d.BatchRows)
 	orElse(&l.LiveSeconds, d.LiveSeconds)
 	orElse(&l.LiveBytes, d.LiveBytes)
@@ -151,6 +156,7 @@ func (l *Limits) Validate() error {
 		{"nodes", int64(l.Nodes)},
 		{"pending_chunks", l.PendingChunks},
 		{"pending_bytes", l.PendingBytes},
+		{"decoded_bytes", l.DecodedBytes},
 		{"batch_rows", int64(l.BatchRows)},
 		{"live_seconds", int64(l.LiveSeconds)},
 		{"live_bytes", l.LiveBytes},

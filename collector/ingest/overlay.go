@@ -17,12 +17,13 @@ var ErrStale = errors.New("the view of the store is too old to be completed: tak
 // pending, being committed, or committed since. Seconds that were sealed and
 // are in no chunk yet come as chunks of one second. With a store's view of that
 // commit, every second of a node is there exactly once; the view must have been
-// taken first. f may keep the chunks and must not change them.
+// taken first. f may keep the chunks and must not change them. Those that are not
+// kept decoded ([Limits]) are decoded one by one.
 //
 // It returns ErrStale, before it calls f at all, where the commit is more than
 // a few commits ago. It may be called by any number of goroutines.
 func (s *Server) Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error {
-	var cs []*attribution.Chunk
+	var cs []visible
 	for _, n := range s.allNodes() {
 		cs = n.since(cs, commits, from, to)
 	}
@@ -31,16 +32,38 @@ func (s *Server) Since(commits uint64, from, to attribution.Second, f func(*attr
 	if s.forgotten.Load() > commits {
 		return ErrStale
 	}
-	slices.SortFunc(cs, func(a, b *attribution.Chunk) int {
-		return cmp.Or(cmp.Compare(a.Key.Cluster, b.Key.Cluster), cmp.Compare(a.Key.Node, b.Key.Node), cmp.Compare(a.Key.Sequence, b.Key.Sequence))
+	slices.SortFunc(cs, func(a, b visible) int {
+		x, y := a.key(), b.key()
+		return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), cmp.Compare(x.Node, y.Node), cmp.Compare(x.Sequence, y.Sequence))
 	})
 	for _, c := range cs {
-		f(c)
+		f(c.content())
 	}
 	return nil
 }
 
-func (n *node) since(cs []*attribution.Chunk, commits uint64, from, to attribution.Second) []*attribution.Chunk {
+// visible is what a question sees: a live second, or a chunk that may have to be
+// decoded, which takes longer than a node should be locked.
+type visible struct {
+	decoded *attribution.Chunk // nil: not kept
+	chunk   *chunk             // nil: a live second
+}
+
+func (x *visible) key() *attribution.ChunkKey {
+	if x.chunk != nil {
+		return &x.chunk.stored.Key
+	}
+	return &x.decoded.Key
+}
+
+func (x *visible) content() *attribution.Chunk {
+	if x.chunk == nil {
+		return x.decoded
+	}
+	return x.chunk.content(x.decoded)
+}
+
+func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) []visible {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inMemory(func(g *group) {
@@ -48,14 +71,14 @@ func (n *node) since(cs []*attribution.Chunk, commits uint64, from, to attributi
 			return
 		}
 		for _, c := range g.chunks {
-			if c.Key.Sequence < to && c.End() > from {
-				cs = append(cs, c.Chunk)
+			if c.from() < to && c.end() > from {
+				cs = append(cs, visible{c.decoded, c})
 			}
 		}
 	})
 	for _, l := range n.live {
 		if l.Key.Sequence < to && l.End() > from {
-			cs = append(cs, l.Chunk)
+			cs = append(cs, visible{decoded: l.Chunk})
 		}
 	}
 	return cs
@@ -64,21 +87,21 @@ func (n *node) since(cs []*attribution.Chunk, commits uint64, from, to attributi
 // Extent is the first second and the first after the last of all that Since may
 // yield; 0, 0 where there is nothing.
 func (s *Server) Extent() (from, to attribution.Second) {
-	grow := func(c *attribution.Chunk) {
-		if to == 0 || c.Key.Sequence < from {
-			from = c.Key.Sequence
+	grow := func(first, end attribution.Second) {
+		if to == 0 || first < from {
+			from = first
 		}
-		to = max(to, c.End())
+		to = max(to, end)
 	}
 	for _, n := range s.allNodes() {
 		n.mu.Lock()
 		n.inMemory(func(g *group) {
 			for _, c := range g.chunks {
-				grow(c.Chunk)
+				grow(c.from(), c.end())
 			}
 		})
 		for _, l := range n.live {
-			grow(l.Chunk)
+			grow(l.Key.Sequence, l.End())
 		}
 		n.mu.Unlock()
 	}

@@ -43,9 +43,15 @@ func view(t *testing.T, s *Server, st *memStore) map[attribution.Second]int {
 // However chunks move from live to pending to stored, a query sees every second
 // once, and what it has seen it sees again.
 func TestSinceExactlyOnceWhileCommitting(t *testing.T) {
+	t.Run("decoded", func(t *testing.T) { seenOnceWhileCommitting(t, 0) })
+	t.Run("encoded", func(t *testing.T) { seenOnceWhileCommitting(t, 1) })
+}
+
+func seenOnceWhileCommitting(t *testing.T, decodedBytes int64) {
 	st := newMemStore()
 	o := quick()
 	o.Limits.BatchRows = 1 // a group a commit
+	o.Limits.DecodedBytes = decodedBytes
 	r := start(t, st, o)
 	id, boot := nodeID{"c", "n"}, attribution.Boot{1}
 	all := chunksOf(id, boot, base, 120)

@@ -35,13 +35,13 @@ func (s *Server) readJournal(ctx context.Context) error {
 	})
 }
 
-// add adds a chunk's sums, as the group's journal rates it, and what each of
-// its reratings made of it. An error leaves everything as it was.
-func (g *group) add(c *chunk) error {
-	if err := g.fold.Add(g.journal.Rate(c.Chunk), c.roster.facts); err != nil {
+// add adds the sums of a chunk and its content, as the group's journal rates it,
+// and what each of its reratings made of it. An error leaves everything as it was.
+func (g *group) add(c *chunk, content *attribution.Chunk) error {
+	if err := g.fold.Add(g.journal.Rate(content), c.roster.facts); err != nil {
 		return err
 	}
-	g.journal.Steps(c.Chunk, func(id uint32, before, after *attribution.Chunk) {
+	g.journal.Steps(content, func(id uint32, before, after *attribution.Chunk) {
 		g.transfers.Add(id, before, after, c.roster.facts)
 	})
 	return nil
@@ -51,7 +51,7 @@ func (g *group) add(c *chunk) error {
 func (g *group) sumAnew(chunks []*chunk, j *rerating.Journal) {
 	g.chunks, g.journal, g.fold, g.transfers = chunks, j, rollup.NewFold(), rerating.Transfers{}
 	for _, c := range chunks {
-		if err := g.add(c); err != nil {
+		if err := g.add(c, c.content(c.decoded)); err != nil {
 			// Prices are bounded so that costs always fit.
 			panic("BUG: no more chunks overflow where they did not: " + err.Error())
 		}

@@ -16,16 +16,19 @@ import (
 // the new prices, with what to give back should that be undone. Chunks stay as
 // they came.
 func TestLaw6PendingChunksAreSummedByTheJournalInForce(t *testing.T) {
-	t.Run("as it is told", func(t *testing.T) { pendingAreRated(t, true) })
+	t.Run("as it is told", func(t *testing.T) { pendingAreRated(t, true, quick()) })
 	// A store may fail to say that a rerating is durable.
-	t.Run("as it finds out", func(t *testing.T) { pendingAreRated(t, false) })
+	t.Run("as it finds out", func(t *testing.T) { pendingAreRated(t, false, quick()) })
+	o := quick()
+	o.Limits.DecodedBytes = 1
+	t.Run("encoded", func(t *testing.T) { pendingAreRated(t, true, o) })
 }
 
-func pendingAreRated(t *testing.T, told bool) {
+func pendingAreRated(t *testing.T, told bool, o Options) {
 	id, boot := nodeID{"c", "n0"}, attribution.Boot{1}
 	all := chunksOf(id, boot, base, 5)
 	st := newMemStore()
-	r := start(t, st, quick())
+	r := start(t, st, o)
 	a := r.connect(id, boot)
 	for _, c := range all[:3] {
 		a.chunk(c)

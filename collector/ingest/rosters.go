@@ -56,30 +56,6 @@ func (r *rosters) put(x *roster) error {
 	return nil
 }
 
-// whole is the roster of a chunk that was made of seconds which all have one
-// roster, where all of that occurs in the chunk; otherwise nil. It saves the
-// chunk's fingerprint, which mostly is that one's.
-func (r *rosters) whole(of *attribution.Roster, seconds []*live) *roster {
-	for _, l := range seconds {
-		if l.Roster != seconds[0].Roster || !sameCounts(l.Roster, of) {
-			return nil
-		}
-	}
-	for _, x := range r.list {
-		if len(seconds) > 0 && x.facts.Roster() == seconds[0].Roster {
-			return x
-		}
-	}
-	return nil
-}
-
-// sameCounts reports whether a roster that holds nothing but what is in another
-// holds all of it: either has every entry once, in the same order.
-func sameCounts(a, b *attribution.Roster) bool {
-	return len(a.Devices) == len(b.Devices) && len(a.Owners) == len(b.Owners) && len(a.Methods) == len(b.Methods) &&
-		len(a.Subjects) == len(b.Subjects) && len(a.Measures) == len(b.Measures)
-}
-
 // release drops all of them.
 func (r *rosters) release() {
 	r.pool.change(&r.bytes, -r.bytes)
@@ -160,34 +136,4 @@ func (j *joined) Subject(i uint32) *attribution.Subject { return &j.renamed[i] }
 func (j *joined) Measure(i uint16) attribution.Measure {
 	k, n := at(j.measures, uint32(i))
 	return j.rosters[k].Measures[n]
-}
-
-// rebuild makes the chunk of a key from live seconds, as the agent did. The
-// seconds stay as they are. ok is false where their rosters are too large to be
-// numbered together.
-func rebuild(key attribution.ChunkKey, n int, seconds []*live) (c *attribution.Chunk, ok bool) {
-	j := newJoined()
-	var windows []attribution.DeviceWindow
-	var tallies []attribution.Tally
-	for _, l := range seconds {
-		k := j.add(l.Roster)
-		if int(j.methods[k])+len(l.Roster.Methods) > 1<<16 || int(j.measures[k])+len(l.Roster.Measures) > 1<<16 {
-			return nil, false
-		}
-		for _, w := range l.Windows {
-			w.Device += j.devices[k]
-			w.Method += uint16(j.methods[k])
-			w.Slices = slices.Clone(w.Slices)
-			for i := range w.Slices {
-				w.Slices[i].Owner += j.owners[k]
-			}
-			windows = append(windows, w)
-		}
-		for _, t := range l.Tallies {
-			t.Subject += j.subjects[k]
-			t.Measure += uint16(j.measures[k])
-			tallies = append(tallies, t)
-		}
-	}
-	return attribution.BuildChunk(key, n, j, windows, tallies), true
 }

@@ -37,6 +37,7 @@ type Server struct {
 	own      holder      // of the budget: what the collector makes itself
 	lives    pool        // of live seconds
 	rosters  pool        // of streams' rosters
+	decoded  room        // of pending chunks that are kept decoded
 	pressed  atomic.Bool // the budget is short: commit everything
 	queue    queue
 	jobs     chan job
@@ -70,6 +71,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
+	s.decoded.most = o.Limits.DecodedBytes
 	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
 	s.shared, _ = st.(store.Shared)
 	err := st.View(ctx, func(r store.Reader) error {
@@ -111,7 +113,7 @@ func (s *Server) known(id nodeID) *node {
 // addNode adds a node under the server's mutex. Those of the collector's own
 // count as one when memory is shared out.
 func (s *Server) addNode(id nodeID) *node {
-	n := &node{id: id, holder: &holder{}, lives: &s.lives}
+	n := &node{id: id, holder: &holder{}, budget: s.budget, lives: &s.lives, decoded: &s.decoded}
 	if strings.HasPrefix(id.node, OwnPrefix) {
 		n.holder = &s.own
 	}

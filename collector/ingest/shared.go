@@ -83,6 +83,7 @@ func (s *Server) letGo(n *node) {
 		back.bytes += g.bytes
 		for _, c := range g.chunks {
 			dropped[c] = true
+			c.release(n.decoded)
 			n.has.remove(c.span())
 		}
 	}

@@ -45,6 +45,7 @@ type stream struct {
 	lives   wire.LiveDecoder
 	counted *roster // whose memory has been counted, with a chunk's
 	lived   *roster // the same, with a live second's
+	excerpt excerpt
 
 	// Guarded by the node's mutex.
 	receipts     receipts

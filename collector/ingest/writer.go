@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -27,6 +26,7 @@ type keptOnes struct {
 	number uint64
 	groups []*group
 	bytes  int64
+	since  time.Time
 }
 
 const (
@@ -34,6 +34,7 @@ const (
 	// query asks for what its view does not see within microseconds of taking
 	// the view; several commits in that time are possible, not likely.
 	keepCommits = 4
+	keepFor     = 10 * time.Second // at most
 	sweepEvery  = time.Second
 	// liveAfterLeaving is how long the open seconds of a node stay visible
 	// after its stream has ended. An agent that comes back sends them again.
@@ -87,6 +88,7 @@ func (s *Server) turn(ctx context.Context) (time.Duration, error) {
 	if now.Sub(s.writer.swept) >= sweepEvery {
 		s.writer.swept = now
 		s.sweep(now)
+		s.forgetKept(now)
 		if err := s.clean(ctx, now); err != nil {
 			return 0, err
 		}
@@ -218,8 +220,7 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 		b.Rows = append(b.Rows, g.fold.Rows()...)
 		b.Tallies = append(b.Tallies, g.fold.Tallies()...)
 		b.Transfers = append(b.Transfers, g.transfers.List()...)
-		maps.Copy(b.Owners, g.fold.Owners())
-		maps.Copy(b.Devices, g.fold.Devices())
+		g.fold.CopyFacts(b.Owners, b.Devices)
 	}
 	return b
 }
@@ -230,7 +231,7 @@ func (s *Server) committed(number uint64, gs []*group) {
 	s.count.commits.Add(1)
 	now := s.o.Clock()
 	byNode := make(map[*node][]*group)
-	kept := keptOnes{number: number, groups: gs}
+	kept := keptOnes{number: number, groups: gs, since: now}
 	var back []charge
 	for _, g := range gs {
 		byNode[g.node] = append(byNode[g.node], g)
@@ -247,19 +248,21 @@ func (s *Server) committed(number uint64, gs []*group) {
 		}
 		n.mu.Unlock()
 	}
-	s.keep(kept)
+	s.writer.kept = append(s.writer.kept, kept)
+	s.forgetKept(now)
 	s.budget.give(back...)
 }
 
-// keep keeps a commit's chunks a moment longer, and forgets the oldest.
-func (s *Server) keep(k keptOnes) {
+// forgetKept forgets the oldest of the commits that are kept: those that are too
+// many, too large together, or too old.
+func (s *Server) forgetKept(now time.Time) {
 	w := &s.writer
-	w.kept = append(w.kept, k)
 	bytes := int64(0)
 	for _, k := range w.kept {
 		bytes += k.bytes
 	}
-	for len(w.kept) > keepCommits || (len(w.kept) > 1 && bytes > s.o.Limits.PendingBytes/2) {
+	for len(w.kept) > keepCommits || (len(w.kept) > 1 && bytes > s.o.Limits.PendingBytes/2) ||
+		(len(w.kept) > 0 && now.Sub(w.kept[0].since) >= keepFor) {
 		old := w.kept[0]
 		w.kept = append(w.kept[:0:0], w.kept[1:]...)
 		bytes -= old.bytes

@@ -3,7 +3,6 @@ package rollup
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"sync"
 
@@ -54,11 +53,9 @@ func (f *Facts) Owner(i uint32) Fingerprint { return f.owners[i] }
 type Fold struct {
 	rows    []Row
 	tallies []TallyRow
-	rowAt   map[rowKey]int
-	tallyAt map[tallyKey]int
-	owners  map[Fingerprint]*attribution.Owner
-	devices map[Fingerprint]*attribution.Device
-	newest  *Facts // those whose owners and devices were noted last
+	rowAt   map[rowKey]int   // nil until a series comes in another order than before
+	tallyAt map[tallyKey]int // likewise
+	facts   []*Facts         // each once, as far as neighbours tell
 
 	*adding // while a chunk is being added; else nil
 }
@@ -114,14 +111,10 @@ type counter struct {
 }
 
 // NewFold returns an empty fold.
-func NewFold() *Fold {
-	return &Fold{
-		rowAt:   make(map[rowKey]int),
-		tallyAt: make(map[tallyKey]int),
-		owners:  make(map[Fingerprint]*attribution.Owner),
-		devices: make(map[Fingerprint]*attribution.Device),
-	}
-}
+func NewFold() *Fold { return &Fold{} }
+
+// RowMemory is about how many bytes of memory a row or tally of a fold takes.
+const RowMemory = 256
 
 // Rows are the sums so far, in the order in which their series first came. The
 // fold owns them.
@@ -130,11 +123,36 @@ func (fold *Fold) Rows() []Row { return fold.rows }
 // Tallies are the counts so far, likewise.
 func (fold *Fold) Tallies() []TallyRow { return fold.tallies }
 
-// Owners are the facts behind the rows' fingerprints. The fold owns the map.
-func (fold *Fold) Owners() map[Fingerprint]*attribution.Owner { return fold.owners }
+// Owners are the facts behind the rows' fingerprints, and perhaps others, in a
+// new map.
+func (fold *Fold) Owners() map[Fingerprint]*attribution.Owner {
+	owners := make(map[Fingerprint]*attribution.Owner)
+	fold.CopyFacts(owners, nil)
+	return owners
+}
 
-// Devices are the facts behind the rows' fingerprints. The fold owns the map.
-func (fold *Fold) Devices() map[Fingerprint]*attribution.Device { return fold.devices }
+// Devices are the facts behind the rows' fingerprints, likewise.
+func (fold *Fold) Devices() map[Fingerprint]*attribution.Device {
+	devices := make(map[Fingerprint]*attribution.Device)
+	fold.CopyFacts(nil, devices)
+	return devices
+}
+
+// CopyFacts adds Owners and Devices to maps, of which either may be nil.
+func (fold *Fold) CopyFacts(owners map[Fingerprint]*attribution.Owner, devices map[Fingerprint]*attribution.Device) {
+	for _, f := range fold.facts {
+		if devices != nil {
+			for i, id := range f.devices {
+				devices[id] = &f.roster.Devices[i]
+			}
+		}
+		if owners != nil {
+			for i, id := range f.owners {
+				owners[id] = &f.roster.Owners[i]
+			}
+		}
+	}
+}
 
 // Add adds a chunk that keeps the laws ([attribution.Chunk.Check]); f must be
 // the facts of its roster. If a series exceeds [MaxSecond] or a sum 64 bits,
@@ -159,23 +177,32 @@ func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
 	// First everything is looked up and checked, then everything is added. A
 	// chunk never crosses a wall-clock ten, hence lies in one minute.
 	bucket := Minute.Start(c.Key.Sequence)
+	next := 0 // where the row is that is expected
 	for i := range fold.series {
 		s, k := &fold.series[i], &fold.seriesAt.keys[i]
+		if s.Sums == (Sums{}) {
+			continue // it has no row
+		}
 		s.key = rowKey{bucket, Series{
 			Device: f.devices[k.device], Owner: f.owners[k.owner],
 			Basis: k.basis, Method: c.Roster.Methods[k.method], Revision: k.revision,
 		}}
-		if err := fold.findRow(s.key, &s.Sums, &s.row); err != nil {
+		var err error
+		if s.row, err = fold.findRow(s.key, &s.Sums, next); err != nil {
 			return err
 		}
+		next = after(next, s.row)
 	}
+	next = 0
 	for i := range fold.counters {
 		t, k := &fold.counters[i], &fold.counterAt.keys[i]
 		s := &c.Roster.Subjects[k.subject]
 		t.key = tallyKey{bucket, TallySeries{f.owners[s.Owner], s.Model, s.Tenant, s.Tier, c.Roster.Measures[k.measure]}}
-		if err := fold.findTally(t.key, t.value, &t.row); err != nil {
+		var err error
+		if t.row, err = fold.findTally(t.key, t.value, next); err != nil {
 			return err
 		}
+		next = after(next, t.row)
 	}
 	for i := range fold.series {
 		if s := &fold.series[i]; s.Sums != (Sums{}) {
@@ -194,12 +221,14 @@ func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
 func (fold *Fold) Merge(o *Fold) error {
 	rows, tallies := make([]int, len(o.rows)), make([]int, len(o.tallies))
 	for i := range o.rows {
-		if err := fold.findRow(rowKey{o.rows[i].Bucket, o.rows[i].Series}, &o.rows[i].Sums, &rows[i]); err != nil {
+		var err error
+		if rows[i], err = fold.findRow(rowKey{o.rows[i].Bucket, o.rows[i].Series}, &o.rows[i].Sums, i); err != nil {
 			return err
 		}
 	}
 	for i := range o.tallies {
-		if err := fold.findTally(tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value, &tallies[i]); err != nil {
+		var err error
+		if tallies[i], err = fold.findTally(tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value, i); err != nil {
 			return err
 		}
 	}
@@ -209,8 +238,9 @@ func (fold *Fold) Merge(o *Fold) error {
 	for i := range o.tallies {
 		fold.addTally(tallies[i], tallyKey{o.tallies[i].Bucket, o.tallies[i].Series}, o.tallies[i].Value)
 	}
-	maps.Copy(fold.owners, o.owners)
-	maps.Copy(fold.devices, o.devices)
+	for _, f := range o.facts {
+		fold.note(f)
+	}
 	return nil
 }
 
@@ -283,31 +313,62 @@ func (fold *Fold) sumTallies(c *attribution.Chunk) error {
 	return nil
 }
 
-func (fold *Fold) findRow(k rowKey, s *Sums, row *int) error {
-	at, ok := fold.rowAt[k]
-	if !ok {
-		*row = -1
-		return nil
+// after is where the next row is expected after one was found, or not: -1.
+func after(next, found int) int {
+	if found < 0 {
+		return next
 	}
-	*row = at
-	h := &fold.rows[at].Sums
-	if !fits(h.Time, s.Time) || !fits(h.SMActive, s.SMActive) || !fits(h.Memory, s.Memory) || !fits(h.Energy, s.Energy) || !fits(h.Cost, s.Cost) {
-		return fmt.Errorf("%w: minute %d of device %s", ErrOverflow, k.bucket, k.series.Device)
-	}
-	return nil
+	return found + 1
 }
 
-func (fold *Fold) findTally(k tallyKey, v int64, row *int) error {
-	at, ok := fold.tallyAt[k]
-	if !ok {
-		*row = -1
-		return nil
+// findRow is the place of a series' row, -1 where there is none. Chunks of a node
+// mostly have the same series in the same order, so that it mostly is where the
+// one before it leads to expect, and no map is made.
+func (fold *Fold) findRow(k rowKey, s *Sums, expected int) (int, error) {
+	at := expected
+	if at >= len(fold.rows) || fold.rows[at].Bucket != k.bucket || fold.rows[at].Series != k.series {
+		if len(fold.rows) == 0 {
+			return -1, nil
+		}
+		if fold.rowAt == nil {
+			fold.rowAt = make(map[rowKey]int, len(fold.rows))
+			for i := range fold.rows {
+				fold.rowAt[rowKey{fold.rows[i].Bucket, fold.rows[i].Series}] = i
+			}
+		}
+		var ok bool
+		if at, ok = fold.rowAt[k]; !ok {
+			return -1, nil
+		}
 	}
-	*row = at
+	h := &fold.rows[at].Sums
+	if !fits(h.Time, s.Time) || !fits(h.SMActive, s.SMActive) || !fits(h.Memory, s.Memory) || !fits(h.Energy, s.Energy) || !fits(h.Cost, s.Cost) {
+		return 0, fmt.Errorf("%w: minute %d of device %s", ErrOverflow, k.bucket, k.series.Device)
+	}
+	return at, nil
+}
+
+func (fold *Fold) findTally(k tallyKey, v int64, expected int) (int, error) {
+	at := expected
+	if at >= len(fold.tallies) || fold.tallies[at].Bucket != k.bucket || fold.tallies[at].Series != k.series {
+		if len(fold.tallies) == 0 {
+			return -1, nil
+		}
+		if fold.tallyAt == nil {
+			fold.tallyAt = make(map[tallyKey]int, len(fold.tallies))
+			for i := range fold.tallies {
+				fold.tallyAt[tallyKey{fold.tallies[i].Bucket, fold.tallies[i].Series}] = i
+			}
+		}
+		var ok bool
+		if at, ok = fold.tallyAt[k]; !ok {
+			return -1, nil
+		}
+	}
 	if !fits(fold.tallies[at].Value, v) {
-		return fmt.Errorf("%w: minute %d of tally %s of owner %s", ErrOverflow, k.bucket, k.series.Measure, k.series.Owner)
+		return 0, fmt.Errorf("%w: minute %d of tally %s of owner %s", ErrOverflow, k.bucket, k.series.Measure, k.series.Owner)
 	}
-	return nil
+	return at, nil
 }
 
 // fits reports whether a + b fits an int64; neither is negative.
@@ -315,7 +376,9 @@ func fits(a, b int64) bool { return a <= math.MaxInt64-b }
 
 func (fold *Fold) addRow(at int, k rowKey, s *Sums) {
 	if at < 0 {
-		fold.rowAt[k] = len(fold.rows)
+		if fold.rowAt != nil {
+			fold.rowAt[k] = len(fold.rows)
+		}
 		fold.rows = append(fold.rows, Row{k.bucket, k.series, *s})
 		return
 	}
@@ -329,7 +392,9 @@ func (fold *Fold) addRow(at int, k rowKey, s *Sums) {
 
 func (fold *Fold) addTally(at int, k tallyKey, v int64) {
 	if at < 0 {
-		fold.tallyAt[k] = len(fold.tallies)
+		if fold.tallyAt != nil {
+			fold.tallyAt[k] = len(fold.tallies)
+		}
 		fold.tallies = append(fold.tallies, TallyRow{k.bucket, k.series, v})
 		return
 	}
@@ -338,14 +403,7 @@ func (fold *Fold) addTally(at int, k tallyKey, v int64) {
 
 // note keeps the facts behind fingerprints that rows may have.
 func (fold *Fold) note(f *Facts) {
-	if f == fold.newest {
-		return
-	}
-	fold.newest = f
-	for i, id := range f.devices {
-		fold.devices[id] = &f.roster.Devices[i]
-	}
-	for i, id := range f.owners {
-		fold.owners[id] = &f.roster.Owners[i]
+	if k := len(fold.facts); k == 0 || fold.facts[k-1] != f {
+		fold.facts = append(fold.facts, f)
 	}
 }
