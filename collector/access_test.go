@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -192,9 +193,7 @@ func (g *guarded) http(at string, r route, header http.Header) (int, string) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	for k, vs := range header {
-		req.Header[k] = vs
-	}
+	maps.Copy(req.Header, header)
 	if h := header.Get("Host"); h != "" {
 		req.Host = h
 	}
@@ -493,11 +492,18 @@ func TestChangesAreOnRecord(t *testing.T) {
 			t.Errorf("%s alone: %d %s", h, code, body)
 		}
 	}
+	all, err := l.Backup(g.named("admin"), &pb.BackupRequest{})
+	for err == nil {
+		_, err = all.Recv()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
 	res, err := l.Audit(g.named("operator"), &pb.AuditRequest{})
-	if err != nil || res.GetBroken() != 0 || len(res.GetEntries()) != 3 {
+	if err != nil || res.GetBroken() != 0 || len(res.GetEntries()) != 4 {
 		t.Fatal(res, err)
 	}
-	for i, want := range []string{"alice oidc apply rules 0 1 done", "admin token apply rate card 0 1 done", "configuration configuration retention 0 0 done"} {
+	for i, want := range []string{"admin token backup 0 0 done", "alice oidc apply rules 0 1 done", "admin token apply rate card 0 1 done", "configuration configuration retention 0 0 done"} {
 		e := res.GetEntries()[i]
 		if got := fmt.Sprint(e.GetCaller(), " ", e.GetMethod(), " ", e.GetAction(), " ", e.GetOldRevision(), " ", e.GetNewRevision(), " ", e.GetOutcome()); got != want {
 			t.Errorf("%q, want %q", got, want)

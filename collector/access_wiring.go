@@ -106,7 +106,32 @@ const (
 	auditRerate    = "rerate"
 	auditUndo      = "undo rerating"
 	auditRetention = "retention"
+	auditBackup    = "backup"
 )
+
+// auditBackup records that somebody takes all of the ledger with him. What came
+// of it is told to the function.
+func (c *Collector) auditBackup(ctx context.Context) (func(error), error) {
+	var done func(error)
+	err := c.ingest.Do(ctx, func(ctx context.Context) (err error) {
+		done, err = c.audit.Begin(ctx, access.Change{Action: auditBackup})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(result error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second) // who took it may be gone
+		defer cancel()
+		err := c.ingest.Do(ctx, func(context.Context) error {
+			done(result)
+			return nil
+		})
+		if err != nil {
+			c.deps.Log.Error("what came of a backup could not be written down", "error", err)
+		}
+	}, nil
+}
 
 // recoverAudit finds out what came of changes that a collector died in. Where
 // others may be making some just now, only old ones are looked at.
@@ -115,19 +140,27 @@ func (c *Collector) recoverAudit(ctx context.Context) error {
 	if _, shared := c.store.(store.Shared); shared {
 		older = older.Add(-time.Hour)
 	}
-	return c.audit.Recover(ctx, older, func(ctx context.Context, e *access.Entry) (bool, error) {
+	return c.audit.Recover(ctx, older, func(ctx context.Context, e *access.Entry) (string, error) {
 		kinds := map[string]store.DocumentKind{
 			auditRateCard: store.RateCards, auditRules: store.RuleSets, auditRerate: store.Reratings, auditUndo: store.Reratings,
 		}
 		kind, ok := kinds[e.Action]
-		if !ok {
-			return false, nil
+		switch {
+		case e.Action == auditBackup: // this ledger may be made of it
+			return access.Unknown, nil
+		case !ok:
+			return access.NotMade, nil
 		}
 		doc, err := c.store.Document(ctx, kind, e.New)
-		if errors.Is(err, store.ErrNotFound) {
-			return false, nil
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return access.NotMade, nil
+		case err != nil:
+			return "", err
+		case e.SHA256 == "" || kind == store.Reratings || access.DocumentHash(doc.Body) == e.SHA256:
+			return access.Done, nil
 		}
-		return err == nil && (e.SHA256 == "" || kind == store.Reratings || access.DocumentHash(doc.Body) == e.SHA256), err
+		return access.NotMade, nil
 	})
 }
 

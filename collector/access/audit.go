@@ -63,6 +63,9 @@ const (
 	Begun  = "begun" // not known
 	Done   = "done"
 	failed = "failed: "
+	// Those of changes that a collector died in.
+	NotMade = failed + "the collector stopped before it was made"
+	Unknown = "not known: the collector stopped meanwhile"
 )
 
 // record is a document of the log.
@@ -209,7 +212,9 @@ func (l *Log) Entries(ctx context.Context, limit int, before uint32) (out []Entr
 		switch r := &k.record; {
 		case !k.counts():
 		case r.Of != 0:
-			outcomes[r.Of] = r.Outcome
+			if outcomes[r.Of] == "" { // the newest: a change may outlast what Recover waits for
+				outcomes[r.Of] = r.Outcome
+			}
 		case before == 0 || r.Sequence < before:
 			out = append(out, k.entry(outcomes[r.Sequence]))
 		}
@@ -321,8 +326,8 @@ type Tampered struct{ What string }
 func (t *Tampered) Error() string { return t.What }
 
 // Recover records the outcome of changes that a collector died in, which are
-// older than a time: happened tells whether one was made.
-func (l *Log) Recover(ctx context.Context, older time.Time, happened func(context.Context, *Entry) (bool, error)) error {
+// older than a time: outcome finds it out.
+func (l *Log) Recover(ctx context.Context, older time.Time, outcome func(context.Context, *Entry) (string, error)) error {
 	if l == nil {
 		return nil
 	}
@@ -342,15 +347,11 @@ func (l *Log) Recover(ctx context.Context, older time.Time, happened func(contex
 		return err
 	}
 	for i := len(open) - 1; i >= 0; i-- {
-		made, err := happened(ctx, &open[i])
+		came, err := outcome(ctx, &open[i])
 		if err != nil {
 			return err
 		}
-		outcome := Done
-		if !made {
-			outcome = failed + "the collector stopped before it was made"
-		}
-		l.end(ctx, &record{Sequence: open[i].Sequence, Caller: open[i].Caller, Action: open[i].Action}, outcome)
+		l.end(ctx, &record{Sequence: open[i].Sequence, Caller: open[i].Caller, Action: open[i].Action}, came)
 	}
 	return nil
 }

@@ -163,7 +163,12 @@ func TestWhatACollectorDiedInIsFound(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	made := func(_ context.Context, e *access.Entry) (bool, error) { return e.Sequence == 1, nil }
+	made := func(_ context.Context, e *access.Entry) (string, error) {
+		if e.Sequence == 1 {
+			return access.Done, nil
+		}
+		return access.NotMade, nil
+	}
 	for range 2 { // the second time there is nothing to do
 		if err := l.Recover(t.Context(), time.Unix(1_700_000_001, 0), made); err != nil {
 			t.Fatal(err)

@@ -20,6 +20,10 @@ import (
 type Backups struct {
 	Store   store.Store
 	Version string // of this program
+	// Begin writes down that the caller behind a context takes one, and what it
+	// returns is told what came of it; nil: nobody does. Where it can't, there
+	// is no backup.
+	Begin func(context.Context) (func(error), error)
 	// Patience is how long a receiver may take for a piece: the ledger is kept
 	// open for it meanwhile. 0: a minute.
 	Patience time.Duration
@@ -47,6 +51,20 @@ func (s *Server) Backup(_ *pb.BackupRequest, stream grpc.ServerStreamingServer[p
 	default:
 		return status.Error(codes.ResourceExhausted, "a backup is being made already: try again when it is done")
 	}
+	if b.Begin == nil {
+		return s.backup(b, stream)
+	}
+	done, err := b.Begin(stream.Context())
+	if err != nil {
+		return s.fail(err)
+	}
+	err = s.backup(b, stream)
+	done(err)
+	return err
+}
+
+// backup makes and sends one.
+func (s *Server) backup(b *Backups, stream grpc.ServerStreamingServer[pb.BackupPiece]) error {
 	// The store is read by a goroutine of its own, so that a receiver who stalls
 	// does not hold its view open: what is written to him waits here.
 	ctx, cancel := context.WithCancel(stream.Context())
