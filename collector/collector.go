@@ -107,6 +107,11 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
+	return open(ctx, cfg, deps, st)
+}
+
+// open is New with a store that is open, which it takes over.
+func open(ctx context.Context, cfg Config, deps Deps, st store.Store) (*Collector, error) {
 	c := &Collector{cfg: cfg, deps: deps, store: st}
 	if err := c.wire(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -150,6 +155,7 @@ func (c *Collector) wire(ctx context.Context) error {
 		Timeout:     c.cfg.Limits.QueryTimeout.Duration,
 		Concurrency: c.cfg.Limits.Queries,
 		Scope:       access.ScopeOf,
+		Asker:       access.AskerOf,
 	})
 	past := &reratings{
 		store: c.store, audit: c.audit, planner: plan.Planner{Decode: newDecoder().decode}, now: time.Now, log: c.deps.Log,
@@ -171,7 +177,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	c.ledger = api.New(api.Config{
 		Query: engine, Verify: verify.New(checks), Documents: c.docs, Status: c.status, Now: time.Now, Reratings: past,
 		WhoAmI: whoAmI, Audit: c.listAudit,
-		Gateways: c.cfg.joins(), Backups: &api.Backups{Store: c.store, Version: c.deps.Version}, Log: c.deps.Log,
+		Gateways: c.cfg.joins(), Backups: &api.Backups{Store: c.store, Version: c.deps.Version, Begin: c.auditBackup}, Log: c.deps.Log,
 	})
 	if c.tls, err = c.cfg.TLS.openTLS(c.deps.Log); err != nil {
 		return err

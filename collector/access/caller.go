@@ -138,6 +138,15 @@ func CallerOf(ctx context.Context) *Caller {
 	return c
 }
 
+// AskerOf tells the caller behind a context from every other.
+func AskerOf(ctx context.Context) string {
+	c := CallerOf(ctx)
+	if c == nil {
+		return ""
+	}
+	return string(c.Method) + " " + c.Name
+}
+
 // ScopeOf is what the caller behind a context may see. Without a caller it is
 // an error: what nobody asked for, nobody is told.
 func ScopeOf(ctx context.Context) (query.Scope, error) {

@@ -50,9 +50,11 @@ type Config struct {
 	Retention func() store.Retention
 	// Timeout bounds one question, waiting included. Default 30 s.
 	Timeout time.Duration
-	// Concurrency is how many questions are answered at once; others wait.
-	// Default 4.
+	// Concurrency is how many questions are answered at once; others wait, and
+	// whoever has the fewest is next. Default 4.
 	Concurrency int
+	// Asker names who asks, behind a context; nil: all are one.
+	Asker func(context.Context) string
 	// Scope is what the asker behind a context may see, or an error for one who
 	// may ask nothing; nil: everything.
 	Scope func(context.Context) (Scope, error)
@@ -62,7 +64,7 @@ type Config struct {
 // goroutines.
 type Engine struct {
 	cfg    Config
-	slots  chan struct{}
+	slots  *slots
 	shared bool // the store is one that other collectors write to
 }
 
@@ -89,8 +91,11 @@ func New(cfg Config) *Engine {
 	if cfg.Scope == nil {
 		cfg.Scope = func(context.Context) (Scope, error) { return Everything(), nil }
 	}
+	if cfg.Asker == nil {
+		cfg.Asker = func(context.Context) string { return "" }
+	}
 	_, shared := cfg.Store.(store.Shared)
-	return &Engine{cfg: cfg, slots: make(chan struct{}, cfg.Concurrency), shared: shared}
+	return &Engine{cfg: cfg, slots: newSlots(cfg.Concurrency), shared: shared}
 }
 
 // Snapshot is one consistent state: the store's commit N and the open chunks
@@ -126,12 +131,11 @@ func (e *Engine) Snapshot(ctx context.Context, from, to attribution.Second, f fu
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer cancel()
-	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, ctx.Err())
+	asker := e.cfg.Asker(ctx)
+	if err := e.slots.take(ctx, asker); err != nil {
+		return fmt.Errorf("%w: %d are being answered: %w", ErrBusy, e.cfg.Concurrency, err)
 	}
+	defer e.slots.give(asker)
 	// Before the view, see Peers.
 	others, missing := e.others(ctx, from, to)
 	begin := func(ctx context.Context, s *Snapshot) error {
