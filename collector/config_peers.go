@@ -53,6 +53,10 @@ func (c *Config) checkPeers(bad func(key, format string, args ...any)) {
 	if len(p.Addresses) > 0 && c.Store == storeDuckDB {
 		bad("peers.addresses", "the store %s has one collector: others need a store that they share", c.Store)
 	}
+	known := p.TokenFile != "" || c.TLS.ClientCAFile != "" && slices.ContainsFunc(c.Access.Grants, func(g GrantConfig) bool { return len(g.Certificates) > 0 })
+	if len(p.Addresses) > 0 && c.Access.configured() && !known {
+		bad("peers.token_file", "the others ask who asks: name a token of the role operator for everything, or have access.grants know tls.cert_file")
+	}
 	for i, a := range p.Addresses {
 		host, _, err := net.SplitHostPort(a)
 		switch {

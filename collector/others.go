@@ -65,14 +65,20 @@ func (c *Collector) openOthers() error {
 	}
 	o.asked, err = peers.New(peers.Options{
 		Instance: instance, Addresses: conf.Addresses, Timeout: conf.Timeout.Duration, Logger: c.deps.Log,
-		Dial: func(target, serverName string) (*grpc.ClientConn, error) {
-			if serverName != "" {
-				return grpc.NewClient(target, append(opts[:len(opts):len(opts)], grpc.WithAuthority(serverName))...)
-			}
-			return grpc.NewClient(target, opts...)
-		},
+		Dial: peerDialer(opts),
 	})
 	return err
+}
+
+// peerDialer connects to collectors whose certificate is for a name, or for what
+// is dialed.
+func peerDialer(opts []grpc.DialOption) func(target, serverName string) (*grpc.ClientConn, error) {
+	return func(target, serverName string) (*grpc.ClientConn, error) {
+		if serverName != "" {
+			return grpc.NewClient(target, append(slices.Clip(opts), grpc.WithAuthority(serverName))...)
+		}
+		return grpc.NewClient(target, opts...)
+	}
 }
 
 // peerDialOptions are those of connections to other collectors.
