@@ -95,12 +95,12 @@ func (c *Config) openAsIs(ctx context.Context, log *slog.Logger) (store.Store, e
 }
 
 // reported tells the log now and then how far something has come.
-func reported(log *slog.Logger) func(archive.Progress) error {
+func reported(logger *slog.Logger) func(archive.Progress) error {
 	last := time.Now()
 	return func(p archive.Progress) error {
 		if now := time.Now(); now.Sub(last) >= 5*time.Second {
 			last = now
-			log.Info(p.What, "parts", p.Parts, "megabytes", p.Bytes>>20)
+			logger.Info(p.What, "parts", p.Parts, "megabytes", p.Bytes>>20)
 		}
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 // the cgroup's limit, where there is one: DuckDB's own memory and a tenth for
 // what neither of the two counts are left out. The environment's GOMEMLIMIT
 // counts more. It changes the whole process: call it from main, once.
-func LimitMemory(cfg *Config, log *slog.Logger) {
+func LimitMemory(cfg *Config, logger *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
@@ -23,13 +23,13 @@ func LimitMemory(cfg *Config, log *slog.Logger) {
 	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
 		return
 	case err != nil:
-		log.Warn("the cgroup's memory limit can't be read; Go's garbage collector goes by none", "error", err, "hint", "set GOMEMLIMIT")
+		logger.Warn("the cgroup's memory limit can't be read; Go's garbage collector goes by none", "error", err, "hint", "set GOMEMLIMIT")
 		return
 	}
 	heap, enough := goMemory(limit, cfg.DuckDB.MemoryBytes)
 	debug.SetMemoryLimit(heap)
 	if !enough {
-		log.Warn("the memory limit is tight: lower limits.pending_bytes and duckdb.memory_bytes, or raise it", "limit_bytes", limit, "go_bytes", heap)
+		logger.Warn("the memory limit is tight: lower limits.pending_bytes and duckdb.memory_bytes, or raise it", "limit_bytes", limit, "go_bytes", heap)
 	}
 }
 
