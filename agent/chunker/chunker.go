@@ -128,13 +128,15 @@ func New(o Options) (*Chunker, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Chunker{o: o, boot: o.Spool.Boot(), next: o.Spool.Next(), link: o.Spool.Link()}
+	c := &Chunker{o: o, boot: o.Spool.Boot(), link: o.Spool.Link()}
 	if len(c.link) == 0 { // a new spool, or one whose newest chunk is not chained
 		c.link = attribution.FirstLink(c.boot)
 	}
 	seconds, err := o.Spool.OpenSeconds()
+	c.next = o.Spool.Next()
 	if err != nil {
-		o.Logger.Error("chunker: sealed seconds can't be read back; they will be unobserved", "node", o.Node, "err", err)
+		o.Logger.Error("chunker: sealed seconds can't be read back; from the first such on they will be unobserved",
+			"node", o.Node, "second", int64(c.next), "err", err)
 	}
 	for i := range seconds {
 		if err := c.recoverSecond(&seconds[i]); err != nil {

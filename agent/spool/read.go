@@ -57,6 +57,9 @@ func (s *Spool) Roster(sequence attribution.Second) ([]byte, error) {
 
 // OpenSeconds lists the durable seconds that are not in a chunk, nor in one
 // that is still to be written, in order: what a restarted agent goes on with.
+// Where one of them, or its roster, can't be read any more, it is given up with
+// those behind it: Next is there then, so that they can be sealed again, and
+// the error says why. What is before it is in the list.
 func (s *Spool) OpenSeconds() ([]Second, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,17 +69,25 @@ func (s *Spool) OpenSeconds() ([]Second, error) {
 		if e.sequence < s.chunked {
 			continue
 		}
-		c, err := s.readEntry(e, recordSecond)
+		x, err := s.readSecond(e)
 		if err != nil {
-			return nil, err
+			if !s.closed {
+				s.open, s.next = s.open[:i:i], e.sequence
+			}
+			return out, err
 		}
-		roster, err := s.readRoster(e.seg, c.RosterID)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, Second{c, roster})
+		out = append(out, x)
 	}
 	return out, nil
+}
+
+func (s *Spool) readSecond(e *entry) (Second, error) {
+	c, err := s.readEntry(e, recordSecond)
+	if err != nil {
+		return Second{}, err
+	}
+	roster, err := s.readRoster(e.seg, c.RosterID)
+	return Second{c, roster}, err
 }
 
 // Ack says that every chunk with a sequence up to and including this one is
@@ -173,6 +184,7 @@ func (s *Spool) readRoster(seg *segment, id attribution.Fingerprint) ([]byte, er
 		if payload, err = s.readRecord(g, at, recordRoster); err == nil {
 			return payload[rosterHead:], nil
 		}
+		s.leave = s.leave || g == s.active // nothing more is to refer to it
 	}
 	s.stats.CorruptRecords++
 	return nil, fmt.Errorf("spool: roster %v of segment %d: %w", id, seg.number, err)

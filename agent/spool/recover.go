@@ -256,13 +256,13 @@ func (s *Spool) load(number uint64) error {
 	return nil
 }
 
-// loadChunk takes a chunk or second, unless it is there from an earlier
-// segment already: a write that failed is repeated in the next one.
+// loadChunk takes a chunk, unless it is there from an earlier segment already:
+// a write that failed is repeated in the next one. Of seconds the newer counts:
+// one that could not be read any more was sealed again, and those behind it.
 func (s *Spool) loadChunk(t recordType, e entry) {
 	if t == recordSecond {
-		if n := len(s.open); n == 0 || s.open[n-1].sequence < e.sequence {
-			s.installSecond(e)
-		}
+		s.open = slices.DeleteFunc(s.open, func(o entry) bool { return o.sequence >= e.sequence })
+		s.installSecond(e)
 		return
 	}
 	if i, there := s.find(e.sequence); !there {

@@ -34,7 +34,11 @@
 // chunks can be made again (Options.Repeatable), the log ends at the damage
 // instead, and they are. A record that is damaged later, while the spool is
 // open, is set aside when it can't be read to be sent; the next Open of a
-// repeatable spool goes back to it too, while its segment is there.
+// repeatable spool goes back to it too, while its segment is there. A damaged
+// roster costs the chunks of its segment that refer to it, unless another
+// segment has it too; once that is met, a new segment is begun and repeats it.
+// Of seconds that are not yet in a chunk those from the first damaged one on are
+// given up, and can be sealed again.
 //
 // # Limits
 //
@@ -188,6 +192,7 @@ type Spool struct {
 	roll      int64                   // size at which a segment is left for the next
 	spare     int64                   // size of the spare file, 0 where there is none
 	tight     bool                    // others need the disk
+	leave     bool                    // a roster of the active segment is damaged: begin the next, which repeats it
 	stats     Stats
 }
 

@@ -105,7 +105,7 @@ func (s *Spool) plan(closing bool) (p plan, ok bool) {
 		p.rotate, p.afresh = true, true
 		return p, true
 	}
-	p.rotate = s.active == nil || s.active.size-s.active.head >= s.roll
+	p.rotate = s.active == nil || s.leave || s.active.size-s.active.head >= s.roll
 	var bytes int64
 	n := 0
 	for ; n < len(s.pending) && (n == 0 || bytes+s.pending[n].bytes <= s.most); n++ {
@@ -275,7 +275,7 @@ func (s *Spool) install(batch []record, w written) {
 	seg := w.seg
 	if s.active != seg {
 		s.segments = append(s.segments, seg)
-		s.active = seg
+		s.active, s.leave = seg, false
 	}
 	seg.size = w.size
 	maps.Copy(seg.rosters, w.rosters)

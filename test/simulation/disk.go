@@ -227,17 +227,18 @@ func content(fs *memfs.FS, name string) ([]byte, error) {
 
 // rot inverts a bit of a record that holds seconds, a roster or a batch's
 // beginning, and tells which seconds may be gone for it: those of the record;
-// of a roster, all that may refer to it; of what belongs to the newest write,
-// whose damage can't be told from a write that was torn, all that follow.
-func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, err error) {
+// of a roster, all that may refer to it (what is written later, too, where
+// roster is true); of what belongs to the newest write, whose damage can't be
+// told from a write that was torn, all that follow.
+func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, err error) {
 	names, err := segments(fs, dir)
 	if err != nil || len(names) == 0 {
-		return nil, err
+		return nil, false, err
 	}
 	i := r.IntN(len(names))
 	b, err := content(fs, names[i])
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var some []int
 	all, last := frames(b), 0
@@ -251,7 +252,7 @@ func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, err error) {
 		}
 	}
 	if len(some) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
 	k := some[r.IntN(len(some))]
 	hit := all[k]
@@ -263,7 +264,7 @@ func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, err error) {
 	}
 	bit := int64(hit.from)*8 + r.Int64N(int64(hit.to-hit.from)*8)
 	if err := fs.Flip(names[i], bit); err != nil {
-		return nil, fmt.Errorf("simulation: %w", err)
+		return nil, false, fmt.Errorf("simulation: %w", err)
 	}
-	return gone, nil
+	return gone, hit.kind == recordRoster && i == len(names)-1, nil
 }

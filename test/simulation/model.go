@@ -62,6 +62,7 @@ type nodeLog struct {
 	mu    sync.Mutex
 	lives []*machineLife
 	gone  []stretch            // whose records were damaged
+	loose attribution.Second   // from here on what is written may refer to a damaged roster; 0: it does not
 	rot   []attribution.Second // when that was
 	weak  []stretch            // in which the disk failed or was full
 	fault attribution.Second   // when that began; 0: it works
@@ -126,6 +127,9 @@ func (l *nodeLog) ends(life *agentLife, how ending) {
 		return
 	}
 	b.how, b.end = how, attribution.SecondOf(b.source.now())
+	if l.loose != 0 { // the next begins a segment of its own
+		l.gone, l.loose = append(l.gone, stretch{l.loose, b.end + 1}), 0
+	}
 }
 
 // now is the node's timeline, as far as an agent tells.
@@ -166,10 +170,15 @@ func (l *nodeLog) failing() bool {
 	return l.fault != 0
 }
 
-func (l *nodeLog) damaged(gone []stretch) {
+// damaged notes which seconds a flipped bit may have cost, and whether it hit a
+// roster that what is written next may refer to.
+func (l *nodeLog) damaged(gone []stretch, roster bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gone, l.rot = append(l.gone, gone...), append(l.rot, l.now())
+	if roster && l.loose == 0 {
+		l.loose = l.now() - attribution.ChunkSeconds - unsealed
+	}
 }
 
 func (l *nodeLog) given(revision uint32) {
@@ -280,8 +289,11 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 	case added != 0:
 		e.kept = append(slices.Clone(e.kept), stretch{added - 1, b.end})
 	}
-	if e.prev == nil || !b.young() {
+	switch {
+	case e.prev == nil || !b.young():
 		e.resume = b.end - unsealed
+	case b.opened0 < e.resume: // all was lost, and the timeline has begun anew
+		e.resume = b.opened0
 	}
 	e.prev = b
 }

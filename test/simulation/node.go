@@ -229,11 +229,11 @@ func (n *node) hang(on bool) {
 
 // damage rots the spool.
 func (n *node) damage() {
-	gone, err := rot(n.fs, n.spoolDir(), n.r)
+	gone, roster, err := rot(n.fs, n.spoolDir(), n.r)
 	if err != nil {
 		n.w.broken("%v", err)
 	}
-	n.log.damaged(gone)
+	n.log.damaged(gone, roster && n.alive() != nil)
 }
 
 var _ spool.FS = (*disk)(nil)

@@ -1,0 +1,104 @@
+package spool_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"testing"
+
+	"github.com/gpuledger/gpuledger/agent/spool"
+	"github.com/gpuledger/gpuledger/agent/spool/memfs"
+	"github.com/gpuledger/gpuledger/attribution"
+)
+
+// flipRoster damages the newest copy of a roster in a segment.
+func flipRoster(t *testing.T, fsys *memfs.FS, name string, of attribution.Second) {
+	t.Helper()
+	f, err := fsys.Open(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1<<16)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	_, roster := rosterOf(of)
+	at := bytes.LastIndex(b[:n], roster)
+	if at < 0 {
+		t.Fatalf("%s holds no roster of second %d", name, of)
+	}
+	if err := fsys.Flip(filepath.Join(dir, name), int64(at)*8+3); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLaw3SecondsOfADamagedRosterAreSealedAgain: seconds are open that refer to
+// two rosters, and the second roster rots. Next is where its seconds begin, and
+// what is sealed from there on is what the next recovery finds.
+func TestLaw3SecondsOfADamagedRosterAreSealedAgain(t *testing.T) {
+	const change = attribution.Second(1_700_000_040) // of the roster
+	second := func(s *spool.Spool, at attribution.Second, what string) {
+		t.Helper()
+		id, roster := rosterOf(at)
+		if err := s.AppendSecond(spool.Chunk{Sequence: at, Seconds: 1, RosterID: id, Body: content(what, at, 2)}, roster); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fsys := memfs.New()
+	s := open(t, fsys, small())
+	for at := change - 3; at < change+4; at++ {
+		second(s, at, "seen")
+	}
+	flipRoster(t, fsys, "0000000001.seg", change)
+	fsys = fsys.Crash(nil)
+
+	s = open(t, fsys, small())
+	if seconds, err := s.OpenSeconds(); !errors.Is(err, spool.ErrCorrupt) || len(seconds) != 3 || s.Next() != change {
+		t.Fatalf("%d seconds, %v, next is %d: want 3, and %d", len(seconds), err, s.Next(), change)
+	}
+	for at := change; at < change+2; at++ {
+		second(s, at, "again")
+	}
+	fsys = fsys.Crash(nil)
+	s = open(t, fsys, small())
+	seconds, err := s.OpenSeconds()
+	if err != nil || len(seconds) != 5 || s.Next() != change+2 {
+		t.Fatalf("%d seconds, %v, next is %d: want 5, and %d", len(seconds), err, s.Next(), change+2)
+	}
+	for i, want := range []string{"seen", "seen", "seen", "again", "again"} {
+		if at := change - 3 + attribution.Second(i); !bytes.Equal(seconds[i].Body, content(want, at, 2)) {
+			t.Errorf("second %d is %q", at, seconds[i].Body)
+		}
+	}
+}
+
+// TestDamagedRosterIsWrittenAgain: once a damaged roster has been met, nothing
+// more refers to it.
+func TestDamagedRosterIsWrittenAgain(t *testing.T) {
+	fsys := memfs.New()
+	s := open(t, fsys, small())
+	first := attribution.Second(1_700_000_000)
+	next := appendChunk(t, s, first)
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	flipRoster(t, fsys, "0000000001.seg", first)
+	if _, err := s.Roster(first); !errors.Is(err, spool.ErrCorrupt) {
+		t.Fatalf("a flipped roster reads with %v", err)
+	}
+	appendChunk(t, s, next)
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	_, want := rosterOf(next)
+	for _, sequence := range []attribution.Second{first, next} { // the first, too, by the new copy
+		if got, err := s.Roster(sequence); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("the roster of %d is %q, %v", sequence, got, err)
+		}
+	}
+}
