@@ -516,6 +516,46 @@ func TestChangesAreOnRecord(t *testing.T) {
 	}
 }
 
+// Strangers who begin questions and do not end them take little, and who is known
+// is answered all the same.
+func TestLaw8StrangersTakeLittle(t *testing.T) {
+	g := serveGuarded(t)
+	l := g.ledger()
+	if _, err := l.Report(g.named("viewer"), &pb.ReportRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var refused error
+	for range 200 { // headers alone
+		s, err := g.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, pb.Ledger_ApplyRules_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused = nil
+		if g.c.callers.Refused().TooMany.Load() > 0 {
+			refused = s.RecvMsg(&pb.Rules{})
+			break
+		}
+	}
+	if _, err := l.WhoAmI(t.Context(), &pb.WhoAmIRequest{}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one stranger more: %v (%v)", err, refused)
+	}
+	if _, err := l.Report(g.named("viewer"), &pb.ReportRequest{}); err != nil {
+		t.Errorf("who is known: %v", err)
+	}
+	cancel()
+	for { // as soon as the collector knows that they are gone
+		_, err := l.WhoAmI(t.Context(), &pb.WhoAmIRequest{})
+		if status.Code(err) == codes.Unauthenticated {
+			break
+		}
+		if status.Code(err) != codes.ResourceExhausted {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Nobody is served unasked where others than this machine reach an address.
 func TestAccessIsRefusedWhereAnybodyIsEverybody(t *testing.T) {
 	for _, c := range []struct {

@@ -3,6 +3,8 @@ package access
 import (
 	"context"
 	"crypto/x509"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -10,12 +12,40 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 )
 
 // ServerOptions put the guard before all methods of a gRPC server that others
 // reach.
-func (g *Guard) ServerOptions() []grpc.ServerOption { return g.options(g.outside) }
+func (g *Guard) ServerOptions() []grpc.ServerOption {
+	return append(g.options(g.outside, true), grpc.InTapHandle(g.arrive))
+}
+
+// maxArriving is how many questions may be arriving at a time, of those who are
+// not known yet. gRPC reads a question, of up to some megabytes, before anybody
+// is asked who they are.
+const maxArriving = 64
+
+var errArriving = status.Error(codes.ResourceExhausted, "too many questions are arriving: try again")
+
+type arrivedKey struct{}
+
+// arrive looks at a call of which nothing but the header has been read. Whoever
+// was known a moment ago is not held up by strangers.
+func (g *Guard) arrive(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if rule, known := g.methods[info.FullMethodName]; known && rule.For == Agents || g.remembers(info.Header.Get("authorization")) {
+		return ctx, nil
+	}
+	if g.arriving.Add(1) > maxArriving {
+		g.arriving.Add(-1)
+		g.counts.TooMany.Add(1)
+		return ctx, errArriving
+	}
+	arrived := sync.OnceFunc(func() { g.arriving.Add(-1) })
+	context.AfterFunc(ctx, arrived)
+	return context.WithValue(ctx, arrivedKey{}, arrived), nil
+}
 
 // outside is who calls from outside.
 func (g *Guard) outside(ctx context.Context) (*Caller, error) {
@@ -40,7 +70,11 @@ func verifiedLeaf(chains [][]*x509.Certificate) *x509.Certificate {
 	return chains[0][0]
 }
 
-func (g *Guard) options(who func(context.Context) (*Caller, error)) []grpc.ServerOption {
+// checkAgain is how long a stream goes on before it is asked again who reads it.
+const checkAgain = time.Minute
+
+// options ask who calls; where the answer may change, streams ask again.
+func (g *Guard) options(who func(context.Context) (*Caller, error), again bool) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 			ctx, rule, err := g.admit(ctx, info.FullMethod, who)
@@ -55,7 +89,14 @@ func (g *Guard) options(who func(context.Context) (*Caller, error)) []grpc.Serve
 			if err != nil {
 				return err
 			}
-			_, err = g.answer(ctx, rule, nil, handle(srv, &admitted{stream, ctx}))
+			a := &admitted{ServerStream: stream, ctx: ctx, now: g.cfg.Now, checked: g.cfg.Now()}
+			if again {
+				a.again = func() error {
+					_, _, err := g.admit(stream.Context(), info.FullMethod, who)
+					return err
+				}
+			}
+			_, err = g.answer(ctx, rule, nil, handle(srv, a))
 			return err
 		}),
 	}
@@ -63,6 +104,9 @@ func (g *Guard) options(who func(context.Context) (*Caller, error)) []grpc.Serve
 
 // admit decides on a call, and puts the caller into its context.
 func (g *Guard) admit(ctx context.Context, method string, who func(context.Context) (*Caller, error)) (context.Context, Rule, error) {
+	if arrived, ok := ctx.Value(arrivedKey{}).(func()); ok {
+		arrived()
+	}
 	rule, known := g.methods[method]
 	if known && rule.For == Agents {
 		return ctx, rule, nil
@@ -110,11 +154,26 @@ func (g *Guard) answer(ctx context.Context, rule Rule, res any, err error) (any,
 	return res, nil
 }
 
-// admitted is a stream whose caller is known.
+// admitted is a stream whose caller is known. One that lasts ends where he is not
+// any more: a backup may take hours.
 type admitted struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // a stream's context is asked of it
+	ctx     context.Context //nolint:containedctx // a stream's context is asked of it
+	again   func() error    // nil: nobody is asked again
+	now     func() time.Time
+	checked time.Time
 }
 
 // Context holds the caller.
 func (a *admitted) Context() context.Context { return a.ctx }
+
+// SendMsg sends, to a caller who still may be answered.
+func (a *admitted) SendMsg(m any) error {
+	if now := a.now(); a.again != nil && now.Sub(a.checked) >= checkAgain {
+		a.checked = now
+		if err := a.again(); err != nil {
+			return err
+		}
+	}
+	return a.ServerStream.SendMsg(m)
+}

@@ -71,6 +71,8 @@ type Guard struct {
 	failed  *failedPeers
 	logged  *seldom
 	counts  Counts
+	// arriving counts calls of which the header alone is there.
+	arriving atomic.Int64
 
 	mu       sync.Mutex
 	verified verified
@@ -189,6 +191,21 @@ func (g *Guard) token(ctx context.Context, peer, token string) (*Caller, error) 
 	g.verified.put(sum, c, until, generation)
 	g.mu.Unlock()
 	return c, nil
+}
+
+// remembers reports whether one token is shown, which was good a moment ago.
+func (g *Guard) remembers(authorization []string) bool {
+	if len(authorization) != 1 {
+		return false
+	}
+	_, token, _ := strings.Cut(authorization[0], " ")
+	if token = strings.TrimSpace(token); len(token) > maxToken {
+		return false
+	}
+	generation := g.generation()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.verified.get(sha256.Sum256([]byte(token)), g.cfg.Now(), generation) != nil
 }
 
 // generation changes with tokens and keys.

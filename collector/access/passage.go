@@ -28,7 +28,7 @@ type Passage struct {
 func (g *Guard) NewPassage() *Passage { return &Passage{guard: g, calls: map[string]*Caller{}} }
 
 // ServerOptions are for the side that is called.
-func (p *Passage) ServerOptions() []grpc.ServerOption { return p.guard.options(p.take) }
+func (p *Passage) ServerOptions() []grpc.ServerOption { return p.guard.options(p.take, false) }
 
 // DialOptions are for the side that calls.
 func (p *Passage) DialOptions() []grpc.DialOption {
