@@ -57,12 +57,18 @@ func serve(t *testing.T, cfg Config) *running {
 
 func serveLogged(t *testing.T, cfg Config, log *slog.Logger) (*running, *Collector) {
 	t.Helper()
+	return serveNew(t, cfg, log, New)
+}
+
+// serveNew serves what a function makes.
+func serveNew(t *testing.T, cfg Config, log *slog.Logger, begin func(context.Context, Config, Deps) (*Collector, error)) (*running, *Collector) {
+	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ready := make(chan Addresses, 1)
-	c, err := New(ctx, cfg, Deps{Version: "test", Log: log, Ready: func(a Addresses) error {
+	c, err := begin(ctx, cfg, Deps{Version: "test", Log: log, Ready: func(a Addresses) error {
 		ready <- a
 		return nil
 	}})

@@ -106,7 +106,8 @@ func (f *follower) take(ctx context.Context) error {
 func (f *follower) takeJournal(ctx context.Context) error {
 	return f.store.View(ctx, func(r store.Reader) error {
 		j, err := r.Journal(ctx)
-		if err == nil && j.Next() != f.docs.journal.Load().Next() {
+		// A replica that is behind may say less than is in force.
+		if err == nil && j.Next() > f.docs.journal.Load().Next() {
 			f.log.Info("reratings of another collector count from here on", "entries", j.Next()-1)
 			f.rerated(j)
 		}

@@ -73,6 +73,9 @@ gateway saw is a row of its own. The rows still sum to the bill.`,
 				if err != nil {
 					return err
 				}
+				if err := notYetSeen(c.ErrOrStderr(), res.GetNotes()); err != nil {
+					return err
+				}
 				return printUnitCosts(c.OutOrStdout(), res, &q)
 			})
 		},

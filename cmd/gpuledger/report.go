@@ -109,6 +109,9 @@ fee, …) as a line of its own. Lines sum to the cost, exactly.`,
 				if err != nil {
 					return err
 				}
+				if err := notYetSeen(c.ErrOrStderr(), res.GetNotes()); err != nil {
+					return err
+				}
 				return printReport(c.OutOrStdout(), res, q.out)
 			})
 		},
@@ -118,6 +121,17 @@ fee, …) as a line of its own. Lines sum to the cost, exactly.`,
 	c.Flags().BoolVar(&lines, "lines", false, "tell what each cost is made of, by line of the rate card")
 	c.Flags().Int32Var(&limit, "limit", 0, "most rows, by cost; the rest is summed into one (0: all)")
 	return c
+}
+
+// notYetSeen tells what an answer lacks: on standard error, for the answer itself
+// is right.
+func notYetSeen(w io.Writer, notes []string) error {
+	for _, n := range notes {
+		if _, err := fmt.Fprintf(w, "Not yet seen: %s\n", n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func printReport(w io.Writer, res *pb.ReportResponse, out string) error {

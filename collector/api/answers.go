@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/big"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -28,12 +29,21 @@ func (s *Server) Report(ctx context.Context, req *pb.ReportRequest) (*pb.ReportR
 	}
 	out := &pb.ReportResponse{
 		From: int64(rep.From), To: int64(rep.To), Step: rep.Step, Currency: currency, GroupBy: names(rep.GroupBy),
-		Rows: make([]*pb.ReportRow, 0, len(rep.Rows)), Total: encodeRow(&rep.Total),
+		Rows: make([]*pb.ReportRow, 0, len(rep.Rows)), Total: encodeRow(&rep.Total), Notes: notes(rep.Missing),
 	}
 	for i := range rep.Rows {
 		out.Rows = append(out.Rows, encodeRow(&rep.Rows[i]))
 	}
 	return out, nil
+}
+
+// notes says what an answer lacks that other collectors have.
+func notes(missing []string) []string {
+	var out []string
+	for _, address := range missing {
+		out = append(out, fmt.Sprintf("what the collector at %s has not stored yet: it did not say in time", address))
+	}
+	return out
 }
 
 func names(ds []store.Dimension) []string {

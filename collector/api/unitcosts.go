@@ -30,7 +30,7 @@ func (s *Server) UnitCosts(ctx context.Context, req *pb.UnitCostsRequest) (*pb.U
 	out := &pb.UnitCostsResponse{
 		From: int64(ans.From), To: int64(ans.To), Currency: currency, GroupBy: names(ans.GroupBy),
 		Rows: make([]*pb.UnitCost, 0, len(ans.Rows)), Total: encodeUnitCost(&ans.Total, terms),
-		LatencyTargetMs: terms.LatencyTarget(), SplitBy: ans.SplitBy,
+		LatencyTargetMs: terms.LatencyTarget(), SplitBy: ans.SplitBy, Notes: notes(ans.Missing),
 		InputWeight: economics.DecimalOf(terms.Input), CachedWeight: economics.DecimalOf(terms.Cached), OutputWeight: economics.DecimalOf(terms.Output),
 	}
 	for i := range ans.Rows {

@@ -89,6 +89,7 @@ type Answer struct {
 	SplitBy  string
 	Rows     []TimedRow
 	Total    Row
+	Missing  []string // as query.Snapshot.Missing
 }
 
 // TimedRow is a row of a bucket of the request's step: Time is its start. All
@@ -117,7 +118,7 @@ func UnitCosts(ctx context.Context, e *query.Engine, req *Request) (*Answer, err
 
 // ask answers from a snapshot.
 func (p *asked) ask(ctx context.Context, e *query.Engine, s *query.Snapshot) (*Answer, error) {
-	out := &Answer{From: s.From, To: s.To, GroupBy: p.groupBy, SplitBy: p.splitBy}
+	out := &Answer{From: s.From, To: s.To, GroupBy: p.groupBy, SplitBy: p.splitBy, Missing: s.Missing}
 	if s.Empty() {
 		return out, nil
 	}

@@ -69,6 +69,7 @@ type Report struct {
 	GroupBy  []store.Dimension
 	Rows     []Row
 	Total    Row
+	Missing  []string // as Snapshot.Missing
 }
 
 // Report answers a showback question. Errors wrap ErrInvalid, ErrTooMany,
@@ -90,7 +91,7 @@ func (e *Engine) Report(ctx context.Context, req *Request) (*Report, error) {
 	}
 	out := &Report{Step: req.Step, GroupBy: groupBy}
 	err = e.Snapshot(ctx, req.From, req.To, func(ctx context.Context, s *Snapshot) error {
-		out.From, out.To = s.From, s.To
+		out.From, out.To, out.Missing = s.From, s.To, s.Missing
 		if err := checkStep(s.From, s.To, req.Step); err != nil {
 			return err
 		}

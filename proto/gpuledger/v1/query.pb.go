@@ -140,6 +140,7 @@ type ReportResponse struct {
 	GroupBy       []string               `protobuf:"bytes,5,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
 	Rows          []*ReportRow           `protobuf:"bytes,6,rep,name=rows,proto3" json:"rows,omitempty"` // by time, then cost (highest first, other last), then keys
 	Total         *ReportRow             `protobuf:"bytes,7,opt,name=total,proto3" json:"total,omitempty"`
+	Notes         []string               `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"` // what is not seen here yet, a sentence each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -219,6 +220,13 @@ func (x *ReportResponse) GetRows() []*ReportRow {
 func (x *ReportResponse) GetTotal() *ReportRow {
 	if x != nil {
 		return x.Total
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -596,6 +604,7 @@ type UnitCostsResponse struct {
 	InputWeight     string                 `protobuf:"bytes,9,opt,name=input_weight,json=inputWeight,proto3" json:"input_weight,omitempty"`
 	CachedWeight    string                 `protobuf:"bytes,10,opt,name=cached_weight,json=cachedWeight,proto3" json:"cached_weight,omitempty"`
 	OutputWeight    string                 `protobuf:"bytes,11,opt,name=output_weight,json=outputWeight,proto3" json:"output_weight,omitempty"`
+	Notes           []string               `protobuf:"bytes,12,rep,name=notes,proto3" json:"notes,omitempty"` // what is not seen here yet, a sentence each
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -705,6 +714,13 @@ func (x *UnitCostsResponse) GetOutputWeight() string {
 		return x.OutputWeight
 	}
 	return ""
+}
+
+func (x *UnitCostsResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 // UnitCost is empty text wherever a figure can't be given; `reason` says why
@@ -4627,7 +4643,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\bgroup_by\x18\x04 \x03(\tR\agroupBy\x12\x16\n" +
 	"\x06filter\x18\x05 \x03(\tR\x06filter\x12\x14\n" +
 	"\x05limit\x18\x06 \x01(\x05R\x05limit\x12\x14\n" +
-	"\x05lines\x18\a \x01(\bR\x05lines\"\xdb\x01\n" +
+	"\x05lines\x18\a \x01(\bR\x05lines\"\xf1\x01\n" +
 	"\x0eReportResponse\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x12\n" +
@@ -4635,7 +4651,8 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x19\n" +
 	"\bgroup_by\x18\x05 \x03(\tR\agroupBy\x12+\n" +
 	"\x04rows\x18\x06 \x03(\v2\x17.gpuledger.v1.ReportRowR\x04rows\x12-\n" +
-	"\x05total\x18\a \x01(\v2\x17.gpuledger.v1.ReportRowR\x05total\"\xee\x01\n" +
+	"\x05total\x18\a \x01(\v2\x17.gpuledger.v1.ReportRowR\x05total\x12\x14\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\"\xee\x01\n" +
 	"\tReportRow\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x18\n" +
@@ -4665,7 +4682,7 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\bsplit_by\x18\x06 \x01(\tR\asplitBy\x12!\n" +
 	"\finput_weight\x18\a \x01(\tR\vinputWeight\x12#\n" +
 	"\rcached_weight\x18\b \x01(\tR\fcachedWeight\x12#\n" +
-	"\routput_weight\x18\t \x01(\tR\foutputWeight\"\xfc\x02\n" +
+	"\routput_weight\x18\t \x01(\tR\foutputWeight\"\x92\x03\n" +
 	"\x11UnitCostsResponse\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x03R\x02to\x12\x1a\n" +
@@ -4678,7 +4695,8 @@ const file_gpuledger_v1_query_proto_rawDesc = "" +
 	"\finput_weight\x18\t \x01(\tR\vinputWeight\x12#\n" +
 	"\rcached_weight\x18\n" +
 	" \x01(\tR\fcachedWeight\x12#\n" +
-	"\routput_weight\x18\v \x01(\tR\foutputWeight\"\xe2\x0f\n" +
+	"\routput_weight\x18\v \x01(\tR\foutputWeight\x12\x14\n" +
+	"\x05notes\x18\f \x03(\tR\x05notes\"\xe2\x0f\n" +
 	"\bUnitCost\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\bR\amissing\x12'\n" +
