@@ -13,7 +13,7 @@ CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collect
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse clean tools release sbom check-reproducible vulncheck FORCE
+.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test cluster-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse clean tools release sbom check-reproducible vulncheck FORCE
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ kill-test: ## kill -9 agent and collector 50 times each in a replay (needs GPULE
 fault-test: ## Have real processes suffer every fault REPEATS times (10) on STORES (duckdb,clickhouse); needs root
 	@mkdir -p bin
 	GPULEDGER_FAULTS=$(or $(REPEATS),10) GPULEDGER_FAULT_STORES=$(STORES) GPULEDGER_FAULT_TABLE=$(or $(TABLE),$(CURDIR)/bin/faults.md) go test ./test/faults -run Law3And4 -v -timeout 120m -count 1
+
+cluster-test: ## Three collectors of one ledger on two shards of two replicas: kill and hang some of each (needs make clickhouse)
+	GPULEDGER_CLICKHOUSE_CLUSTER=1 go test ./test/faults -run '^TestLaw4CollectorsOfOneLedger$$' -v -count 1 -timeout 40m
 
 test-gpu: build ## Hold the ledger against this machine's NVIDIA GPU (GPULEDGER_GPU_STUB=1: against the stub)
 	GPULEDGER_GPU=1 GPULEDGER_BIN=$(CURDIR)/bin go test ./test/gpu -count 1 -v -timeout 20m -run '^(TestGPU|TestLatencies)$$'

@@ -26,6 +26,7 @@ func networkFaults() []fault {
 			w.note("everything is late")
 		}},
 		{"network cut again and again", false, func(w *world) {
+			w.play.minutes = 120 // all of it takes up to 25 s
 			w.join()
 			w.begin()
 			for range 5 {

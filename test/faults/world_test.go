@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -20,14 +21,17 @@ import (
 	"github.com/gpuledger/gpuledger/test/programs"
 )
 
-// play is what an agent plays: minutes of two nodes of four GPUs, at a speed.
+// play is what an agent plays: minutes of nodes of a few GPUs, at a speed.
 type play struct {
 	minutes int
-	speed   float64
+	speed   float64 // 0: as fast as possible
+	// Where they are 0: two nodes of four GPUs, from the beginning of 2026 on.
+	nodes, devices int
+	start          int64 // Unix s
 }
 
 // usual takes some ten seconds.
-var usual = play{40, 240}
+var usual = play{minutes: 40, speed: 240}
 
 // world is one agent and one collector, and what happens to them.
 type world struct {
@@ -39,6 +43,7 @@ type world struct {
 	place place
 	link  *network.Link // between them; nil: loopback
 	addr  string
+	among []string // the collectors that the agent is told of instead; nil: there is one
 
 	// The versions of the programs that are started next.
 	agents, collectors programs.Dir
@@ -117,11 +122,15 @@ func (w *world) startAgent() {
 	if w.link != nil {
 		at = network.Right.Address() + ":9440"
 	}
+	collector := map[string]any{"address": at, "insecure": true}
+	if w.among != nil {
+		collector = map[string]any{"addresses": w.among, "insecure": true}
+	}
 	conf := w.write("agent.yaml", map[string]any{
-		"source": "simulated", "state_dir": w.state(),
-		"collector": map[string]any{"address": at, "insecure": true},
+		"source": "simulated", "state_dir": w.state(), "collector": collector,
 		"simulated": map[string]any{
-			"speed": w.play.speed, "nodes": 2, "devices": 4, "start": 1767225600, "duration": fmt.Sprintf("%dm", w.play.minutes),
+			"speed": w.play.speed, "nodes": cmp.Or(w.play.nodes, 2), "devices": cmp.Or(w.play.devices, 4),
+			"start": cmp.Or(w.play.start, 1767225600), "duration": fmt.Sprintf("%dm", w.play.minutes),
 		},
 		// A fault may come before the rate card has.
 		"limits": map[string]any{"rate_card_wait": "10m"},
@@ -255,11 +264,12 @@ func (w *world) stored() {
 	}
 }
 
-// read is all that a collector's ledger holds.
-func (w *world) read(addr string, step time.Duration) *contents {
+// read is all that a collector's ledger holds, or what filters leave of it.
+func (w *world) read(addr string, step time.Duration, filters ...string) *contents {
 	w.t.Helper()
-	return parse(w.t, w.answer(addr, "report", "--step", step.String(), "--by", strings.Join(grouped, ","), "-o", "csv"),
-		w.answer(addr, "inferences", "--by", "pod,model,tier", "-o", "csv"), step)
+	report := []string{"report", "--step", step.String(), "--by", strings.Join(grouped, ","), "-o", "csv"}
+	inferences := []string{"inferences", "--by", "pod,model,tier", "-o", "csv"}
+	return parse(w.t, w.answer(addr, append(report, filters...)...), w.answer(addr, append(inferences, filters...)...), step)
 }
 
 // settle lets the play come to its end, has the laws verified, and compares the
@@ -297,8 +307,8 @@ var kept struct {
 }
 
 type keptKey struct {
-	minutes int
-	agents  programs.Dir
+	play   play
+	agents programs.Dir
 }
 
 type keptPlay struct {
@@ -310,7 +320,8 @@ type keptPlay struct {
 // goes.
 func undisturbed(t *testing.T, p play, agents programs.Dir, step time.Duration) *contents {
 	t.Helper()
-	key := keptKey{p.minutes, agents}
+	p.speed = 0
+	key := keptKey{p, agents}
 	kept.Lock()
 	if kept.plays == nil {
 		kept.plays = make(map[keptKey]*keptPlay)
@@ -323,7 +334,7 @@ func undisturbed(t *testing.T, p play, agents programs.Dir, step time.Duration) 
 	kept.Unlock()
 	x.Do(func() {
 		w := newWorld(t, placeKind{open: inFolder})
-		w.play, w.agents = play{minutes: p.minutes}, agents
+		w.play, w.agents = p, agents
 		w.begin()
 		if !w.ended(5 * time.Minute) {
 			t.Fatal("an undisturbed play is not done in 5 minutes")
