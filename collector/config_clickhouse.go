@@ -41,8 +41,7 @@ type ClickHouseConfig struct {
 	Cluster string `yaml:"cluster"`
 
 	// Quorum is how many replicas of a shard must have what is acknowledged.
-	// Default 0: two where there are several. 1 acknowledges what one has, and
-	// what only that one has is lost with it.
+	// Default 0: two where there are several, and less is refused there.
 	Quorum int `yaml:"quorum"`
 
 	// TLS encrypts the connections. Default: false.
@@ -57,11 +56,11 @@ type ClickHouseConfig struct {
 	Name string `yaml:"name"`
 }
 
-func (c *Config) openClickHouse(ctx context.Context, log *slog.Logger) (store.Store, error) {
+func (c *Config) openClickHouse(ctx context.Context, logger *slog.Logger) (store.Store, error) {
 	x := &c.ClickHouse
 	o := clickhouse.Options{
 		Addresses: x.Addresses, Database: x.Database, User: x.User, Cluster: x.Cluster, Quorum: x.Quorum, Name: x.Name,
-		Decode: newDecoder().decode, Grace: clickHouseGrace, Logger: log,
+		Decode: newDecoder().decode, Grace: clickHouseGrace, Logger: logger,
 	}
 	if x.PasswordFile != "" {
 		text, err := os.ReadFile(x.PasswordFile)
@@ -69,6 +68,11 @@ func (c *Config) openClickHouse(ctx context.Context, log *slog.Logger) (store.St
 			return nil, fmt.Errorf("clickhouse.password_file: %w", err)
 		}
 		o.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	for _, a := range x.Addresses {
+		if !x.TLS && !onLoopback(a) {
+			logger.Warn("the ledger, and the password where there is one, travel in plain text to this server", "address", a, "hint", "set clickhouse.tls")
+		}
 	}
 	if x.TLS {
 		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}

@@ -150,6 +150,9 @@ func (r *reratings) carryOut(ctx context.Context, p *plan.Plan) error {
 	}
 	err = r.store.Rerate(ctx, p.Rerating())
 	done(err)
+	if errors.Is(err, store.ErrOutdated) {
+		return errChanged // another collector has stored late chunks
+	}
 	if err != nil {
 		return fmt.Errorf("rerate: %w", err)
 	}

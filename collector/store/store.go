@@ -63,8 +63,9 @@ var ErrBadQuery = errors.New("bad query")
 var ErrCorrupt = errors.New("the ledger cannot be read")
 
 // ErrOutdated says that a batch is rated by another journal of reratings than
-// the ledger's: nothing was stored. Rate it by that, and try again.
-var ErrOutdated = errors.New("the journal of reratings is another by now")
+// the ledger's, or a rerating is planned of other seconds than are stored: nothing
+// was stored. Rate or plan it by what is there, and try again.
+var ErrOutdated = errors.New("what this depends on is another by now")
 
 // ErrBadBatch says that a batch can never be committed: its number does not
 // follow, it is not complete, or its sums exceed what rollup.MaxSecond allows.
@@ -128,6 +129,10 @@ type Rerating struct {
 	// The facts behind the fingerprints in them.
 	Owners  map[rollup.Fingerprint]*attribution.Owner
 	Devices map[rollup.Fingerprint]*attribution.Device
+	// Seconds is how many all nodes together have stored in the entry's range
+	// where it was planned; 0: not said. A [Shared] store that has others by now
+	// refuses it with ErrOutdated.
+	Seconds int64
 }
 
 // Range is a run of consecutive seconds of one node, [From, To), stored from

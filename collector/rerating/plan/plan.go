@@ -169,7 +169,7 @@ func (p *Plan) Fresh(ctx context.Context, r store.Reader) (bool, error) {
 
 // Rerating is the plan as the store takes it.
 func (p *Plan) Rerating() *store.Rerating {
-	out := &store.Rerating{Entry: p.Entry, Transfers: p.Transfers, Devices: p.devices, Owners: make(map[rollup.Fingerprint]*attribution.Owner, len(p.Owners))}
+	out := &store.Rerating{Entry: p.Entry, Transfers: p.Transfers, Devices: p.devices, Seconds: p.seen.seconds, Owners: make(map[rollup.Fingerprint]*attribution.Owner, len(p.Owners))}
 	for f, o := range p.Owners {
 		out.Owners[f] = o.Owner
 	}

@@ -1,7 +1,6 @@
 package clickhouse
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -136,83 +135,4 @@ func (r *reader) rosters(ctx context.Context, chunks []store.Chunk, known map[ro
 		}
 	}
 	return nil
-}
-
-// Ranges implements [store.Reader].
-func (r *reader) Ranges(ctx context.Context, f func(store.Range) error) error {
-	spans, err := r.store.stored(ctx, r.state, "")
-	if err != nil {
-		return unavailable("read what is stored", err)
-	}
-	for _, x := range joined(spans) {
-		if err := f(x); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// NodeRanges implements [store.Shared].
-func (s *Store) NodeRanges(ctx context.Context, cluster, name string) ([]store.Range, error) {
-	if err := s.open(); err != nil {
-		return nil, err
-	}
-	st, err := s.readState(ctx)
-	if err != nil {
-		return nil, unavailable("read what is stored", err)
-	}
-	spans, err := s.stored(ctx, st, ` AND cluster = `+quote(cluster)+` AND node = `+quote(name))
-	if err != nil {
-		return nil, unavailable("read what is stored", err)
-	}
-	return joined(spans), nil
-}
-
-// stored is every span that is stored, as of chunks and of what is covered.
-func (s *Store) stored(ctx context.Context, st *state, and string) ([]span, error) {
-	var out []span
-	err := s.readSpans(ctx, st.visible()+and, func(x span) error {
-		if len(x.previous) > 0 {
-			x.link = attribution.Link(x.previous, x.first, x.digest)
-		}
-		out = append(out, x)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = s.readCovered(ctx, st.visible()+and, func(x span) error {
-		out = append(out, x)
-		return nil
-	})
-	slices.SortFunc(out, func(a, b span) int {
-		return cmp.Or(cmp.Compare(a.cluster, b.cluster), cmp.Compare(a.name, b.name), cmp.Compare(a.first, b.first), cmp.Compare(b.last, a.last))
-	})
-	return out, err
-}
-
-// joined makes ranges of spans in order: adjacent ones of one boot and chain are
-// one. What is there twice, by two collectors, or as a chunk and covered, is
-// there once.
-func joined(spans []span) []store.Range {
-	var out []store.Range
-	for i := range spans {
-		x := &spans[i]
-		if k := len(out) - 1; k >= 0 && out[k].Cluster == x.cluster && out[k].Node == x.name {
-			last := &out[k]
-			if x.last <= last.To {
-				continue
-			}
-			if x.first == last.To && x.boot == last.Boot && bytes.Equal(x.previous, last.Link) {
-				last.To, last.Link = x.last, x.link
-				continue
-			}
-		}
-		y := store.Range{Cluster: x.cluster, Node: x.name, Boot: x.boot, From: x.first, To: x.last}
-		if len(x.previous) > 0 {
-			y.Previous, y.Link = x.previous, x.link
-		}
-		out = append(out, y)
-	}
-	return out
 }

@@ -34,6 +34,7 @@ type span struct {
 	link             []byte
 	session          uint64
 	seq              uint32
+	began            attribution.Second // the servers' time when it was claimed
 }
 
 func (s *span) overlaps(o *span) bool {
@@ -50,10 +51,10 @@ func spanOf(ch *store.Chunk) span {
 // readSpans reads who has claimed the seconds of slots: of writes in the log or
 // not.
 func (s *Store) readSpans(ctx context.Context, where string, f func(span) error) error {
-	return s.client.query(ctx, `SELECT cluster, node, boot, first, last, digest, previous, session, seq FROM span WHERE `+where, func(d *decoder) error {
+	return s.client.query(ctx, `SELECT cluster, node, boot, first, last, digest, previous, session, seq, began FROM span WHERE `+where, func(d *decoder) error {
 		x := span{node: node{d.str(), d.str()}, boot: d.fixed()}
 		x.first, x.last = attribution.Second(d.i64()), attribution.Second(d.i64())
-		x.digest, x.previous, x.session, x.seq = d.bytes(), d.bytes(), d.u64(), d.u32()
+		x.digest, x.previous, x.session, x.seq, x.began = d.bytes(), d.bytes(), d.u64(), d.u32(), attribution.Second(d.i64())
 		if d.err != nil {
 			return d.err
 		}
@@ -140,13 +141,16 @@ func (c *commit) checkSeconds(ctx context.Context) error {
 // addCovered adds the spans of dropped chunks, where a chunk lies among them.
 func (c *commit) addCovered(ctx context.Context, chunks []*store.Chunk, to map[node][]span) error {
 	nodes := make(map[string]bool)
+	first, last := maxSecond, -maxSecond
 	for _, ch := range chunks {
-		if ch.Key.Sequence < c.state.compacted {
+		if ch.Key.Sequence < c.state.covered {
 			nodes[ch.Key.Node] = true
+			first, last = min(first, ch.Key.Sequence), max(last, ch.Key.Sequence+attribution.Second(ch.Seconds))
 		}
 	}
 	for part := range slices.Chunk(slices.Sorted(maps.Keys(nodes)), 1024) {
-		if err := c.store.readCovered(ctx, c.state.visible()+` AND node IN (`+list(part, quote)+`)`, func(x span) error {
+		where := fmt.Sprintf(` AND first < %d AND last > %d AND node IN (`, last, first) + list(part, quote) + `)`
+		if err := c.store.readCovered(ctx, c.state.visible()+where, func(x span) error {
 			to[x.node] = append(to[x.node], x)
 			return nil
 		}); err != nil {
@@ -180,6 +184,7 @@ func (c *commit) claim(ctx context.Context) (map[attribution.ChunkKey]uint64, er
 		x := spanOf(ch)
 		c.span(&e, &x)
 	}
+	c.wrote = true
 	if err := c.insert(ctx, "span", spanNames, e); err != nil {
 		return nil, err
 	}

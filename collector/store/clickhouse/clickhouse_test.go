@@ -83,7 +83,9 @@ func TestMain(m *testing.M) {
 
 func TestStore(t *testing.T) {
 	clickhousetest.Need(t)
-	storetest.Run(t, storetest.Driver{New: single.place, Open: open})
+	d := storetest.Driver{New: single.place, Open: open}
+	storetest.Run(t, d)
+	storetest.RunLoader(t, d)
 }
 
 // clusterEnv asks for the suite on two shards of two replicas: minutes.
@@ -94,5 +96,7 @@ func TestStoreOnACluster(t *testing.T) {
 		t.Skip("set " + clusterEnv + "=1 for the suite on two shards of two replicas")
 	}
 	clickhousetest.Need(t)
-	storetest.Run(t, storetest.Driver{New: cluster.place, Open: open})
+	d := storetest.Driver{New: cluster.place, Open: open}
+	storetest.Run(t, d)
+	storetest.RunLoader(t, d)
 }

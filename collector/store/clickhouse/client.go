@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
 )
 
@@ -75,15 +76,19 @@ func (c *client) send(ctx context.Context, statement string, body []byte, settin
 			return res, nil
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", c.addresses[at], err))
-		var dial *net.OpError
 		var said *answered
-		unreached := errors.As(err, &dial) && dial.Op == "dial"
 		elsewhere := !errors.As(err, &said) || said.code == notInQuorum || said.code == allConnectionsFailed
-		if next := unreached || retry && elsewhere; ctx.Err() != nil || !next {
+		if next := unreached(err) || retry && elsewhere; ctx.Err() != nil || !next {
 			break
 		}
 	}
 	return nil, failed
+}
+
+// unreached reports whether a statement was never sent.
+func unreached(err error) bool {
+	var dial *net.OpError
+	return errors.As(err, &dial) && dial.Op == "dial"
 }
 
 // Codes of ClickHouse's errors that matter here.
@@ -173,6 +178,15 @@ func (c *client) write(ctx context.Context, statement string, rows []byte) (err 
 	}
 }
 
+// now is the servers' time.
+func (c *client) now(ctx context.Context) (now attribution.Second, err error) {
+	err = c.query(ctx, `SELECT toInt64(toUnixTimestamp(now()))`, func(d *decoder) error {
+		now = attribution.Second(d.i64())
+		return d.err
+	})
+	return now, err
+}
+
 // query calls f once for each row of an answer in RowBinary: f decodes exactly
 // one. The server sends an answer when all of it is there, so that an error in
 // the middle is never taken for its end.
@@ -219,7 +233,7 @@ func unavailable(what string, err error) error {
 	}
 	for _, e := range []error{
 		store.ErrBadBatch, store.ErrTooMany, store.ErrUnavailable, store.ErrCorrupt, store.ErrOutdated, store.ErrDuplicate,
-		store.ErrTooFine, store.ErrNotFound, context.Canceled, context.DeadlineExceeded,
+		store.ErrTooFine, store.ErrNotFound, store.ErrNotEmpty, store.ErrUnfinished, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("store: %s: %w", what, err)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -47,4 +48,66 @@ func TestLaw4AReplicaIsKilledWhileCollectorsCommit(t *testing.T) {
 		t.Error(err)
 	}
 	holds(t, lane(t, place, "c"), 3*rounds)
+}
+
+// TestLaw4AReplicaThatLags stops a replica from fetching while collectors store
+// the same: nothing is acknowledged that the other does not have, and what was in
+// doubt is there once.
+func TestLaw4AReplicaThatLags(t *testing.T) {
+	if os.Getenv(clusterEnv) == "" {
+		t.Skip("set " + clusterEnv + "=1 for a cluster whose replicas lag")
+	}
+	place := cluster.place(t)
+	c, ctx := cluster.cluster, t.Context()
+	a, b := lane(t, place, "a"), lane(t, place, "b")
+	if err := persist(ctx, a, storetest.Batch(1, storetest.Minute(0, day)...)); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		at := day + attribution.Second(round+1)*600
+		lagging := c.Nodes[round]
+		tell := func(what string) {
+			t.Helper()
+			if _, err := lagging.Exec(ctx, "SYSTEM "+what+" FETCHES"); err != nil {
+				t.Error(err)
+			}
+		}
+		tell("STOP")
+		var wg sync.WaitGroup
+		for i, s := range []store.Store{a, b} {
+			wg.Go(func() {
+				n := uint64(round + 2 - i)
+				if err := persist(ctx, s, storetest.Batch(n, append(storetest.Minute(9, at), storetest.Minute(i, at)...)...)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		timer := time.AfterFunc(3*time.Second, func() { tell("START") })
+		wg.Wait()
+		timer.Stop()
+		tell("START")
+	}
+	holds(t, a, 7)
+	if err := b.Roll(ctx, day+2*86400); err != nil {
+		t.Error(err)
+	}
+	holds(t, lane(t, place, "c"), 7)
+}
+
+// TestLaw6CollectorsRerateAndCommitAtOnceOnACluster is its namesake.
+func TestLaw6CollectorsRerateAndCommitAtOnceOnACluster(t *testing.T) {
+	if os.Getenv(clusterEnv) == "" {
+		t.Skip("set " + clusterEnv + "=1 for collectors that race on a cluster")
+	}
+	ratedAtOnce(t, cluster.place(t), 3)
+}
+
+// TestLaw4OldClaimsBecomeRangesOnACluster is its namesake.
+func TestLaw4OldClaimsBecomeRangesOnACluster(t *testing.T) {
+	if os.Getenv(clusterEnv) == "" {
+		t.Skip("set " + clusterEnv + "=1 for claims that are compacted on a cluster")
+	}
+	oldClaims(t, cluster.place(t), func(place string) (string, error) {
+		return cluster.cluster.Nodes[0].Exec(t.Context(), "SELECT count() FROM "+options(place).Database+".span")
+	})
 }

@@ -22,24 +22,8 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 		if err := c.check(ctx); err != nil {
 			return refused{err}
 		}
-		if err := c.run(ctx); err != nil || s.options.Grace == 0 {
-			return err
-		}
-		return c.stillRated(ctx)
+		return c.run(ctx)
 	})
-}
-
-// stillRated looks, where others may rerate, whether one has meanwhile.
-func (c *commit) stillRated(ctx context.Context) error {
-	now, err := c.store.readState(ctx)
-	if err != nil {
-		return err
-	}
-	n, err := c.store.newest(ctx, now, store.Reratings)
-	if err == nil && n != c.batch.Journal {
-		err = fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, c.batch.Journal, n)
-	}
-	return err
 }
 
 // commit is one batch on its way into the tables.
@@ -72,6 +56,11 @@ func (c *commit) check(ctx context.Context) error {
 	}
 	if err := checkBatch(b); err != nil {
 		return err
+	}
+	if c.store.options.Grace > 0 {
+		if err := c.rated(ctx); err != nil { // it is again, when the chunks are claimed
+			return err
+		}
 	}
 	return c.checkSeconds(ctx)
 }
@@ -152,6 +141,11 @@ func (c *commit) run(ctx context.Context) error {
 	rivals, err := c.claim(ctx)
 	if err != nil {
 		return err
+	}
+	if c.store.options.Grace > 0 {
+		if err := c.rated(ctx); err != nil {
+			return err
+		}
 	}
 	if err := c.divide(ctx, rivals); err != nil {
 		return err

@@ -2,8 +2,10 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"time"
 
 	"github.com/gpuledger/gpuledger/collector/rerating"
@@ -19,22 +21,23 @@ func (s *Store) PutDocument(ctx context.Context, kind store.DocumentKind, body [
 	defer s.writing.Unlock()
 	for {
 		var revision uint32
-		session := s.session.session
 		err := s.write(ctx, "put a document", func(w *writing) error {
-			session = w.session
 			newest, err := s.newest(ctx, w.state, kind)
 			if err != nil {
 				return refused{err}
 			}
 			revision = newest + 1
-			return w.document(ctx, kind, revision, at, body)
+			if err := w.document(ctx, kind, revision, at, body); err != nil {
+				return err
+			}
+			return w.alone(ctx, kind, revision)
 		})
-		if err != nil {
-			return 0, err
+		if !errors.Is(err, errRival) {
+			return revision, err
 		}
-		won, err := s.settled(ctx, kind, revision, session)
-		if err != nil || won {
-			return revision, unavailable("put a document", err)
+		// Both may have given way: not at the same time again.
+		if err := pause(ctx, poll/2+time.Duration(rand.Int64N(int64(s.options.Grace)))); err != nil {
+			return 0, unavailable("put a document", err)
 		}
 	}
 }
@@ -47,32 +50,9 @@ func (w *writing) document(ctx context.Context, kind store.DocumentKind, revisio
 	e.bytes(body)
 	e.u64(w.session)
 	e.u32(w.seq)
+	e.i64(int64(w.began))
+	w.wrote = true
 	return w.insert(ctx, "document", documentNames, e)
-}
-
-// settled waits for those who put a document at the same time and tells whether
-// this one is the revision: where several are, it is the one of the smallest
-// session, whoever looks.
-func (s *Store) settled(ctx context.Context, kind store.DocumentKind, revision uint32, session uint64) (bool, error) {
-	if s.options.Grace > 0 {
-		wait := time.NewTimer(s.options.Grace)
-		defer wait.Stop()
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
-	st, err := s.readState(ctx)
-	if err != nil {
-		return false, err
-	}
-	winner := session
-	err = s.client.query(ctx, `SELECT min(session) FROM document WHERE kind = `+quote(string(kind))+` AND revision = `+number(revision)+` AND `+st.visible(), func(d *decoder) error {
-		winner = d.u64()
-		return d.err
-	})
-	return winner == session, err
 }
 
 // newest is the newest revision of a kind, 0 where there is none.
@@ -110,7 +90,7 @@ func (s *Store) Document(ctx context.Context, kind store.DocumentKind, revision 
 // read reads a revision.
 func (s *Store) read(ctx context.Context, st *state, doc *store.Document) (found bool, err error) {
 	err = s.client.query(ctx, `SELECT applied, body FROM document WHERE kind = `+quote(string(doc.Kind))+` AND revision = `+number(doc.Revision)+
-		` AND `+st.visible()+` ORDER BY session LIMIT 1`, func(d *decoder) error {
+		` AND `+st.visible()+` LIMIT 1`, func(d *decoder) error {
 		doc.Applied, doc.Body, found = time.Unix(0, d.i64()).UTC(), d.bytes(), true
 		return d.err
 	})

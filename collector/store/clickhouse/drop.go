@@ -20,6 +20,12 @@ func (s *Store) drop(ctx context.Context, st *state) error {
 	}, 8640, ""); err != nil {
 		return err
 	}
+	// Claims are in covered by then, or were never logged.
+	if err := s.dropPartitions(ctx, "span", `intDiv(began, 86400)`, fmt.Sprintf(`began < %d`, st.compacted-dropAfter), func(string) attribution.Second {
+		return st.compacted - dropAfter
+	}, 86400, ""); err != nil {
+		return err
+	}
 	for _, x := range []struct {
 		table  string
 		length attribution.Second // of a partition

@@ -18,13 +18,16 @@ import (
 
 const day = storetest.Day
 
+// grace is Options.Grace where there are several collectors.
+const grace = 50 * time.Millisecond
+
 var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // lane opens a place as a collector of a name.
 func lane(t *testing.T, place, name string) *clickhouse.Store {
 	t.Helper()
 	o := options(place)
-	o.Name, o.Grace = name, 50*time.Millisecond
+	o.Name, o.Grace = name, grace
 	s, err := clickhouse.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

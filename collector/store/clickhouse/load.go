@@ -2,7 +2,6 @@ package clickhouse
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -26,7 +25,7 @@ func (s *Store) checkLoaded(ctx context.Context) error {
 		return d.err
 	})
 	if err == nil && began > ended {
-		return fmt.Errorf("%w: filling it from another was left before its end: drop database %s and begin again", store.ErrCorrupt, s.client.database)
+		return fmt.Errorf("%w (hint: drop the database %s, and begin again)", store.ErrUnfinished, s.client.database)
 	}
 	return err
 }
@@ -43,32 +42,34 @@ func (s *Store) Load(ctx context.Context, p *store.Part) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	return s.write(ctx, "fill the ledger", func(w *writing) error {
-		if !s.loading {
-			if len(w.state.sessions) > 0 {
-				return refused{errors.New("the ledger is not empty: take another database")}
-			}
-			if err := s.meta(ctx, metaLoading); err != nil {
-				return err
-			}
-			s.loading = true
+		if err := s.beginLoading(ctx, w); err != nil {
+			return err
 		}
 		return w.load(ctx, p)
 	})
+}
+
+// beginLoading makes the ledger one that is not to be used until it is loaded.
+func (s *Store) beginLoading(ctx context.Context, w *writing) error {
+	if s.loading {
+		return nil
+	}
+	if len(w.state.sessions) > 0 {
+		return refused{fmt.Errorf("%w (hint: take another database)", store.ErrNotEmpty)}
+	}
+	if err := s.meta(ctx, metaLoading); err != nil {
+		return err
+	}
+	s.loading = true
+	return nil
 }
 
 func (w *writing) load(ctx context.Context, p *store.Part) error {
 	var covered, spans, chunks, rows, tallies, served, transfers encoder
 	for i := range p.Ranges {
 		x := &p.Ranges[i]
-		covered.str(x.Cluster, x.Node)
-		covered.fixed(x.Boot)
-		covered.i64(int64(x.From), int64(x.To))
-		covered.bytes(x.Previous)
-		covered.bytes(x.Link)
-		covered.u64(w.session)
-		covered.u32(w.seq)
+		w.covers(&covered, x)
 		w.extend(x.From, x.To)
-		w.compacted = max(w.compacted, x.To)
 	}
 	c := &commit{writing: w}
 	for i := range p.Chunks {
@@ -112,6 +113,9 @@ func (s *Store) Loaded(ctx context.Context, m *store.Marks) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	err := s.write(ctx, "fill the ledger", func(w *writing) error {
+		if err := s.beginLoading(ctx, w); err != nil {
+			return err
+		}
 		w.hourRolled, w.dayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
 		kept := func(r rollup.Resolution) attribution.Second {
 			if k, ok := m.Kept[r]; ok {
@@ -156,6 +160,18 @@ func (w *writing) unmove(ctx context.Context, res rollup.Resolution, from, to at
 	return nil
 }
 
+// covers appends a range to what is covered.
+func (w *writing) covers(e *encoder, x *store.Range) {
+	e.str(x.Cluster, x.Node)
+	e.fixed(x.Boot)
+	e.i64(int64(x.From), int64(x.To))
+	e.bytes(x.Previous)
+	e.bytes(x.Link)
+	e.u64(w.session)
+	e.u32(w.seq)
+	w.covered = max(w.covered, x.To)
+}
+
 // span appends a claim of this write.
 func (w *writing) span(e *encoder, x *span) {
 	e.i64(int64(slotOf(x.first)))
@@ -166,4 +182,5 @@ func (w *writing) span(e *encoder, x *span) {
 	e.bytes(x.previous)
 	e.u64(w.session)
 	e.u32(w.seq)
+	e.i64(int64(w.began))
 }

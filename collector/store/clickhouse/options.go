@@ -27,8 +27,8 @@ type Options struct {
 	// and replicas that the ledger is spread over. Default "": one server alone.
 	Cluster string
 	// Quorum is how many replicas must have what is acknowledged. It counts with
-	// a cluster only. Default: 2 where shards have several replicas. 1 waits for
-	// one only, and what it alone has is lost with it.
+	// a cluster only. Default: 2 where shards have several replicas, and less is
+	// refused there: who reads another replica would not find it.
 	Quorum int
 	// TLS makes connections encrypted. Default nil: they are not.
 	TLS *tls.Config

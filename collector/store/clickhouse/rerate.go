@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,34 +106,63 @@ func checkTransfer(t *rerating.Transfer) error {
 func (s *Store) Rerate(ctx context.Context, r *store.Rerating) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	var session uint64
-	err := s.write(ctx, "rerate", func(w *writing) error {
-		session = w.session
+	return s.write(ctx, "rerate", func(w *writing) error {
 		body, err := s.checkRerating(ctx, w.state, r)
 		if err != nil {
 			return refused{err}
+		}
+		if err := w.document(ctx, store.Reratings, r.Entry.ID, r.Entry.Applied, body); err != nil {
+			return err
+		}
+		if err := w.only(ctx, r); err != nil {
+			return err
 		}
 		var e encoder
 		w.transfers(&e, r.Transfers, 0)
 		if err := all([]func() error{
 			func() error { return w.dimensions(ctx, r.Owners, r.Devices, nil) },
 			func() error { return w.insert(ctx, "transfer", transferNames, e) },
-			func() error {
-				return w.document(ctx, store.Reratings, r.Entry.ID, r.Entry.Applied, body)
-			},
 		}); err != nil || len(r.Transfers) == 0 {
 			return err
 		}
 		return s.enough(ctx, w, r)
 	})
-	if err != nil {
+}
+
+// only fails unless this is the one entry of its number that is being made, and
+// is planned of all that is stored of its time.
+func (w *writing) only(ctx context.Context, r *store.Rerating) error {
+	err := w.alone(ctx, store.Reratings, r.Entry.ID)
+	if errors.Is(err, errRival) {
+		return fmt.Errorf("%w: %w", store.ErrBadBatch, err)
+	}
+	// What is undone takes with it what late chunks have of it.
+	if err != nil || r.Entry.Undoes != 0 {
 		return err
 	}
-	won, err := s.settled(ctx, store.Reratings, r.Entry.ID, session)
-	if err == nil && !won {
-		err = fmt.Errorf("%w: another collector has made entry %d", store.ErrBadBatch, r.Entry.ID)
+	if w.store.options.Grace > 0 {
+		if w.state, err = w.stored(ctx, r.Entry.From, r.Entry.To); err != nil {
+			return err
+		}
 	}
-	return unavailable("rerate", err)
+	if r.Seconds == 0 {
+		return nil
+	}
+	seconds, err := w.store.seconds(ctx, w.state, r.Entry.From, r.Entry.To)
+	if err == nil && seconds != r.Seconds {
+		err = fmt.Errorf("%w: it is planned of %d seconds, and %d are stored of its time", store.ErrOutdated, r.Seconds, seconds)
+	}
+	return err
+}
+
+// seconds counts those of all nodes in [from, to).
+func (s *Store) seconds(ctx context.Context, st *state, from, to attribution.Second) (n int64, err error) {
+	err = s.covering(ctx, st, from, to, func(x store.Range) {
+		if f, t := max(x.From, from), min(x.To, to); f < t {
+			n += int64(t - f)
+		}
+	})
+	return n, err
 }
 
 // checkRerating refuses an entry that is not the next of the journal, and what

@@ -127,6 +127,9 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 		err = nil
 	}
 	if err == nil {
+		err = s.compact(ctx)
+	}
+	if err == nil {
 		err = unavailable("drop what is no longer kept", s.drop(ctx, before))
 	}
 	return err

@@ -14,6 +14,9 @@ const schemaVersion = 1
 // errNewer says that a newer program wrote the ledger: trying again is of no use.
 var errNewer = errors.New("the ledger is newer than this program")
 
+// errImpossible says the same of what is configured.
+var errImpossible = errors.New("the ledger cannot be kept so")
+
 // migrations make of each version, from 1, the next. Each statement may run
 // again: several collectors may open the ledger at once.
 var migrations = [schemaVersion - 1][]string{}
@@ -43,12 +46,13 @@ const (
 	tallyNames       = `lane, bucket, part, ` + tallySeriesNames + `, source, session, seq, value`
 	servedNames      = tallySeriesNames + `, session, seq`
 	transferNames    = `entry, length, bucket, ` + seriesNames + `, to, source, session, seq, time, sm, memory, energy, cost_before, cost_after, count`
-	spanNames        = `slot, cluster, node, boot, first, last, digest, previous, session, seq`
+	spanNames        = `slot, cluster, node, boot, first, last, digest, previous, session, seq, began`
 	coveredNames     = `cluster, node, boot, first, last, previous, link, session, seq`
 	chunkNames       = `slot, cluster, node, boot, sequence, seconds, roster, digest, previous, body, source, session, seq`
 	contestedNames   = `source, rival, rival_session, rival_seq, session, seq`
-	documentNames    = `kind, revision, applied, body, session, seq`
-	logNames         = `session, lane, seq, number, hour_rolled, day_rolled, second_kept, minute_kept, hour_kept, day_kept, compacted, first, last, at`
+	documentNames    = `kind, revision, applied, body, session, seq, began`
+	logNames         = `session, lane, seq, number, hour_rolled, day_rolled, second_kept, minute_kept, hour_kept, day_kept, compacted, covered, first, last, at`
+	endedNames       = `session, seq`
 	ownerNames       = `fingerprint, kind, cluster, node, namespace, pod, pod_uid, container, controller_kind, controller, pid, command, keys, vals`
 	deviceNames      = `fingerprint, uuid, cluster, node, model, capacity_type, memory_bytes, parent, profile, compute, compute_of, memory, memory_of, remainder, sensors, keys, vals`
 )
@@ -60,7 +64,7 @@ var tables = func() []tableOf {
 		{name: "meta", columns: `version UInt32, what String`, plain: true, order: "version", shard: "0"},
 		{
 			name: "log", columns: `session UInt64, lane String, seq UInt32, number UInt64, hour_rolled Int64, day_rolled Int64,
-			second_kept Int64, minute_kept Int64, hour_kept Int64, day_kept Int64, compacted Int64, first Int64, last Int64, at Int64`,
+			second_kept Int64, minute_kept Int64, hour_kept Int64, day_kept Int64, compacted Int64, covered Int64, first Int64, last Int64, at Int64`,
 			replacing: "seq", order: "session", shard: "0",
 		},
 		{
@@ -81,8 +85,9 @@ var tables = func() []tableOf {
 			plain: true, order: "bucket, entry", shard: "cityHash64(device)",
 		},
 		{
-			name: "span", columns: `slot Int64, cluster String, node String, boot FixedString(16), first Int64, last Int64, digest String, previous String, ` + stamp,
-			plain: true, partition: "intDiv(slot, 8640)", order: "slot, cluster, node, first", shard: "cityHash64(cluster, node)",
+			name: "span", columns: `slot Int64, cluster String, node String, boot FixedString(16), first Int64, last Int64, digest String, previous String, ` + stamp + `, began Int64`,
+			// By when they were claimed: nobody adds to an old partition.
+			plain: true, partition: "intDiv(began, 86400)", order: "slot, cluster, node, first", shard: "cityHash64(cluster, node)",
 		},
 		{
 			name: "covered", columns: `cluster String, node String, boot FixedString(16), first Int64, last Int64, previous String, link String, ` + stamp,
@@ -95,7 +100,8 @@ var tables = func() []tableOf {
 		},
 		{name: "roster", columns: `fingerprint FixedString(16), body String`, replacing: "none", order: "fingerprint", shard: "0"},
 		{name: "contested", columns: `source UInt64, rival UInt64, rival_session UInt64, rival_seq UInt32, ` + stamp, plain: true, order: "source", shard: "0"},
-		{name: "document", columns: `kind String, revision UInt32, applied Int64, body String, ` + stamp, plain: true, order: "kind, revision", shard: "0"},
+		{name: "document", columns: `kind String, revision UInt32, applied Int64, body String, ` + stamp + `, began Int64`, plain: true, order: "kind, revision", shard: "0"},
+		{name: "ended", columns: stamp, plain: true, order: "session", shard: "0"},
 	}
 	for _, t := range []struct{ name, days string }{{"minute", "86400"}, {"hour", "2592000"}, {"day", "31104000"}} {
 		out = append(out, tableOf{
@@ -246,6 +252,9 @@ func (s *Store) settings(ctx context.Context) error {
 	}
 	if replicas == 0 {
 		return fmt.Errorf("the servers' configuration has no cluster %q", o.Cluster)
+	}
+	if replicas > 1 && o.Quorum == 1 {
+		return fmt.Errorf("%w: a quorum of 1 with %d replicas: collectors would not find what they have stored (hint: take 2 or more)", errImpossible, replicas)
 	}
 	c.inserts.Set("insert_distributed_sync", "1")
 	quorum := o.Quorum

@@ -23,7 +23,8 @@ type entry struct {
 
 	hourRolled, dayRolled                     attribution.Second // of the lane
 	secondKept, minuteKept, hourKept, dayKept attribution.Second // asked for
-	compacted                                 attribution.Second // spans before it may be in covered
+	compacted                                 attribution.Second // spans that were claimed before it are in covered
+	covered                                   attribution.Second // the end of what is in covered
 	first, last                               attribution.Second // of what the session stored; first > last: nothing
 }
 
@@ -39,10 +40,10 @@ type state struct {
 // readState reads the newest state.
 func (s *Store) readState(ctx context.Context) (*state, error) {
 	st := &state{lanes: make(map[string]*entry)}
-	st.secondKept, st.minuteKept, st.hourKept, st.dayKept, st.compacted = never, never, never, never, never
+	st.secondKept, st.minuteKept, st.hourKept, st.dayKept, st.compacted, st.covered = never, never, never, never, never, never
 	st.first, st.last = math.MaxInt64, math.MinInt64
 	err := s.client.query(ctx, `SELECT session, any(lane), max(seq), max(number), max(hour_rolled), max(day_rolled), max(second_kept), max(minute_kept),
-		max(hour_kept), max(day_kept), max(compacted), min(first), max(last) FROM log GROUP BY session ORDER BY session`, func(d *decoder) error {
+		max(hour_kept), max(day_kept), max(compacted), max(covered), min(first), max(last) FROM log GROUP BY session HAVING max(seq) > 0 ORDER BY session`, func(d *decoder) error {
 		x := entry{session: d.u64(), lane: d.str(), seq: d.u32(), number: d.u64()}
 		for _, t := range x.times() {
 			*t = attribution.Second(d.i64())
@@ -58,7 +59,7 @@ func (s *Store) readState(ctx context.Context) (*state, error) {
 }
 
 func (x *entry) times() []*attribution.Second {
-	return []*attribution.Second{&x.hourRolled, &x.dayRolled, &x.secondKept, &x.minuteKept, &x.hourKept, &x.dayKept, &x.compacted, &x.first, &x.last}
+	return []*attribution.Second{&x.hourRolled, &x.dayRolled, &x.secondKept, &x.minuteKept, &x.hourKept, &x.dayKept, &x.compacted, &x.covered, &x.first, &x.last}
 }
 
 func (st *state) add(x entry) {
@@ -72,7 +73,8 @@ func (st *state) add(x entry) {
 	l.hourRolled, l.dayRolled = max(l.hourRolled, x.hourRolled), max(l.dayRolled, x.dayRolled)
 	st.hourRolled, st.dayRolled = max(st.hourRolled, x.hourRolled), max(st.dayRolled, x.dayRolled)
 	st.secondKept, st.minuteKept = max(st.secondKept, x.secondKept), max(st.minuteKept, x.minuteKept)
-	st.hourKept, st.dayKept, st.compacted = max(st.hourKept, x.hourKept), max(st.dayKept, x.dayKept), max(st.compacted, x.compacted)
+	st.hourKept, st.dayKept = max(st.hourKept, x.hourKept), max(st.dayKept, x.dayKept)
+	st.compacted, st.covered = max(st.compacted, x.compacted), max(st.covered, x.covered)
 	st.first, st.last = min(st.first, x.first), max(st.last, x.last)
 }
 

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math"
 	"sync"
-	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
@@ -26,8 +25,10 @@ type Store struct {
 	// writing is held by whoever writes. It guards session.
 	writing sync.Mutex
 	session entry
-	loading bool  // between the first Load and Loaded
-	known   known // of this session: what need not be written again
+	doubt   *doubt // of a write before that may be in the log or may yet come
+	loading bool   // between the first Load and Loaded
+	known   known  // of this session: what need not be written again
+	limits  limits
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -49,7 +50,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{options: o, client: newClient(&o), log: o.Logger}
+	s := &Store{options: o, client: newClient(&o), log: o.Logger, limits: defaultLimits()}
 	s.begin()
 	err = s.prepare(ctx)
 	if err == nil {
@@ -60,7 +61,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if err != nil {
 		s.client.close()
-		if errors.Is(err, errNewer) {
+		if errors.Is(err, errNewer) || errors.Is(err, errImpossible) {
 			return nil, fmt.Errorf("store: %w", err)
 		}
 		return nil, unavailable("open the ledger", err)
@@ -97,82 +98,10 @@ func (s *Store) begin() {
 	_, _ = rand.Read(b[:]) // it never fails
 	s.session = entry{
 		session: binary.LittleEndian.Uint64(b[:]), lane: s.options.Name, hourRolled: never, dayRolled: never,
-		secondKept: never, minuteKept: never, hourKept: never, dayKept: never, compacted: never,
+		secondKept: never, minuteKept: never, hourKept: never, dayKept: never, compacted: never, covered: never,
 		first: math.MaxInt64, last: math.MinInt64,
 	}
 	s.known = known{}
-}
-
-// writing is one write: rows under a number of their own, and an entry of the
-// log that makes all of them be there at once.
-type writing struct {
-	store *Store
-	state *state // as it was before
-	entry        // as it will be
-}
-
-// write runs f and logs what it wrote. After an error nothing of it is there.
-func (s *Store) write(ctx context.Context, what string, f func(*writing) error) error {
-	if err := s.open(); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return unavailable(what, err)
-	}
-	st, err := s.readState(ctx)
-	if err != nil {
-		return unavailable(what, err)
-	}
-	w := &writing{store: s, state: st, entry: s.session}
-	l := st.lane(s.options.Name)
-	w.number, w.hourRolled, w.dayRolled = l.number, l.hourRolled, l.dayRolled
-	w.seq++
-	err = f(w)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		if err = s.logged(ctx, w); err == nil {
-			s.session = w.entry
-			return nil
-		}
-	}
-	if !errors.Is(err, errRefused) {
-		s.begin()
-	}
-	return unavailable(what, err)
-}
-
-// errRefused is wrapped by errors from before the first row was written.
-var errRefused = errors.New("refused")
-
-// refused marks an error as one from before the first row was written.
-type refused struct{ error }
-
-func (refused) Is(target error) bool { return target == errRefused }
-func (r refused) Unwrap() error      { return r.error }
-
-// logged writes the entry of the log. Where the answer was lost, the log tells.
-func (s *Store) logged(ctx context.Context, w *writing) error {
-	x := w.entry
-	var e encoder
-	e.u64(x.session)
-	e.str(x.lane)
-	e.u32(x.seq)
-	e.u64(x.number)
-	for _, t := range x.times() {
-		e.i64(int64(*t))
-	}
-	e.i64(time.Now().UnixNano())
-	err := s.client.insert(ctx, "log", logNames, e)
-	if err == nil {
-		return nil
-	}
-	now, rerr := s.readState(context.WithoutCancel(ctx))
-	if rerr == nil && now.holds(x.session, x.seq) {
-		return nil
-	}
-	return errors.Join(err, rerr)
 }
 
 // View implements [store.Store].
@@ -203,15 +132,4 @@ func (s *Store) SetMapping(_ context.Context, m store.Mapping) error {
 
 func (x *entry) extend(first, last attribution.Second) {
 	x.first, x.last = min(x.first, first), max(x.last, last)
-}
-
-// table calls an insert of rows, where there are any.
-func (w *writing) insert(ctx context.Context, table, columns string, rows encoder) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	if err := w.store.client.insert(ctx, table, columns, rows); err != nil {
-		return fmt.Errorf("%s: %w", table, err)
-	}
-	return nil
 }
