@@ -13,7 +13,7 @@ CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collect
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test cluster-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse clean tools release sbom check-reproducible vulncheck FORCE
+.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test cluster-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse test-clickhouse clean tools release sbom check-reproducible vulncheck FORCE
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ interop: .tools/otelcol ## Show the metrics to a real Prometheus (apt-get instal
 
 test-kube: ## Play a node's life on a real Kubernetes (root; the first time builds it, a quarter of an hour)
 	GPULEDGER_KUBE=1 go test ./test/kube -v -timeout 60m -count 1
+
+test-clickhouse: ## Hold the shared store against ClickHouse: one server, and two shards of two replicas (after make clickhouse)
+	GPULEDGER_CLICKHOUSE_CLUSTER=1 go test ./collector/store/clickhouse/... -count 1 -v -timeout 90m
 
 clickhouse: ## Unpack Debian's ClickHouse and ZooKeeper into .tools/clickhouse, for tests of the shared store
 	test/clickhouse/fetch.sh .tools/clickhouse

@@ -69,7 +69,11 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if !given {
-		_ = flag.Set("rapid.checks", "3") // it is there
+		checks := "1"
+		if long() {
+			checks = "5"
+		}
+		_ = flag.Set("rapid.checks", checks) // it is there
 	}
 	code := storetest.Main(m, storetest.Driver{Open: open})
 	for _, s := range []*shared{single, cluster} {
@@ -88,11 +92,14 @@ func TestStore(t *testing.T) {
 	storetest.RunLoader(t, d)
 }
 
-// clusterEnv asks for the suite on two shards of two replicas: minutes.
+// clusterEnv asks for the suite on two shards of two replicas, and for more rounds
+// of all tests: many minutes.
 const clusterEnv = "GPULEDGER_CLICKHOUSE_CLUSTER"
 
+func long() bool { return os.Getenv(clusterEnv) != "" }
+
 func TestStoreOnACluster(t *testing.T) {
-	if os.Getenv(clusterEnv) == "" {
+	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for the suite on two shards of two replicas")
 	}
 	clickhousetest.Need(t)

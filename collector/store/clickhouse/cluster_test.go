@@ -1,7 +1,6 @@
 package clickhouse_test
 
 import (
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,7 @@ import (
 // two replicas after another, with kill -9, while two collectors commit the same
 // and different minutes.
 func TestLaw4AReplicaIsKilledWhileCollectorsCommit(t *testing.T) {
-	if os.Getenv(clusterEnv) == "" {
+	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for a cluster whose servers are killed")
 	}
 	c := clickhousetest.Start(t, 2, 2)
@@ -54,7 +53,7 @@ func TestLaw4AReplicaIsKilledWhileCollectorsCommit(t *testing.T) {
 // the same: nothing is acknowledged that the other does not have, and what was in
 // doubt is there once.
 func TestLaw4AReplicaThatLags(t *testing.T) {
-	if os.Getenv(clusterEnv) == "" {
+	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for a cluster whose replicas lag")
 	}
 	place := cluster.place(t)
@@ -96,7 +95,7 @@ func TestLaw4AReplicaThatLags(t *testing.T) {
 
 // TestLaw6CollectorsRerateAndCommitAtOnceOnACluster is its namesake.
 func TestLaw6CollectorsRerateAndCommitAtOnceOnACluster(t *testing.T) {
-	if os.Getenv(clusterEnv) == "" {
+	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for collectors that race on a cluster")
 	}
 	ratedAtOnce(t, cluster.place(t), 3)
@@ -104,7 +103,7 @@ func TestLaw6CollectorsRerateAndCommitAtOnceOnACluster(t *testing.T) {
 
 // TestLaw4OldClaimsBecomeRangesOnACluster is its namesake.
 func TestLaw4OldClaimsBecomeRangesOnACluster(t *testing.T) {
-	if os.Getenv(clusterEnv) == "" {
+	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for claims that are compacted on a cluster")
 	}
 	oldClaims(t, cluster.place(t), func(place string) (string, error) {

@@ -81,6 +81,7 @@ func coversAsRanges(t *testing.T, s store.Store) {
 // TestLaw4OldClaimsBecomeRanges makes ranges of claims, by two collectors, and
 // drops the claims: what is stored stays the same, chain ends too.
 func TestLaw4OldClaimsBecomeRanges(t *testing.T) {
+	t.Parallel()
 	oldClaims(t, single.place(t), func(place string) (string, error) {
 		return single.cluster.Nodes[0].Exec(t.Context(), "SELECT count() FROM "+options(place).Database+".span")
 	})

@@ -100,6 +100,7 @@ func costs(t *testing.T, s store.Store) {
 }
 
 func TestLaw6ALateChunkOfAnotherCollectorMakesAPlanOutdated(t *testing.T) {
+	t.Parallel()
 	place := single.place(t)
 	ctx := t.Context()
 	a := lane(t, place, "a")
@@ -167,7 +168,7 @@ func TestLaw6ALateChunkOfAnotherCollectorMakesAPlanOutdated(t *testing.T) {
 // TestLaw6CollectorsRerateAndCommitAtOnce has two collectors rerate the same time
 // while they and a third store late chunks of it.
 func TestLaw6CollectorsRerateAndCommitAtOnce(t *testing.T) {
-	ratedAtOnce(t, single.place(t), 5)
+	ratedAtOnce(t, single.place(t), times(2, 12))
 }
 
 func ratedAtOnce(t *testing.T, place string, rounds int) {
@@ -222,8 +223,10 @@ func ratedAtOnce(t *testing.T, place string, rounds int) {
 // TestLaw4AnAnswerThatIsLost has a commit's entry of the log come to the server
 // when the collector no longer waits for it: at once, or too late.
 func TestLaw4AnAnswerThatIsLost(t *testing.T) {
+	t.Parallel()
 	for name, late := range map[string]time.Duration{"it counts": 0, "it is too late": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			place := single.place(t)
 			ctx := t.Context()
 			s, p := through(t, place, "a", func(o *clickhouse.Options) { o.Timeout = 500 * time.Millisecond })
@@ -256,6 +259,7 @@ func TestLaw4AnAnswerThatIsLost(t *testing.T) {
 // TestLaw4ACollectorDiesAfterItsClaim has one claim chunks and never come to the
 // log, and others store them.
 func TestLaw4ACollectorDiesAfterItsClaim(t *testing.T) {
+	t.Parallel()
 	place := single.place(t)
 	ctx := t.Context()
 	a, p := through(t, place, "a", nil)
@@ -306,8 +310,10 @@ func TestLaw4ACollectorDiesAfterItsClaim(t *testing.T) {
 // TestLaw4TwoClaimTheSame has two collectors claim the same chunks, in each order
 // of claims, looks and entries.
 func TestLaw4TwoClaimTheSame(t *testing.T) {
+	t.Parallel()
 	for name, hold := range map[string]string{"one is slow to look": readBack, "one is slow to write": "INSERT INTO minute", "one is slow to finish": logEntry} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			place := single.place(t)
 			ctx := t.Context()
 			a, p := through(t, place, "a", nil)
