@@ -83,10 +83,11 @@ func (b *budget) grant(by *holder, bytes int64) {
 }
 
 // give returns what was taken, and grants what those who wait want, as far as
-// there is room now. Where some go on waiting it calls short again.
+// there is room now. Where some go on waiting though chunks were given back it
+// calls short again.
 func (b *budget) give(back ...charge) {
 	b.mu.Lock()
-	gave := false
+	chunks, bytes := int64(0), int64(0)
 	for _, c := range back {
 		b.chunks -= c.chunks
 		b.bytes -= c.bytes
@@ -95,16 +96,16 @@ func (b *budget) give(back ...charge) {
 		if b.chunks < 0 || b.bytes < 0 || c.by.chunks < 0 || c.by.bytes < 0 {
 			panic("BUG: more was given back than was taken")
 		}
-		gave = gave || c.chunks > 0 || c.bytes > 0
+		chunks, bytes = chunks+c.chunks, bytes+c.bytes
 	}
-	if !gave {
+	if chunks == 0 && bytes == 0 {
 		b.mu.Unlock()
 		return
 	}
 	close(b.freed)
 	b.freed = make(chan struct{})
 	b.grantWaiting()
-	still := len(b.waiting) > 0
+	still := chunks > 0 && len(b.waiting) > 0
 	b.mu.Unlock()
 	if still {
 		b.short()

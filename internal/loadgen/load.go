@@ -219,13 +219,25 @@ type Verdict struct {
 	Doubled []string `json:"doubled"`
 }
 
+// report asks the ledger for the device time of every node. A collector that is
+// still busy with the load, and answers too late, is asked again.
+func (l *Load) report(ctx context.Context) (*pb.ReportResponse, error) {
+	const minute = 60
+	const tries, pause = 5, 10 * time.Second
+	for try := 1; ; try++ {
+		answer, err := l.ledger.Report(ctx, &pb.ReportRequest{
+			From: int64(l.start) / minute * minute, To: (int64(l.end) + minute - 1) / minute * minute,
+			GroupBy: []string{"node"}, Filter: []string{"cluster=" + l.o.Fleet.Cluster},
+		})
+		if status.Code(err) != codes.DeadlineExceeded || try == tries || !sleep(ctx, pause) {
+			return answer, err
+		}
+	}
+}
+
 // Check asks the ledger for the device time of every node, after Run.
 func (l *Load) Check(ctx context.Context) (*Verdict, error) {
-	const minute = 60
-	answer, err := l.ledger.Report(ctx, &pb.ReportRequest{
-		From: int64(l.start) / minute * minute, To: (int64(l.end) + minute - 1) / minute * minute,
-		GroupBy: []string{"node"}, Filter: []string{"cluster=" + l.o.Fleet.Cluster},
-	})
+	answer, err := l.report(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask the ledger what it holds: %w", err)
 	}
