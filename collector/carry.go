@@ -100,7 +100,7 @@ func reported(logger *slog.Logger) func(archive.Progress) error {
 	return func(p archive.Progress) error {
 		if now := time.Now(); now.Sub(last) >= 5*time.Second {
 			last = now
-			logger.Info(p.What, "parts", p.Parts, "megabytes", p.Bytes>>20)
+			logger.Info("a ledger is carried", "what", p.What, "parts", p.Parts, "megabytes", p.Bytes>>20)
 		}
 		return nil
 	}

@@ -1,7 +1,6 @@
 package access_test
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,7 +31,7 @@ func FuzzTokens(f *testing.F) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		log := slog.New(slog.NewTextHandler(io.Discard, nil))
+		log := slog.New(slog.DiscardHandler)
 		tokens, err := access.OpenTokens(file, func() time.Time { return now }, log)
 		if err != nil {
 			return
