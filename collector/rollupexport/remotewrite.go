@@ -78,7 +78,7 @@ func (o RemoteWriteOptions) Validate() error {
 	}
 	for k, v := range o.Headers {
 		if k == "" || strings.ContainsFunc(strings.ToLower(k), notOfHeader) {
-			return fmt.Errorf("header %.80q: want letters, digits, -, _ and .", k)
+			return fmt.Errorf("header %.80q: want letters, digits, dots, - and _", k)
 		}
 		if strings.ContainsFunc(v.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
 			return fmt.Errorf("the value of header %s: want printable ASCII; is there a line break at its end?", k)

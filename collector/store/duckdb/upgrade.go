@@ -46,7 +46,7 @@ func OldCopy(dir string, version int) string {
 
 // keep copies a ledger that nobody has open. Where the disk has no room for it,
 // it says so and makes none: the upgrade itself is all or nothing.
-func keep(ctx context.Context, path string, version int, log *slog.Logger) error {
+func keep(ctx context.Context, path string, version int, logger *slog.Logger) error {
 	copied := OldCopy(filepath.Dir(path), version)
 	size := int64(0)
 	for _, suffix := range []string{"", walSuffix} {
@@ -59,11 +59,11 @@ func keep(ctx context.Context, path string, version int, log *slog.Logger) error
 		return fmt.Errorf("%w: copy the ledger before it is upgraded: %w", store.ErrUnavailable, err)
 	}
 	if free := int64(disk.Bavail) * disk.Bsize; free < size+spare {
-		log.LogAttrs(ctx, slog.LevelWarn, "THE LEDGER IS UPGRADED WITHOUT A COPY of what it was: the disk has no room for one; there is no way back but a backup",
+		logger.LogAttrs(ctx, slog.LevelWarn, "THE LEDGER IS UPGRADED WITHOUT A COPY of what it was: the disk has no room for one; there is no way back but a backup",
 			slog.Int("version", version), slog.Int64("bytes", size), slog.Int64("free_bytes", free))
 		return nil
 	}
-	log.LogAttrs(ctx, slog.LevelInfo, "the ledger is copied before it is upgraded; remove the copy once you do not want to go back",
+	logger.LogAttrs(ctx, slog.LevelInfo, "the ledger is copied before it is upgraded; remove the copy once you do not want to go back",
 		slog.String("copy", copied), slog.Int("version", version), slog.Int64("bytes", size))
 	// The log first: what has a copy's name is whole.
 	for _, suffix := range []string{walSuffix, ""} {
