@@ -78,12 +78,20 @@ func (c *client) send(ctx context.Context, statement string, body []byte, settin
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", c.addresses[at], err))
 		var said *answered
 		elsewhere := !errors.As(err, &said) || said.code == notInQuorum || said.code == allConnectionsFailed
+		if !unreached(err) {
+			failed = sent{failed}
+		}
 		if next := unreached(err) || retry && elsewhere; ctx.Err() != nil || !next {
 			break
 		}
 	}
 	return nil, failed
 }
+
+// sent is an error of a statement that a server may have.
+type sent struct{ error }
+
+func (e sent) Unwrap() error { return e.error }
 
 // unreached reports whether a statement was never sent.
 func unreached(err error) bool {
@@ -131,12 +139,12 @@ func (c *client) post(ctx context.Context, address, statement string, body []byt
 	return nil, errors.Join(e, rerr, res.Body.Close())
 }
 
-// exec runs a statement that yields nothing.
+// exec runs a statement that yields nothing, and may as well run twice.
 func (c *client) exec(ctx context.Context, statement string) (err error) {
 	defer func(caller context.Context) { err = tooLate(caller, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	res, err := c.send(ctx, statement, nil, url.Values{"database": {c.database}}, false)
+	res, err := c.send(ctx, statement, nil, url.Values{"database": {c.database}}, true)
 	if err != nil {
 		return err
 	}
@@ -150,11 +158,13 @@ const insertTries = 40
 // insert adds rows in RowBinary. A statement that the server is known to have
 // refused, for another's write is on its way, is tried again.
 func (c *client) insert(ctx context.Context, table, columns string, rows []byte) error {
-	return c.write(ctx, `INSERT INTO `+table+` (`+columns+`) FORMAT RowBinary`, rows)
+	_, err := c.write(ctx, `INSERT INTO `+table+` (`+columns+`) FORMAT RowBinary`, rows)
+	return err
 }
 
-// write runs an INSERT.
-func (c *client) write(ctx context.Context, statement string, rows []byte) (err error) {
+// write runs an INSERT. again says that it took several tries: of a table on
+// several shards, one may have taken its rows more than once.
+func (c *client) write(ctx context.Context, statement string, rows []byte) (again bool, err error) {
 	defer func(caller context.Context) { err = tooLate(caller, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -162,18 +172,18 @@ func (c *client) write(ctx context.Context, statement string, rows []byte) (err 
 		res, err := c.send(ctx, statement, rows, c.inserts, false)
 		if err == nil {
 			_, err = io.Copy(io.Discard, res.Body)
-			return errors.Join(err, res.Body.Close())
+			return try > 1, errors.Join(err, res.Body.Close())
 		}
 		var said *answered
 		if !errors.As(err, &said) || said.code != unsatisfiedQuorum || try == insertTries {
-			return err
+			return try > 1, err
 		}
 		wait := time.NewTimer(25 * time.Millisecond)
 		select {
 		case <-wait.C:
 		case <-ctx.Done():
 			wait.Stop()
-			return errors.Join(err, ctx.Err())
+			return try > 1, errors.Join(err, ctx.Err())
 		}
 	}
 }

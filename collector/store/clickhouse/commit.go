@@ -154,25 +154,20 @@ func (c *commit) run(ctx context.Context) error {
 	late := map[string]*encoder{"hour": {}, "day": {}, "tally_hour": {}, "tally_day": {}}
 	for _, p := range c.parts {
 		for i := range p.Rows {
-			r := &p.Rows[i]
-			c.fact(&facts, rollup.Minute, r, p.source)
-			if r.Bucket < c.hourRolled {
-				c.fact(late["hour"], rollup.Hour, r, p.source)
-			}
-			if r.Bucket < c.dayRolled {
-				c.fact(late["day"], rollup.Day, r, p.source)
-			}
+			c.fact(&facts, rollup.Minute, &p.Rows[i], p.source)
 		}
 		for i := range p.Tallies {
 			r := &p.Tallies[i]
 			c.tally(&tallies, rollup.Minute, r, p.source)
-			if r.Bucket < c.hourRolled {
-				c.tally(late["tally_hour"], rollup.Hour, r, p.source)
-			}
-			if r.Bucket < c.dayRolled {
-				c.tally(late["tally_day"], rollup.Day, r, p.source)
-			}
 			c.served(&served, &r.Series)
+		}
+		for res, before := range map[rollup.Resolution]attribution.Second{rollup.Hour: c.hourRolled, rollup.Day: c.dayRolled} {
+			for _, r := range lateRows(p.Rows, res, before) {
+				c.fact(late[table(res)], res, &r, p.source)
+			}
+			for _, r := range lateTallies(p.Tallies, res, before) {
+				c.tally(late["tally_"+table(res)], res, &r, p.source)
+			}
 		}
 		c.transfers(&transfers, p.Transfers, p.source)
 	}
@@ -212,6 +207,7 @@ func all(jobs []func() error) error {
 
 func (w *writing) fact(e *encoder, r rollup.Resolution, x *rollup.Row, source uint64) {
 	bucket := r.Start(x.Bucket)
+	w.low = min(w.low, bucket)
 	e.str(w.lane)
 	e.i64(int64(bucket), int64(coarser(r).Start(bucket)))
 	e.series(&x.Series)
@@ -240,6 +236,7 @@ func (e *encoder) tallySeries(x *rollup.TallySeries) {
 
 func (w *writing) tally(e *encoder, r rollup.Resolution, x *rollup.TallyRow, source uint64) {
 	bucket := r.Start(x.Bucket)
+	w.low = min(w.low, bucket)
 	e.str(w.lane)
 	e.i64(int64(bucket), int64(coarser(r).Start(bucket)))
 	e.tallySeries(&x.Series)

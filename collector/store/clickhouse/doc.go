@@ -13,7 +13,9 @@
 // nothing is changed in place, and rows are dropped only when retention has long
 // hidden them. A write that fails ends its session. Its rows have a number that
 // the log never comes to, and are never seen; the next attempt is another
-// session's. So nothing depends on a repeated INSERT being recognised.
+// session's. Where the answer to a log's entry was lost, the next write waits until
+// it is there or can never be. So nothing depends on a repeated INSERT being
+// recognised: where a shard was asked again, rows are looked at.
 //
 // # Several collectors
 //
@@ -30,9 +32,14 @@
 // agreement. What a lane has not folded, such as that of a collector which is no
 // more, a query takes from the finer rows.
 //
-// Documents and reratings are rare. Of two collectors that put one at the same
-// time, the one of the smaller session has it, and the other notices and takes
-// the next; for that they wait Options.Grace.
+// Documents and reratings are rare. Who puts one writes it, and looks who else does
+// before the log has it; of two, at least one sees the other and gives way. So do
+// a rerating and chunks of its time: who commits sees the rerating and tries again
+// later, and the rerating waits for chunks that were claimed before, and is refused
+// where there are others than it was planned of. Nobody waits for ever, for a write
+// has a lifetime: the servers leave its entry out of the log when that is over.
+//
+// Claims of past days become ranges, in the table covered, and are dropped.
 //
 // # Money
 //

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -149,10 +150,15 @@ func (w *writing) unmove(ctx context.Context, res rollup.Resolution, from, to at
 		return fmt.Sprintf("(bucket - ((bucket %% %[1]d) + %[1]d) %% %[1]d)", r)
 	}
 	for _, side := range []struct{ revision, sign, cost string }{{"revision", "", "cost_before"}, {"to", "-", "cost_after"}} {
-		err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s, %[4]s, %[5]s, device, owner, basis, method, %[6]s, toUInt64(0), toUInt64(%[7]d), toUInt32(%[8]d),
+		// Its rows may be equal, so that nothing tells whether some are there twice;
+		// it is alone, and not tried again.
+		again, err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s, %[4]s, %[5]s, device, owner, basis, method, %[6]s, toUInt64(0), toUInt64(%[7]d), toUInt32(%[8]d),
 			%[9]stime, %[9]ssm, %[9]smemory, %[9]senergy, %[9]s%[10]s FROM transfer WHERE length <= %[11]d AND %[12]s AND %[13]s`,
 			table(res), factNames, quote(w.lane), at(res), at(coarser(res)), side.revision, w.session, w.seq, side.sign, side.cost,
 			res, within(from, to), w.state.visible()), nil)
+		if err == nil && again {
+			err = errors.New("another writes to the ledger while it is filled")
+		}
 		if err != nil {
 			return err
 		}

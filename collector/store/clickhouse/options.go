@@ -40,8 +40,8 @@ type Options struct {
 	// read with it, and chunks that two collectors store at once are folded. It
 	// is called by several goroutines at a time; what it returns is not changed.
 	Decode func(*store.Chunk, *store.Roster) (*attribution.Chunk, error)
-	// Grace is how long rare writes that collectors might make at the same time
-	// (documents, reratings) wait for each other. Default 0: nobody else writes.
+	// Grace is up to how long a collector that gave way to another's document waits
+	// before it puts its own. Default 0: nobody else writes, and nobody is looked for.
 	Grace time.Duration
 	// Timeout bounds one statement. Default: 60 s.
 	Timeout time.Duration

@@ -87,9 +87,13 @@ func (w *writing) fold(ctx context.Context, to rollup.Resolution, from string, l
 			toInt64(sum(toDecimal128(energy, 0))), toInt64(sum(toDecimal128(cost, 0)))`},
 		{"tally_", tallyNames, tallySeriesNames, `toInt64(sum(toDecimal128(value, 0)))`},
 	} {
-		err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s (%[3]s) SELECT %[4]s, toInt64(%[5]d), toInt64(%[6]d), %[7]s, source, toUInt64(%[8]d), toUInt32(%[9]d), %[10]s
+		again, err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s (%[3]s) SELECT %[4]s, toInt64(%[5]d), toInt64(%[6]d), %[7]s, source, toUInt64(%[8]d), toUInt32(%[9]d), %[10]s
 			FROM %[1]s%[11]s WHERE lane = %[4]s AND bucket >= %[5]d AND bucket < %[12]d AND %[13]s GROUP BY %[7]s, source`,
 			t.prefix, table(to), t.names, quote(w.lane), low, coarser(to).Start(low), t.series, w.session, w.seq, t.sums, from, high, w.state.visible()), nil)
+		if err == nil && again {
+			w.low = low
+			err = w.once(ctx, t.prefix+table(to), t.names)
+		}
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,9 @@ type tableOf struct {
 	shard         string // by what it is spread over shards
 }
 
+// oneShard has what is small.
+const oneShard = "0"
+
 const (
 	series      = `device FixedString(16), owner FixedString(16), basis UInt8, method String, revision UInt32`
 	tallySeries = `owner FixedString(16), model String, tenant String, tier String, measure String`
@@ -61,24 +64,24 @@ const (
 // bucket of the next coarser resolution.
 var tables = func() []tableOf {
 	out := []tableOf{
-		{name: "meta", columns: `version UInt32, what String`, plain: true, order: "version", shard: "0"},
+		{name: "meta", columns: `version UInt32, what String`, plain: true, order: "version", shard: oneShard},
 		{
 			name: "log", columns: `session UInt64, lane String, seq UInt32, number UInt64, hour_rolled Int64, day_rolled Int64,
 			second_kept Int64, minute_kept Int64, hour_kept Int64, day_kept Int64, compacted Int64, covered Int64, first Int64, last Int64, at Int64`,
-			replacing: "seq", order: "session", shard: "0",
+			replacing: "seq", order: "session", shard: oneShard,
 		},
 		{
 			name: "owner", columns: `fingerprint FixedString(16), kind UInt8, cluster String, node String, namespace String, pod String, pod_uid String,
 			container String, controller_kind String, controller String, pid UInt32, command String, keys Array(String), vals Array(String)`,
-			replacing: "none", order: "fingerprint", shard: "0",
+			replacing: "none", order: "fingerprint", shard: oneShard,
 		},
 		{
 			name: "device", columns: `fingerprint FixedString(16), uuid String, cluster String, node String, model String, capacity_type String,
 			memory_bytes Int64, parent String, profile String, compute Int64, compute_of Int64, memory Int64, memory_of Int64,
 			remainder UInt8, sensors UInt8, keys Array(String), vals Array(String)`,
-			replacing: "none", order: "fingerprint", shard: "0",
+			replacing: "none", order: "fingerprint", shard: oneShard,
 		},
-		{name: "served", columns: tallySeries + `, ` + stamp, plain: true, order: "owner", shard: "0"},
+		{name: "served", columns: tallySeries + `, ` + stamp, plain: true, order: "owner", shard: oneShard},
 		{
 			name: "transfer", columns: `entry UInt32, length Int64, bucket Int64, ` + series + `, to UInt32, source UInt64, ` + stamp + `,
 			time Int64, sm Int64, memory Int64, energy Int64, cost_before Int64, cost_after Int64, count Int64`,
@@ -98,10 +101,10 @@ var tables = func() []tableOf {
 			digest String, previous String, body String, source UInt64, ` + stamp,
 			plain: true, partition: "intDiv(slot, 8640)", order: "intDiv(slot, 60), cluster, node, sequence", shard: "cityHash64(cluster, node)",
 		},
-		{name: "roster", columns: `fingerprint FixedString(16), body String`, replacing: "none", order: "fingerprint", shard: "0"},
-		{name: "contested", columns: `source UInt64, rival UInt64, rival_session UInt64, rival_seq UInt32, ` + stamp, plain: true, order: "source", shard: "0"},
-		{name: "document", columns: `kind String, revision UInt32, applied Int64, body String, ` + stamp + `, began Int64`, plain: true, order: "kind, revision", shard: "0"},
-		{name: "ended", columns: stamp, plain: true, order: "session", shard: "0"},
+		{name: "roster", columns: `fingerprint FixedString(16), body String`, replacing: "none", order: "fingerprint", shard: oneShard},
+		{name: "contested", columns: `source UInt64, rival UInt64, rival_session UInt64, rival_seq UInt32, ` + stamp, plain: true, order: "source", shard: oneShard},
+		{name: "document", columns: `kind String, revision UInt32, applied Int64, body String, ` + stamp + `, began Int64`, plain: true, order: "kind, revision", shard: oneShard},
+		{name: "ended", columns: stamp, plain: true, order: "session", shard: oneShard},
 	}
 	for _, t := range []struct{ name, days string }{{"minute", "86400"}, {"hour", "2592000"}, {"day", "31104000"}} {
 		out = append(out, tableOf{

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -20,6 +22,7 @@ type writing struct {
 	began attribution.Second // by the servers' clock
 	start time.Time          // the same by this machine's
 	wrote bool               // something that others may wait for
+	low   attribution.Second // no row's bucket is before it
 }
 
 // limits are times of writes. They are constants, but in tests: all collectors of
@@ -79,6 +82,7 @@ func (s *Store) write(ctx context.Context, what string, f func(*writing) error) 
 	l := w.state.lane(s.options.Name)
 	w.number, w.hourRolled, w.dayRolled = l.number, l.hourRolled, l.dayRolled
 	w.seq++
+	w.low = maxSecond
 	err = f(w)
 	if err == nil {
 		err = ctx.Err()
@@ -115,7 +119,7 @@ func (s *Store) logged(ctx context.Context, w *writing) error {
 	until := min(w.now()+s.limits.logTime, w.began+s.limits.lifetime)
 	values := fmt.Sprintf(`toUInt64(%d), %s, toUInt32(%d), toUInt64(%d), `, x.session, quote(x.lane), x.seq, x.number) +
 		list(x.times(), func(t *attribution.Second) string { return fmt.Sprintf(`toInt64('%d')`, *t) })
-	err := s.client.write(ctx, fmt.Sprintf(`INSERT INTO log (%s) SELECT %s, toInt64(toUnixTimestamp(now())) FROM system.one WHERE toInt64(toUnixTimestamp(now())) <= %d`,
+	_, err := s.client.write(ctx, fmt.Sprintf(`INSERT INTO log (%s) SELECT %s, toInt64(toUnixTimestamp(now())) FROM system.one WHERE toInt64(toUnixTimestamp(now())) <= %d`,
 		logNames, values, until), nil)
 	there, rerr := s.inLog(context.WithoutCancel(ctx), x.session, x.seq)
 	switch {
@@ -123,7 +127,7 @@ func (s *Store) logged(ctx context.Context, w *writing) error {
 		return nil
 	case err == nil && rerr == nil:
 		return fmt.Errorf("it took longer than %d s", s.limits.lifetime)
-	case !unreached(err):
+	case errors.As(err, new(sent)) || rerr != nil && err == nil:
 		s.doubt = &doubt{x.session, x.seq, until}
 	}
 	return errors.Join(err, rerr)
@@ -203,10 +207,35 @@ func (w *writing) insert(ctx context.Context, table, columns string, rows encode
 	if len(rows) == 0 {
 		return nil
 	}
-	if err := w.store.client.insert(ctx, table, columns, rows); err != nil {
+	again, err := w.store.client.write(ctx, `INSERT INTO `+table+` (`+columns+`) FORMAT RowBinary`, rows)
+	if err == nil && again {
+		err = w.once(ctx, table, columns)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", table, err)
 	}
 	return nil
+}
+
+// once fails where a shard has rows of this write twice: one took them, another
+// could not yet, and all were sent again. Servers mostly notice, and forget.
+func (w *writing) once(ctx context.Context, table, columns string) error {
+	if slices.ContainsFunc(tables, func(t tableOf) bool { return t.name == table && t.shard == oneShard }) {
+		return nil
+	}
+	where := fmt.Sprintf(`session = %d AND seq = %d`, w.session, w.seq)
+	if strings.HasPrefix(columns, "lane, ") { // of these there are many
+		where += fmt.Sprintf(` AND lane = %s AND bucket >= %d`, quote(w.lane), w.low)
+	}
+	var twice uint64
+	err := w.store.client.query(ctx, `SELECT count() FROM (SELECT count() AS n FROM `+table+` WHERE `+where+` GROUP BY `+columns+` HAVING n > 1)`, func(d *decoder) error {
+		twice = d.u64()
+		return d.err
+	})
+	if err == nil && twice > 0 {
+		err = fmt.Errorf("%d rows were stored twice", twice)
+	}
+	return err
 }
 
 // poll is how long who waits for another waits before looking again.
