@@ -21,7 +21,7 @@ type proxy struct {
 }
 
 // through opens a place as a collector of a name, through a proxy.
-func through(t *testing.T, place, name string, change func(*clickhouse.Options)) (*clickhouse.Store, *proxy) {
+func through(t *testing.T, place, name string) (*clickhouse.Store, *proxy) {
 	t.Helper()
 	o := options(place)
 	to := o.Addresses[0]
@@ -57,9 +57,6 @@ func through(t *testing.T, place, name string, change func(*clickhouse.Options))
 	}))
 	t.Cleanup(srv.Close)
 	o.Addresses, o.Name, o.Grace = []string{strings.TrimPrefix(srv.URL, "http://")}, name, grace
-	if change != nil {
-		change(&o)
-	}
 	s, err := clickhouse.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

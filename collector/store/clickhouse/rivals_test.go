@@ -104,7 +104,7 @@ func TestLaw6ALateChunkOfAnotherCollectorMakesAPlanOutdated(t *testing.T) {
 	place := single.place(t)
 	ctx := t.Context()
 	a := lane(t, place, "a")
-	b, p := through(t, place, "b", nil)
+	b, p := through(t, place, "b")
 	if err := rated(ctx, a, 1, storetest.Minute(0, day)...); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestLaw6ALateChunkOfAnotherCollectorMakesAPlanOutdated(t *testing.T) {
 	wg.Wait()
 	p.set(nil)
 	// Nor does one begin while a rerating is made.
-	a2, pa := through(t, place, "a2", nil)
+	a2, pa := through(t, place, "a2")
 	if r, err = planned(t, a2, 3*money.Unit); err != nil {
 		t.Fatal(err)
 	}
@@ -229,14 +229,15 @@ func TestLaw4AnAnswerThatIsLost(t *testing.T) {
 			t.Parallel()
 			place := single.place(t)
 			ctx := t.Context()
-			s, p := through(t, place, "a", func(o *clickhouse.Options) { o.Timeout = 500 * time.Millisecond })
+			s, p := through(t, place, "a")
 			s.SetLimits(1, 150, 1, 0)
 			came, release := p.held(logEntry)
 			b := storetest.Batch(1, storetest.Minute(0, day)...)
-			if err := s.Commit(ctx, b); !errors.Is(err, store.ErrUnavailable) {
+			impatient, leave := context.WithCancel(ctx)
+			go func() { <-came; leave() }()
+			if err := s.Commit(impatient, b); !errors.Is(err, context.Canceled) {
 				t.Fatalf("the server does not answer: %v", err)
 			}
-			<-came
 			time.AfterFunc(late, func() { close(release) })
 			if late > 0 {
 				<-release
@@ -262,7 +263,7 @@ func TestLaw4ACollectorDiesAfterItsClaim(t *testing.T) {
 	t.Parallel()
 	place := single.place(t)
 	ctx := t.Context()
-	a, p := through(t, place, "a", nil)
+	a, p := through(t, place, "a")
 	a.SetLimits(1, 150, 1, 0)
 	b, c := lane(t, place, "b"), lane(t, place, "c")
 	batch := storetest.Batch(1, storetest.Minute(0, day)...)
@@ -316,7 +317,7 @@ func TestLaw4TwoClaimTheSame(t *testing.T) {
 			t.Parallel()
 			place := single.place(t)
 			ctx := t.Context()
-			a, p := through(t, place, "a", nil)
+			a, p := through(t, place, "a")
 			b, c := lane(t, place, "b"), lane(t, place, "c")
 			skip := 0
 			if hold == readBack {
