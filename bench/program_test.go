@@ -182,10 +182,10 @@ type collector struct {
 
 // startCollector starts a collector over dir/ledger that lets nothing expire,
 // priced at 2.50 an hour.
-func startCollector(b *testing.B, dir string) *collector {
+func startCollector(b *testing.B, dir string, settings ...string) *collector {
 	b.Helper()
 	config, card, ready := filepath.Join(dir, "collector.yaml"), filepath.Join(dir, "card.yaml"), filepath.Join(dir, "ready.json")
-	write(b, config, `retention: {seconds: "0", minutes: "0", hours: "0", days: "0"}`+"\n")
+	write(b, config, `retention: {seconds: "0", minutes: "0", hours: "0", days: "0"}`+"\n"+strings.Join(settings, ""))
 	write(b, card, flatCard)
 	c := &collector{program: start(b, dir, ours(b, "gpuledger-collector"),
 		"--config", config, "--data-dir", filepath.Join(dir, "ledger"), "--rate-card", card,

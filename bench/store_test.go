@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,11 +116,16 @@ func liveBytesOf(b *testing.B, path string) (bytes int64) {
 	return bytes
 }
 
+// noSeconds decodes nothing.
+func noSeconds(*store.Chunk, *store.Roster) (*attribution.Chunk, error) {
+	panic("BUG: nobody asks for seconds")
+}
+
 // openStore opens a ledger that is written to and not asked for seconds.
 func openStore(b *testing.B, dir string) *duckdb.Store {
 	b.Helper()
 	s, err := duckdb.Open(context.Background(), duckdb.Options{
-		Dir: dir, Decode: func(*store.Chunk, *store.Roster) (*attribution.Chunk, error) { panic("BUG: nobody asks for seconds") },
+		Dir: dir, Decode: noSeconds,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -147,13 +153,24 @@ const (
 // The ledger is built through Commit and Roll, an hour a row instead of sixty
 // minutes of it, save at the ends of the range.
 func BenchmarkShowback(b *testing.B) {
-	dir := b.TempDir()
+	kinds := ledgers(noSeconds)
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		at := kinds[kind]
+		b.Run("store="+kind, func(b *testing.B) {
+			dir := b.TempDir()
+			showback(b, dir, at(b, dir))
+		})
+	}
+}
+
+func showback(b *testing.B, dir string, at ledger) {
+	b.Helper()
 	began := time.Now()
 	r := newRows(defaultFleet(), showbackNodes)
 	r.held = true
-	from, to, n := buildShowback(b, filepath.Join(dir, "ledger"), r)
+	from, to, n := buildShowback(b, at.open(b), r)
 	b.Logf("built %d rows in %.1f s", n, time.Since(began).Seconds())
-	c := startCollector(b, dir)
+	c := startCollector(b, dir, at.settings)
 	ledger := c.ledger(b)
 	for _, ask := range []struct {
 		name string
@@ -202,9 +219,8 @@ func checkShowback(b *testing.B, answer *pb.ReportResponse) {
 
 // buildShowback fills a ledger from noon, so that days and hours are at both
 // ends, and returns the range to ask for and how many rows were committed.
-func buildShowback(b *testing.B, dir string, r *rows) (from, to attribution.Second, committed int) {
+func buildShowback(b *testing.B, s store.Store, r *rows) (from, to attribution.Second, committed int) {
 	b.Helper()
-	s := openStore(b, dir)
 	number := uint64(0)
 	add := func(t, until attribution.Second, minutes int64) {
 		number++

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"github.com/gpuledger/gpuledger/collector/query"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
-	"github.com/gpuledger/gpuledger/collector/store/duckdb"
 	"github.com/gpuledger/gpuledger/collector/store/storetest"
 )
 
@@ -21,12 +21,16 @@ import (
 // 20 models that count requests, tokens and 20 latency buckets, and a gateway
 // before them that knows 200 customers: what did their inferences cost?
 func BenchmarkUnitCosts(b *testing.B) {
+	kinds := ledgers(storetest.Decode)
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		at := kinds[kind]
+		b.Run("store="+kind, func(b *testing.B) { unitCosts(b, at(b, b.TempDir()).open(b)) })
+	}
+}
+
+func unitCosts(b *testing.B, s store.Store) {
 	const days = 30
 	ctx := context.Background()
-	s, err := duckdb.Open(ctx, duckdb.Options{Dir: b.TempDir(), Decode: storetest.Decode})
-	if err != nil {
-		b.Fatal(err)
-	}
 	defer s.Close() //nolint:errcheck // a benchmark
 	for day := range attribution.Second(days) {
 		if err := s.Commit(ctx, servedDay(uint64(day)+1, storetest.Day+day*86400)); err != nil {
