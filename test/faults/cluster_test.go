@@ -285,9 +285,9 @@ func TestLaw4CollectorsOfOneLedger(t *testing.T) {
 	c.members[1].ready()
 	want := undisturbed(t, w.play, now, time.Minute)
 	for _, m := range c.members {
-		out := m.ask("verify")
-		if !strings.Contains(out, "The laws hold") || !strings.Contains(out, fmt.Sprintf("Chained: %d nodes", simulatedNodes+loadedNodes)) {
-			t.Errorf("%s: verify says\n%s", m.name, out)
+		out, errOut, code := w.ask(m.addr, "verify")
+		if code != 0 || !strings.Contains(out, "The laws hold") || !strings.Contains(out, fmt.Sprintf("Chained: %d nodes", simulatedNodes+loadedNodes)) {
+			t.Errorf("%s: verify: exit %d\n%s%s", m.name, code, out, errOut)
 		}
 		d := w.read(m.addr, time.Minute, "--filter", "cluster!=loadgen-*").against(want)
 		t.Logf("%s: %s", m.name, d)
