@@ -76,7 +76,7 @@ type observed interface {
 // the source can be opened on it.
 func newLiveNode(n *node, m Machine, limits LimitsConfig) (*liveNode, *liveState, error) {
 	l := &liveNode{node: n, machine: m, limits: limits}
-	if err := n.openChunker(false); err != nil {
+	if err := n.openChunker(true); err != nil {
 		return nil, nil, err
 	}
 	var kept *liveState
@@ -217,14 +217,24 @@ func (l *liveNode) sealOnTime(ctx context.Context) error {
 	}
 }
 
-// sealThrough seals and keeps the state. It changes to journal and live
-// seconds when it has caught up, at the end of a ten.
+// sealThrough seals, up to a second or one before it, and keeps the state. It
+// begins with journal and live seconds, does without while it catches up, and
+// changes between the two at the end of a ten: catching up ends with one, so that
+// every second from there on is journaled.
 func (l *liveNode) sealThrough(through attribution.Second) error {
-	live := through-l.meter.Next() <= liveWithin
+	next := l.meter.Next()
+	live := through-next <= liveWithin
 	if live != l.live && !l.letGo && l.chunks.Next() == l.chunks.Next().ChunkStart() {
 		if err := l.openChunker(live); err != nil && !errors.Is(err, spool.ErrFull) {
 			return err
 		}
+	}
+	switch {
+	case live:
+	case l.live: // it could not change yet
+		through = min(through, next.ChunkStart()+attribution.ChunkSeconds-1)
+	case through.ChunkStart() > next:
+		through = through.ChunkStart() - 1
 	}
 	l.refresh()
 	if err := l.meter.Seal(through, l.emitOrLetGo); err != nil {

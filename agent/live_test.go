@@ -187,8 +187,8 @@ func TestLiveNodeSealsEachSecondInTime(t *testing.T) {
 			b.ledger.mu.Lock()
 			live := b.ledger.live
 			b.ledger.mu.Unlock()
-			// Seconds 1 to 28 are over by 30, less one of grace; the first ten
-			// are not sent live: the chunker changes at the end of a ten.
+			// Seconds 1 to 28 are over by 30, less one of grace; the first are not
+			// sent live before the agent is connected.
 			if live < 15 || live > 28 {
 				t.Errorf("%d seconds are live after 30 s", live)
 			}
@@ -215,6 +215,24 @@ func TestLaw3RestartBillsTheTimeAway(t *testing.T) {
 				b.want(stop+1, again, func(attribution.Second) bool { return true })
 				b.want(start+2, stop-12, func(attribution.Second) bool { return false })
 				b.want(again+3, again+36, func(attribution.Second) bool { return false })
+			})
+		})
+	}
+}
+
+// What an agent seals in the midst of a ten, right after its start or after it
+// has caught up, a power cut does not undo.
+func TestLaw3EverySecondIsJournaledFromTheStartOn(t *testing.T) {
+	for name, away := range map[string]time.Duration{"at once": 0, "after catching up": 200 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBox(t)
+				b.run(63*time.Second, true)
+				<-time.After(away)
+				again := now()
+				b.run(6*time.Second+500*time.Millisecond, true)
+				b.run(20*time.Second, false)
+				b.want(again+2, again+4, func(attribution.Second) bool { return false })
 			})
 		})
 	}

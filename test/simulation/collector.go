@@ -72,7 +72,7 @@ func (c *collector) start() {
 		return
 	}
 	s, err := ingest.New(context.Background(), st, ingest.Options{
-		Version: "sim", Log: c.w.logger("collector " + c.name), Rand: c.r.Float64,
+		Version: "sim", Log: c.w.logger("collector " + c.name), Rand: c.chance,
 	})
 	if err != nil {
 		c.w.broken("the collector can't start: %v", err)
@@ -88,6 +88,9 @@ func (c *collector) start() {
 	c.mu.Lock()
 	c.life = life
 	c.mu.Unlock()
+	if len(c.w.at) > 1 {
+		c.streams.Go(func() { c.follow(ctx, life) })
+	}
 	go func() {
 		err := s.Run(ctx)
 		life.ran <- err

@@ -4,13 +4,16 @@ import (
 	"context"
 	"time"
 
+	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
 )
 
 // live is the run: stretches in which much happens, and quiet times between.
 func (w *world) live() {
 	w.event("begin: %d nodes", len(w.nodes))
-	w.at[0].start()
+	for _, c := range w.at {
+		c.start()
+	}
 	w.applyCard()
 	for _, n := range w.nodes {
 		n.powerOn()
@@ -47,16 +50,17 @@ func (w *world) applyCard() {
 	card := cardOf(money.Amount(1_000_000_000+w.r.Int64N(9_000_000_000)), money.Amount(w.r.Int64N(2_000_000_000)))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	w.event("rate card: %v", w.at[0].applyCard(ctx, card))
+	w.event("rate card: %v", w.any().applyCard(ctx, card))
 }
 
 // finish heals everything, and gives agents and collectors the time that they
 // need.
 func (w *world) finish() {
 	w.event("finish")
-	c := w.at[0]
-	c.storeTrouble(0, 0, 0)
-	c.start()
+	for _, c := range w.at {
+		c.storeTrouble(0, 0, 0)
+		c.start()
+	}
 	for _, n := range w.nodes {
 		n.mend()
 		n.powerOn()
@@ -72,7 +76,7 @@ func (w *world) finish() {
 	for _, n := range w.nodes {
 		n.leave()
 	}
-	c.roll()
+	w.rollAll()
 	for _, n := range w.nodes {
 		n.link.cut()
 		n.link.wg.Wait()
@@ -91,12 +95,14 @@ func (n *node) mend() {
 
 // caughtUp reports whether the ledger has nearly all of every node.
 func (w *world) caughtUp() bool {
-	life := w.at[0].alive()
-	if life == nil {
-		return false
-	}
 	for _, n := range w.nodes {
-		if int64(life.server.StoredThrough(cluster, n.name)) < int64(n.log.now())-100 {
+		through := attribution.Second(0)
+		for _, c := range w.at {
+			if life := c.alive(); life != nil {
+				through = max(through, life.server.StoredThrough(cluster, n.name))
+			}
+		}
+		if through < n.log.now()-100 {
 			return false
 		}
 	}

@@ -268,3 +268,34 @@ func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, e
 	}
 	return gone, hit.kind == recordRoster && i == len(names)-1, nil
 }
+
+// rotNewest inverts a bit of the last but one second of the journal, or of its
+// roster.
+func rotNewest(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, err error) {
+	names, err := segments(fs, dir)
+	if err != nil || len(names) == 0 {
+		return nil, false, err
+	}
+	name := names[len(names)-1]
+	b, err := content(fs, name)
+	if err != nil {
+		return nil, false, err
+	}
+	all := frames(b)
+	for hit, seen := len(all)-1, 0; hit >= 0; hit-- {
+		if all[hit].kind != recordSecond {
+			continue
+		}
+		if seen++; seen < 2 {
+			continue
+		}
+		for _, f := range all[hit:] {
+			if f.seconds.to > f.seconds.from {
+				gone = append(gone, f.seconds)
+			}
+		}
+		bit := int64(all[hit].from)*8 + r.Int64N(int64(all[hit].to-all[hit].from)*8)
+		return gone, false, fs.Flip(name, bit)
+	}
+	return nil, false, nil
+}

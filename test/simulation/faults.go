@@ -24,6 +24,7 @@ func faults() []fault {
 		{"partition", 3, (*world).partition},
 		{"silence", 4, (*world).silence},
 		{"repeat", 6, (*world).repeat},
+		{"forsaken", 5, (*world).forsake},
 		{"agent killed", 6, (*world).killAgent},
 		{"power cut", 5, (*world).powerCut},
 		{"agent restarted", 4, (*world).restartAgent},
@@ -31,13 +32,16 @@ func faults() []fault {
 		{"collector rolled", 4, (*world).rollCollector},
 		{"store fails", 5, (*world).failStore},
 		{"disk fails", 4, (*world).failDisk},
+		{"disk full", 4, (*world).fillDisk},
 		{"bit flip", 3, (*world).flipBit},
+		{"bit flip at a crash", 2, (*world).flipAtCrash},
 		{"clock stepped", 4, (*world).stepClock},
 		{"source hangs", 4, (*world).hangSource},
 		{"rate card", 3, func(w *world, _ *node) { w.applyCard() }},
 		{"rerating", 3, (*world).rerate},
 		{"node joins", 1, (*world).join},
-		{"question", 14, func(w *world, _ *node) { w.ask(w.at[0]) }},
+		{"move", 3, (*world).move},
+		{"question", 8, func(*world, *node) {}}, // see trouble
 	}
 }
 
@@ -57,13 +61,52 @@ func (w *world) trouble(d, every time.Duration) {
 				n := w.nodes[w.r.IntN(len(w.nodes))]
 				w.event("%s (%s)", f.name, n.name)
 				f.f(w, n)
+				w.ask(w.any())
 				break
 			}
 		}
 	}
 }
 
+// any is any of the collectors.
+func (w *world) any() *collector {
+	if len(w.at) == 1 {
+		return w.at[0]
+	}
+	return w.at[w.r.IntN(len(w.at))]
+}
+
 func (w *world) cut(n *node) { n.link.cut() }
+
+func (w *world) forsake(n *node) { n.link.forsake() }
+
+// move has a node go to another collector, which the first may not know of.
+func (w *world) move(n *node) {
+	n.link.move(1 + w.r.IntN(2))
+	if w.r.IntN(2) == 0 {
+		n.link.cut()
+	} else {
+		n.link.forsake()
+	}
+}
+
+// flipAtCrash damages what was written last, and has the machine come back at
+// once: what the collectors have seen live may not be what is sealed then.
+func (w *world) flipAtCrash(n *node) {
+	life := n.take(poweredOff)
+	if life == nil {
+		return
+	}
+	life.disk.kill()
+	n.damageNewest()
+	n.log.off()
+	n.on = false
+	heal(n.fs)
+	n.fs = n.fs.Crash(n.r)
+	n.gone(life)
+	n.powerOn()
+	n.start()
+}
 
 func (w *world) partition(n *node) {
 	n.link.refuse(true)
@@ -107,17 +150,19 @@ func (w *world) restartAgent(n *node) {
 }
 
 func (w *world) killCollector(*node) {
-	w.at[0].crash()
-	w.later(w.sometime(), w.at[0].start)
+	c := w.any()
+	c.crash()
+	w.later(w.sometime(), c.start)
 }
 
 func (w *world) rollCollector(*node) {
-	w.at[0].roll()
-	w.later(w.sometime(), w.at[0].start)
+	c := w.any()
+	c.roll()
+	w.later(w.sometime(), c.start)
 }
 
 func (w *world) failStore(*node) {
-	c := w.at[0]
+	c := w.any()
 	delay := time.Duration(0)
 	if w.r.IntN(2) == 0 {
 		delay = w.upTo(8 * time.Second)
@@ -133,6 +178,16 @@ func (w *world) failDisk(n *node) {
 	n.log.fails()
 	fail(n.fs, w.r.IntN(diskWays), w.r.Float64(), w.r)
 	w.later(w.upTo(time.Minute), n.healDisk)
+}
+
+// fillDisk leaves a disk little space, for long enough that it is used up.
+func (w *world) fillDisk(n *node) {
+	if n.log.failing() {
+		return
+	}
+	n.log.fails()
+	fail(n.fs, diskFull, 0, w.r)
+	w.later(time.Minute+w.upTo(4*time.Minute), n.healDisk)
 }
 
 func (n *node) healDisk() {
@@ -174,7 +229,8 @@ func (w *world) rerate(*node) {
 	e := rerating.Entry{From: now - back, To: now - back + 1 + attribution.Second(w.r.Int64N(600)), Currency: "USD", Reason: fmt.Sprint(w.r.Uint32())}
 	card := cardOf(money.Amount(1+w.r.Int64N(9_000_000_000)), money.Amount(1+w.r.Int64N(2_000_000_000)))
 	e.Card = &card
-	life := w.at[0].alive()
+	c := w.any()
+	life := c.alive()
 	if life == nil {
 		return
 	}
@@ -182,7 +238,7 @@ func (w *world) rerate(*node) {
 	if n := j.Next(); err == nil && n > 1 && w.r.IntN(3) == 0 {
 		e = rerating.Entry{Undoes: 1 + w.r.Uint32N(n-1), Currency: "USD"}
 	}
-	if err = w.at[0].rerate(ctx, e); err != nil && !expected(err) {
+	if err = c.rerate(ctx, e); err != nil && !expected(err) {
 		w.broken("a rerating fails: %v", err)
 	}
 }
@@ -197,7 +253,9 @@ func (w *world) quiet(d time.Duration, scale int64) {
 	case 0: // everything works
 		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
 	case 1: // no collector
-		w.at[0].crash()
+		for _, c := range w.at {
+			c.crash()
+		}
 		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
 	case 2: // no agents, on machines that are up
 		for _, n := range w.nodes {
@@ -211,7 +269,7 @@ func (w *world) quiet(d time.Duration, scale int64) {
 				n.powerOff()
 			}
 		}
-		w.at[0].roll()
+		w.rollAll()
 		w.rest(end)
 	}
 	w.asleep = true
@@ -221,7 +279,7 @@ func (w *world) quiet(d time.Duration, scale int64) {
 		}
 		n.powerOff()
 	}
-	w.at[0].roll()
+	w.rollAll()
 	w.rest(end)
 	w.event("awake")
 	w.asleep = false
@@ -229,12 +287,20 @@ func (w *world) quiet(d time.Duration, scale int64) {
 		n.powerOn()
 		n.start()
 	}
-	if w.r.IntN(3) > 0 {
-		w.at[0].start()
-	} else {
-		w.later(w.upTo(time.Minute), w.at[0].start)
+	for _, c := range w.at {
+		if w.r.IntN(3) > 0 {
+			c.start()
+		} else {
+			w.later(w.upTo(time.Minute), c.start)
+		}
 	}
 	w.wait(time.Minute)
+}
+
+func (w *world) rollAll() {
+	for _, c := range w.at {
+		c.roll()
+	}
 }
 
 // rest waits for a time.

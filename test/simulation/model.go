@@ -187,6 +187,20 @@ func (l *nodeLog) given(revision uint32) {
 	l.cards = append(l.cards, delivery{l.now(), revision})
 }
 
+// inForce is the oldest card that may have been in force from a time to another:
+// of several collectors one may still give the one before.
+func (l *nodeLog) inForce(from, to attribution.Second) (revision uint32) {
+	for _, d := range l.cards {
+		switch {
+		case d.at <= from:
+			revision = d.revision
+		case d.at <= to:
+			revision = min(revision, d.revision)
+		}
+	}
+	return revision
+}
+
 // newest is the newest card that was given by a time.
 func (l *nodeLog) newest(by attribution.Second) (revision uint32) {
 	for _, d := range l.cards {
@@ -324,7 +338,7 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second.
 		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
-		lo := e.l.newest(min(p.end-unsealed, b.opened0) - 2)
+		lo := e.l.inForce(min(p.end-unsealed, b.opened0)-2, b.opened0+30)
 		if !e.sure {
 			lo = 0
 		}
@@ -358,12 +372,12 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 		o.held = append(slices.Clip(o.held), stretch{s, s})
 		o.observed = slices.ContainsFunc(seen, func(x stretch) bool { return x.has(s) })
 		o.unobserved = !o.observed || s >= loose
-		o.lo, o.hi = e.l.newest(s+1), e.l.newest(s+4)
+		o.lo, o.hi = e.l.inForce(s+1, s+4), e.l.newest(s+4)
 		if s >= loose {
 			o.must = o.must && s > again
 			o.held = append(slices.Clip(o.held), stretch{max(loose, added) - 1, b.end})
 			o.held = append(o.held, e.kept...)
-			o.lo = e.l.newest(min(s, b.end-unsealed-2))
+			o.lo = e.l.inForce(min(s, b.end-unsealed-2), b.end+young)
 			o.hi = e.l.newest(math.MaxInt64)
 		}
 	}

@@ -99,10 +99,14 @@ func TestMutants(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	first, last := int(number(t, "GPULEDGER_MUTANTS_FIRST", 0)), int(number(t, "GPULEDGER_MUTANTS_LAST", 1000))
 	for i, m := range Mutants() {
+		if i < first || i > last {
+			continue
+		}
 		began := time.Now()
 		run := exec.CommandContext(t.Context(), binary, "-test.run", "^TestHunt$", "-test.v", "-test.timeout", "10m")
-		run.Env = append(os.Environ(), fmt.Sprintf("GPULEDGER_PLANTED=%d", i), "GPULEDGER_HUNT=100")
+		run.Env = append(os.Environ(), fmt.Sprintf("GPULEDGER_PLANTED=%d", i), "GPULEDGER_HUNT=100", fmt.Sprintf("GPULEDGER_HUNT_DUCKDB=%t", m.DuckDB))
 		out, err := run.CombinedOutput()
 		seeds := bytes.Count(out, []byte("hunting in seed "))
 		if err == nil {
@@ -135,7 +139,11 @@ func TestHunt(t *testing.T) {
 	}
 	for seed := uint64(1); seed <= seeds; seed++ {
 		t.Logf("hunting in seed %d", seed)
-		if r := simulate(t, seed, Options{Hours: 20}); len(r.Broken) > 0 {
+		o := Options{Hours: 20}
+		if os.Getenv("GPULEDGER_HUNT_DUCKDB") == "true" {
+			o.Dir = t.TempDir()
+		}
+		if r := simulate(t, seed, o); len(r.Broken) > 0 {
 			t.Fatalf("FOUND %s", r.Broken[0])
 		}
 	}

@@ -189,14 +189,15 @@ func (c *conn) freeze(on bool) {
 	}
 }
 
-// link is a node's way to one collector: a pb.IngestClient whose streams the
-// network treats badly.
+// link is a node's way to the collectors: a pb.IngestClient whose streams the
+// network treats badly. Of several collectors a stream goes to the one that the
+// node prefers at the time, or to the next that listens.
 type link struct {
 	w    *world
 	node *node
-	to   *collector
 
 	mu     sync.Mutex
+	prefer int // among the world's collectors
 	r      *rand.Rand
 	base   time.Duration
 	down   bool // refused
@@ -206,8 +207,8 @@ type link struct {
 	wg     sync.WaitGroup
 }
 
-func newLink(w *world, n *node, to *collector, r *rand.Rand) *link {
-	return &link{w: w, node: n, to: to, r: r, base: time.Duration(50_000 + r.Int64N(40_000_000))}
+func newLink(w *world, n *node, r *rand.Rand) *link {
+	return &link{w: w, node: n, prefer: len(w.nodes) % len(w.at), r: r, base: time.Duration(50_000 + r.Int64N(40_000_000))}
 }
 
 func (l *link) delay() time.Duration {
@@ -232,11 +233,11 @@ func (l *link) Stream(ctx context.Context, _ ...grpc.CallOption) (grpc.BidiStrea
 	l.mu.Lock()
 	refused := l.down
 	l.mu.Unlock()
-	server := l.to.serving()
+	to, server := l.listening()
 	if refused || server == nil {
 		return nil, errRefused
 	}
-	c := l.open(server)
+	c := l.open(to, server)
 	stop := context.AfterFunc(ctx, func() { l.cancelled(c) })
 	return &clientSide{ctx: ctx, l: l, c: c, stop: stop}, nil
 }
@@ -249,9 +250,32 @@ func (l *link) cancelled(c *conn) {
 	c.fail(true, !frozen, status.Error(codes.Canceled, "the agent is gone"))
 }
 
+// listening is the collector that a stream goes to now, and its server; nil
+// where none listens.
+func (l *link) listening() (*collector, pb.IngestServer) {
+	l.mu.Lock()
+	first := l.prefer
+	l.mu.Unlock()
+	for i := range l.w.at {
+		c := l.w.at[(first+i)%len(l.w.at)]
+		if s := c.serving(); s != nil {
+			return c, s
+		}
+	}
+	return nil, nil
+}
+
+// move has the node prefer the next collector from its next stream on. The one
+// that runs is left to be cut, or to end by itself.
+func (l *link) move(by int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.prefer = (l.prefer + by) % len(l.w.at)
+}
+
 // open begins a stream at a server.
-func (l *link) open(s pb.IngestServer) *conn {
-	c := &conn{up: newPipe(l.delay), down: newPipe(l.delay), to: l.to}
+func (l *link) open(to *collector, s pb.IngestServer) *conn {
+	c := &conn{up: newPipe(l.delay), down: newPipe(l.delay), to: to}
 	c.server, c.hangUp = context.WithCancel(context.Background())
 	l.mu.Lock()
 	l.conns = append(l.conns, c)
@@ -261,10 +285,10 @@ func (l *link) open(s pb.IngestServer) *conn {
 		c.freeze(true)
 	}
 	l.wg.Add(1)
-	l.to.streams.Add(1)
+	to.streams.Add(1)
 	go func() {
 		defer l.wg.Done()
-		defer l.to.streams.Done()
+		defer to.streams.Done()
 		err := s.Stream(&serverSide{c: c})
 		c.hangUp()
 		c.up.set(func() { c.up.broken = errReset })
@@ -295,12 +319,29 @@ func (l *link) closed(c *conn) {
 }
 
 // cut ends all streams at once; what was on its way is lost.
-func (l *link) cut() {
+func (l *link) cut() { l.cutFrom(nil) }
+
+// cutFrom ends all streams to a collector, or to all: nil.
+func (l *link) cutFrom(to *collector) {
 	l.mu.Lock()
 	conns := slices.Clone(l.conns)
 	l.mu.Unlock()
 	for _, c := range conns {
-		c.fail(true, true, errReset)
+		if to == nil || c.to == to {
+			c.fail(true, true, errReset)
+		}
+	}
+}
+
+// forsake has the agent see its streams end, and the collectors not: to them
+// they are silent, until keepalive notices.
+func (l *link) forsake() {
+	l.mu.Lock()
+	conns := slices.Clone(l.conns)
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.freeze(true)
+		c.fail(true, false, errReset)
 	}
 }
 
@@ -335,11 +376,11 @@ func (l *link) ghost(hold time.Duration) bool {
 		c.mu.Unlock()
 	}
 	l.mu.Unlock()
-	server := l.to.serving()
+	to, server := l.listening()
 	if len(old) == 0 || server == nil {
 		return false
 	}
-	c := l.open(server)
+	c := l.open(to, server)
 	l.wg.Go(func() {
 		defer c.hangUp()
 		timer := time.NewTimer(hold)

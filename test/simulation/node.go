@@ -228,8 +228,13 @@ func (n *node) hang(on bool) {
 }
 
 // damage rots the spool.
-func (n *node) damage() {
-	gone, roster, err := rot(n.fs, n.spoolDir(), n.r)
+func (n *node) damage() { n.rot(rot) }
+
+// damageNewest rots the newest second of its journal.
+func (n *node) damageNewest() { n.rot(rotNewest) }
+
+func (n *node) rot(how func(*memfs.FS, string, *rand.Rand) ([]stretch, bool, error)) {
+	gone, roster, err := how(n.fs, n.spoolDir(), n.r)
 	if err != nil {
 		n.w.broken("%v", err)
 	}
