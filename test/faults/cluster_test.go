@@ -118,11 +118,19 @@ func (c *cluster) until(what string, within time.Duration, so func() bool) {
 }
 
 // fresh reports whether a collector's answer has all of a few recent seconds of
-// every node.
-func (m *member) fresh() bool {
+// every node, which have all passed after this call.
+func (m *member) fresh() func() bool {
+	since := time.Now().Unix()
+	return func() bool { return m.freshAfter(since) }
+}
+
+func (m *member) freshAfter(since int64) bool {
 	m.c.w.t.Helper()
 	const seconds = 5
 	to := time.Now().Unix() - 10
+	if to-seconds <= since {
+		return false
+	}
 	out, errOut, code := m.c.w.ask(m.addr, "report", "--from", strconv.FormatInt(to-seconds, 10), "--to", strconv.FormatInt(to, 10), "--by", "cluster,node", "-o", "csv")
 	if code != 0 {
 		m.stale = errOut
@@ -256,17 +264,17 @@ func TestLaw4CollectorsOfOneLedger(t *testing.T) {
 		"--for", fmt.Sprintf("%dm", clusterMinutes), "--settle", "5m", "--seed", "1")
 
 	for _, m := range c.members {
-		c.until(m.name+" sees what all nodes do", soon, m.fresh)
+		c.until(m.name+" sees what all nodes do", soon, m.fresh())
 	}
 	c.spread()
 	c.change()
 	c.restart(c.servers.Nodes[1])
 	c.members[1].proc.Kill()
-	c.until("all nodes are with the collectors that are left", soon, c.members[0].fresh)
+	c.until("all nodes are with the collectors that are left", soon, c.members[0].fresh())
 	c.members[1].launch()
 	c.members[1].ready()
 	c.members[2].proc.Signal(syscall.SIGSTOP)
-	c.until("all nodes are with the collectors that answer", soon, c.members[0].fresh)
+	c.until("all nodes are with the collectors that answer", soon, c.members[0].fresh())
 	c.members[2].proc.Signal(syscall.SIGCONT)
 	c.restart(c.servers.Nodes[2])
 	c.members[1].proc.Kill()
