@@ -106,8 +106,8 @@ func (l *liveNode) from(kept *liveState) attribution.Second {
 		return max(attribution.SecondOf(now)+1, next)
 	}
 	from := max(next, kept.Since)
-	if kept.BootID != l.machine.BootID {
-		from = max(from, attribution.SecondOf(now-uptime))
+	if kept.BootID != l.machine.BootID { // whose clock may go on before Since
+		from = max(next, attribution.SecondOf(now-uptime))
 	}
 	if oldest := attribution.SecondOf(now - int64(l.limits.MaxGap.Duration)); from < oldest {
 		l.log.Warn("the agent was away for longer than limits.max_gap: what lies further back is not billed",
