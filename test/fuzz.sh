@@ -6,18 +6,21 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 time=${1:-10m}
-most=48 # inputs kept of each, the smallest first
+most=24 # inputs kept of each, small and large
 cache=$(go env GOCACHE)/fuzz
 module=$(go list -m)
 
-# keep copies new inputs of a target from Go's cache.
+# keep copies new inputs of a target from Go's cache, evenly over their sizes.
 keep() {
-  local from="$cache/$module/$1/$2" to="$1/testdata/fuzz/$2" name
+  local from="$cache/$module/$1/$2" to="$1/testdata/fuzz/$2" all
   [ -d "$from" ] || return 0
   mkdir -p "$to"
-  find "$from" -type f -size -8k -printf '%s %f\n' | sort -n | head -"$most" | while read -r _ name; do
-    [ "$(find "$to" -type f | wc -l)" -ge "$most" ] || cp -n "$from/$name" "$to/$name"
-  done
+  all=$(find "$from" -type f -size -8k | wc -l)
+  find "$from" -type f -size -8k -printf '%s %f\n' | sort -n |
+    awk -v all="$all" -v most="$most" 'int(NR * most / all) > int((NR - 1) * most / all) || all <= most {print $2}' |
+    while read -r name; do
+      [ "$(find "$to" -type f | wc -l)" -ge "$most" ] || cp -n "$from/$name" "$to/$name"
+    done
 }
 
 targets() {

@@ -150,7 +150,7 @@ func (c *collector) crash() {
 	life.store.Kill()
 	c.w.cutAll(c)
 	life.stop()
-	_ = <-life.ran // ended has been told
+	<-life.ran // ended has been told
 	c.streams.Wait()
 }
 
@@ -166,7 +166,7 @@ func (c *collector) roll() {
 	c.take(true)
 	c.w.cutAll(c)
 	life.stop()
-	_ = <-life.ran // ended has been told
+	<-life.ran // ended has been told
 	c.streams.Wait()
 	life.store.Kill()
 }
