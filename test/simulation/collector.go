@@ -41,7 +41,7 @@ type collectorLife struct {
 	server *ingest.Server
 	engine *query.Engine
 	stop   context.CancelFunc
-	ran    chan error
+	ran    chan struct{} // closed when the server has ended
 	killed bool
 }
 
@@ -78,7 +78,7 @@ func (c *collector) start() {
 		c.w.broken("the collector can't start: %v", err)
 		return
 	}
-	life := &collectorLife{store: st, server: s, ran: make(chan error, 1)}
+	life := &collectorLife{store: st, server: s, ran: make(chan struct{})}
 	life.engine = query.New(query.Config{Store: st, Overlay: s})
 	if card := c.newestCard(st); card != nil {
 		s.SetRateCard(wire.EncodeRateCard(card))
@@ -92,9 +92,8 @@ func (c *collector) start() {
 		c.streams.Go(func() { c.follow(ctx, life) })
 	}
 	go func() {
-		err := s.Run(ctx)
-		life.ran <- err
-		if err != nil {
+		defer close(life.ran)
+		if err := s.Run(ctx); err != nil {
 			c.ended(life, err)
 		}
 	}()
@@ -150,7 +149,7 @@ func (c *collector) crash() {
 	life.store.Kill()
 	c.w.cutAll(c)
 	life.stop()
-	<-life.ran // ended has been told
+	<-life.ran
 	c.streams.Wait()
 }
 
@@ -166,7 +165,7 @@ func (c *collector) roll() {
 	c.take(true)
 	c.w.cutAll(c)
 	life.stop()
-	<-life.ran // ended has been told
+	<-life.ran
 	c.streams.Wait()
 	life.store.Kill()
 }

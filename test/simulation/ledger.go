@@ -60,7 +60,11 @@ type inMemory struct {
 }
 
 func (l *inMemory) open(ask func(what string) trouble) (ledgerStore, error) {
-	return l.Open(l.shared, ask), nil
+	st := l.Open(l.shared, ask)
+	if !l.shared {
+		return struct{ ledgerStore }{st}, nil // the only collector's: no [store.Shared]
+	}
+	return st, nil
 }
 
 // everything calls f with all that a ledger holds, in order.

@@ -49,9 +49,8 @@ const (
 const (
 	// A second is sealed two seconds after it began, and synced then.
 	unsealed = 4
-	// What is not journaled yet is lost with its chunk: an agent journals from
-	// the first whole ten on, after it has caught up.
-	young = 26
+	// An agent may wait ten seconds for a rate card before it seals anything.
+	young = 17
 	// After a failing disk has healed, journaling goes on with the next chunk.
 	weakBefore, weakAfter = 14, 16
 )
@@ -336,8 +335,9 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 			continue
 		}
 		o.windows = e.sure && !e.torn && s > p.end
-		// The edges are to the second.
-		o.must = e.sure && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
+		// The edges are to the second. Where the timeline of another life of the
+		// machine came as far, it may be sealed up to there.
+		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (!b.young() || s > again)
 		lo := e.l.inForce(min(p.end-unsealed, b.opened0)-2, b.opened0+30)
 		if !e.sure {
 			lo = 0
