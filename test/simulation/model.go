@@ -66,6 +66,7 @@ type nodeLog struct {
 	weak  []stretch            // in which the disk failed or was full
 	fault attribution.Second   // when that began; 0: it works
 	cards []delivery
+	known []delivery // cards of a later time, when the timeline began anew
 }
 
 // machineLife is from a boot to a power cut.
@@ -112,7 +113,17 @@ func (l *nodeLog) starts() *begin {
 func (b *begin) opened(s *source, now, uptime int64) {
 	b.log.mu.Lock()
 	defer b.log.mu.Unlock()
+	last := b.log.now()
 	b.source, b.opened0 = s, attribution.SecondOf(now)
+	if b.log.fault > b.opened0 { // the disk fails on, in a timeline that began anew
+		b.log.weak = append(b.log.weak, stretch{b.log.fault - weakBefore, last + weakAfter})
+		b.log.fault = b.opened0
+	}
+	for _, d := range b.log.cards {
+		if d.at > b.opened0 {
+			b.log.known = append(b.log.known, delivery{b.opened0, d.revision})
+		}
+	}
 	if b.life.boot == 0 {
 		b.life.boot = attribution.SecondOf(now - uptime)
 	}
@@ -202,7 +213,7 @@ func (l *nodeLog) inForce(from, to attribution.Second) (revision uint32) {
 
 // newest is the newest card that was given by a time.
 func (l *nodeLog) newest(by attribution.Second) (revision uint32) {
-	for _, d := range l.cards {
+	for _, d := range slices.Concat(l.cards, l.known) {
 		if d.at <= by {
 			revision = max(revision, d.revision)
 		}
