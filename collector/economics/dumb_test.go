@@ -40,6 +40,7 @@ func (x *thing) blind() bool {
 // dumb works out what each tenant ("": none) costs on the day that begins at d,
 // in fractions.
 func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
+	who := canonical(w)
 	cost := map[uint32]*big.Rat{}
 	things := map[[2]any]*thing{}
 	at := func(o uint32, model string) *thing {
@@ -69,14 +70,14 @@ func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
 			continue
 		}
 		for _, o := range k.holders {
-			if cost[o] == nil {
+			if o = who(o); cost[o] == nil {
 				cost[o] = new(big.Rat)
 			}
 			cost[o].Add(cost[o], new(big.Rat).SetFrac64(int64(price.PerHour), 3600))
 		}
 		for _, c := range k.counts {
 			s := w.Subjects[c.Subject]
-			x := at(s.Owner, name(s))
+			x := at(who(s.Owner), name(s))
 			v := x.tenants[s.Tenant]
 			tier, pooled := s.Tier, s.Tenant == ""
 			if s.Owner >= byService {
@@ -145,6 +146,37 @@ func dumb(w *town, d attribution.Second, splitBy string) map[string]*big.Rat {
 	return out
 }
 
+// canonical has two owners of one workload be one where nothing tells them
+// apart: both have ever counted, or neither, under at most one model, the same,
+// and know of no customers.
+func canonical(w *town) func(uint32) uint32 {
+	var models [2][]string // ever
+	var counted [2]bool
+	apart := false
+	for _, k := range w.ticks {
+		for _, c := range k.counts {
+			s := w.Subjects[c.Subject]
+			if s.Owner > llama1 {
+				continue
+			}
+			counted[s.Owner] = true
+			apart = apart || s.Tenant != "" || s.Tier != ""
+			if s.Model != "" && !slices.Contains(models[s.Owner], s.Model) {
+				models[s.Owner] = append(models[s.Owner], s.Model)
+			}
+		}
+	}
+	if apart || counted[0] != counted[1] || len(models[0]) > 1 || !slices.Equal(models[0], models[1]) {
+		return func(o uint32) uint32 { return o }
+	}
+	return func(o uint32) uint32 {
+		if o == llama1 {
+			return llama0
+		}
+		return o
+	}
+}
+
 // subjects counts the keys that an owner's cost is split over equally where
 // nothing was counted: tenants and tiers of a model.
 func subjects(w *town, d attribution.Second, x *thing, name func(attribution.Subject) string) (n int) {
@@ -158,7 +190,7 @@ func subjectsOf(w *town, d attribution.Second, x *thing, tenant string, name fun
 	tiers := map[string]bool{}
 	for _, k := range w.ticks {
 		for _, c := range k.counts {
-			if s := w.Subjects[c.Subject]; k.at >= d && k.at < d+day && s.Owner == x.owner && name(s) == x.model && s.Tenant == tenant {
+			if s := w.Subjects[c.Subject]; k.at >= d && k.at < d+day && canonical(w)(s.Owner) == x.owner && name(s) == x.model && s.Tenant == tenant {
 				tiers[s.Tier] = true
 			}
 		}
