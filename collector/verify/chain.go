@@ -125,7 +125,7 @@ func (r *run) follows(node string, boot attribution.Boot, at attribution.Second,
 		r.notes.add("node %q: its chunks are not chained from %s on: an older agent took over", node, clock(at))
 		return nil
 	}
-	return broken(4, "node \""+node+"\" second "+clock(at), "the chain of the node's chunks breaks here: what it sent before is not what is on record")
+	return broken(4, "node \""+node+"\" second "+clock(at), "the chain of the node's chunks breaks here: what it sent before is not what is on record (if its spool was damaged then, it may have closed these seconds anew, and the collector has logged a conflict)")
 }
 
 // chunk takes a kept chunk; a node's come in order of time.
