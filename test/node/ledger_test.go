@@ -129,6 +129,17 @@ func (l *ledger) methods(device string) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// seconds is how many seconds it has of a device.
+func (l *ledger) seconds(device string) int {
+	seen := map[int64]bool{}
+	for _, r := range l.rows {
+		if r.device == device {
+			seen[r.second] = true
+		}
+	}
+	return len(seen)
+}
+
 // conserved checks law 1 and law 3: from a device's first second to its last
 // none is missing or there twice, each is shared out whole, and costs its
 // price; and unless the test has said otherwise, each device is in all
