@@ -238,7 +238,7 @@ func TestNothingWorks(t *testing.T) {
 			t.Errorf("%d lines are logged\n%s", n, log)
 		}
 		b.set(true)
-		after(2 * lastRetry)
+		after(2*lastRetry*5/4 + time.Second) // the longest pause, with its jitter
 		using(t, w, "b")
 	}, a, b)
 }
