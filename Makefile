@@ -8,12 +8,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # NVML's symbols are resolved when a driver is there, not when the agent starts.
 CGO_LDFLAGS_AGENT := $(LDFLAGS) -extldflags=-Wl,-z,lazy
-CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/... ./collector/gateway/... ./collector/rollupexport/... ./internal/serving ./internal/serving/exposition
+CONCURRENT := ./agent/... ./collector/ingest/... ./collector/query/... ./collector/store/... ./collector/gateway/... ./collector/rollupexport/... ./internal/serving ./internal/serving/exposition \
+	./collector/access ./collector/identity ./collector/peers ./internal/certs ./internal/loadgen
 
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test cluster-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse test-clickhouse clean tools release sbom check-reproducible vulncheck FORCE
+.PHONY: fuzz help build demo demo-node test race bench load-test lint fmt generate check-generated check-tidy simulate simulate-mutants kill-test fault-test cluster-test check-breaking release-protos test-kube test-gpu test-gpu-bundle interop clickhouse test-clickhouse clean tools release sbom check-reproducible vulncheck FORCE
 
 help: ## List what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ fault-test: ## Have real processes suffer every fault REPEATS times (10) on STOR
 
 cluster-test: ## Three collectors of one ledger on two shards of two replicas: kill and hang some of each (needs make clickhouse)
 	GPULEDGER_CLICKHOUSE_CLUSTER=1 go test ./test/faults -run '^TestLaw4CollectorsOfOneLedger$$' -v -count 1 -timeout 40m
+
+fuzz: ## Fuzz every parser for FUZZTIME each (10m), and keep the corpus
+	test/fuzz.sh $(or $(FUZZTIME),10m)
 
 test-gpu: build ## Hold the ledger against this machine's NVIDIA GPU (GPULEDGER_GPU_STUB=1: against the stub)
 	GPULEDGER_GPU=1 GPULEDGER_BIN=$(CURDIR)/bin go test ./test/gpu -count 1 -v -timeout 20m -run '^(TestGPU|TestLatencies)$$'
