@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"unicode/utf8"
 
 	duck "github.com/duckdb/duckdb-go/v2"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // commit is one batch on its way into the tables.
@@ -85,53 +85,10 @@ func (s *Store) Commit(ctx context.Context, b *store.Batch) error {
 
 // check refuses a batch that cannot be stored, before anything is written.
 func (s *Store) check(b *store.Batch) error {
-	if b.Number != s.state.commits+1 {
-		return fmt.Errorf("%w: its number is %d and follows %d", store.ErrBadBatch, b.Number, s.state.commits)
-	}
-	for i := range b.Chunks {
-		if err := checkChunk(&b.Chunks[i]); err != nil {
-			return err
-		}
-	}
-	for i := range b.Rows {
-		r := &b.Rows[i]
-		if !inMinute(r.Time) || !inMinute(r.SMActive) || !inMinute(r.Memory) || !inMinute(r.Energy) || !inMinute(r.Cost) || !wholeMinute(r.Bucket) {
-			return fmt.Errorf("%w: the sums of minute %d of device %s, owner %s are impossible: %+v",
-				store.ErrBadBatch, r.Bucket, r.Series.Device, r.Series.Owner, r.Sums)
-		}
-	}
-	for i := range b.Tallies {
-		if r := &b.Tallies[i]; !inMinute(r.Value) || !wholeMinute(r.Bucket) {
-			return fmt.Errorf("%w: the tally %s of minute %d of owner %s is impossible: %d", store.ErrBadBatch, r.Series.Measure, r.Bucket, r.Series.Owner, r.Value)
-		}
+	if err := admit.Batch(b, s.state.commits); err != nil {
+		return err
 	}
 	return s.cover.check(b.Chunks)
-}
-
-func checkChunk(ch *store.Chunk) error {
-	if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || int64(ch.Key.Sequence) != int64(int32(ch.Key.Sequence/60))*60+int64(ch.Key.Sequence%60) {
-		return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
-	}
-	if n := len(ch.Previous); n != 0 && n != attribution.LinkSize {
-		return fmt.Errorf("%w: node %q chunk %d: the link before it has %d bytes", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, n)
-	}
-	return nil
-}
-
-func inMinute(v int64) bool { return v >= 0 && v <= rollup.MaxSecond*int64(rollup.Minute) }
-
-func wholeMinute(t attribution.Second) bool {
-	return t%60 == 0 && int64(t/60) == int64(int32(t/60))
-}
-
-// checkText refuses text that is not UTF-8, which DuckDB cannot hold.
-func checkText(what string, ss ...string) error {
-	for _, s := range ss {
-		if !utf8.ValidString(s) {
-			return fmt.Errorf("%w: a %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
-		}
-	}
-	return nil
 }
 
 func (c *commit) write(ctx context.Context) error {
@@ -263,7 +220,7 @@ func writeAll[F any](c *commit, prefix string, facts []F, bucket func(*F) *int32
 		table  string
 		length int32 // in buckets of the last
 		rolled int64
-	}{{"hour", 60, int64(c.state.rolled(rollup.Hour)) / 3600}, {"day", 24, int64(c.state.rolled(rollup.Day)) / 86400}} {
+	}{{"hour", 60, int64(c.state.Rolled(rollup.Hour)) / 3600}, {"day", 24, int64(c.state.Rolled(rollup.Day)) / 86400}} {
 		late := facts[:0]
 		buckets := make(map[int32]bool)
 		for i := range facts {
@@ -364,7 +321,7 @@ func (c *commit) writeLives() ([]int32, error) {
 		l := lifeKey{node{k.Cluster, k.Node}, k.Boot}
 		id, ok := c.dims.lives[l]
 		if !ok {
-			if err := checkText("node", k.Cluster, k.Node); err != nil {
+			if err := admit.Text("node", k.Cluster, k.Node); err != nil {
 				return nil, err
 			}
 			id = int32(len(c.dims.lives))
@@ -388,7 +345,7 @@ func (c *commit) writeState(ctx context.Context) error {
 	st.commits = c.batch.Number
 	for i := range c.batch.Chunks {
 		k := &c.batch.Chunks[i]
-		st.extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
+		st.Extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
 	}
 	return st.write(ctx, c.db)
 }

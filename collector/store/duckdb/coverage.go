@@ -7,6 +7,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // node is a node of a cluster.
@@ -32,22 +33,13 @@ type coverage map[node][]span
 // check finds a chunk of the batch that holds a second that is covered, or
 // that another chunk of the batch holds.
 func (c coverage) check(chunks []store.Chunk) error {
-	order := make([]*store.Chunk, len(chunks))
-	for i := range chunks {
-		order[i] = &chunks[i]
+	order, err := admit.InOrder(chunks)
+	if err != nil {
+		return err
 	}
-	slices.SortFunc(order, func(a, b *store.Chunk) int {
-		return cmp.Or(cmp.Compare(a.Key.Cluster, b.Key.Cluster), cmp.Compare(a.Key.Node, b.Key.Node), cmp.Compare(a.Key.Sequence, b.Key.Sequence))
-	})
-	for i, ch := range order {
+	for _, ch := range order {
 		n := node{ch.Key.Cluster, ch.Key.Node}
 		end := ch.Key.Sequence + attribution.Second(ch.Seconds)
-		if i > 0 {
-			p := order[i-1]
-			if n == (node{p.Key.Cluster, p.Key.Node}) && p.Key.Sequence+attribution.Second(p.Seconds) > ch.Key.Sequence {
-				return fmt.Errorf("%w: node %q second %d, twice in the batch", store.ErrDuplicate, n.name, ch.Key.Sequence)
-			}
-		}
 		if s, ok := overlap(c[n], ch.Key.Sequence, end); ok {
 			return fmt.Errorf("%w: node %q chunk [%d, %d): [%d, %d) is there", store.ErrDuplicate, n.name, ch.Key.Sequence, end, s.first, s.last)
 		}

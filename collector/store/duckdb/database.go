@@ -15,6 +15,7 @@ import (
 	driver "github.com/duckdb/duckdb-go/v2"
 
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // database is the open file with the one connection that writes.
@@ -116,7 +117,7 @@ func (db *database) create(ctx context.Context) error {
 		}
 	}
 	_, err := db.writer.ExecContext(ctx, `INSERT INTO state VALUES (?, 0, 0, 0, ?, ?, ?, ?, 0, NULL, NULL)`,
-		schemaVersion, never, never, never, never)
+		schemaVersion, plan.Never, plan.Never, plan.Never, plan.Never)
 	return err
 }
 

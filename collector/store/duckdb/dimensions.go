@@ -8,6 +8,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // dimensions are the ids that the writer remembers.
@@ -151,7 +152,7 @@ func (c *commit) owners(ctx context.Context, n int, at func(int) rollup.Fingerpr
 			if o == nil {
 				return fmt.Errorf("%w: it has no facts of owner %s", store.ErrBadBatch, f)
 			}
-			if err := checkText("owner", o.Cluster, o.Node, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Command); err != nil {
+			if err := admit.Owner(o); err != nil {
 				return err
 			}
 		}
@@ -192,7 +193,7 @@ func (c *commit) devices(ctx context.Context, n int, at func(int) rollup.Fingerp
 			if d == nil {
 				return fmt.Errorf("%w: it has no facts of device %s", store.ErrBadBatch, f)
 			}
-			if err := checkText("device", d.ID, d.Cluster, d.Node, d.Model, d.CapacityType, d.Parent, d.Profile); err != nil {
+			if err := admit.Device(d); err != nil {
 				return err
 			}
 		}
@@ -218,9 +219,6 @@ func (c *commit) labels(table string, first int32, n int, of func(int) attributi
 	return c.append("", table, func(row appendRow) error {
 		for i := range n {
 			for _, l := range of(i) {
-				if err := checkText("label", l.Key, l.Value); err != nil {
-					return err
-				}
 				if err := row(first+int32(i), l.Key, l.Value); err != nil {
 					return err
 				}
@@ -235,7 +233,7 @@ func (c *commit) methods(ctx context.Context, n int, at func(int) string) ([]int
 	return resolve(ctx, c, d, n, at, func(fresh []string, first int32) error {
 		return c.append("", "method", func(row appendRow) error {
 			for i, m := range fresh {
-				if err := checkText("method", m); err != nil {
+				if err := admit.Text("method", m); err != nil {
 					return err
 				}
 				if err := row(first+int32(i), m); err != nil {
@@ -277,7 +275,7 @@ func (c *commit) tallySeries(ctx context.Context, n int, at func(int) tallyKey) 
 	return resolve(ctx, c, d, n, at, func(fresh []tallyKey, first int32) error {
 		err := c.append("", "tally_series", func(row appendRow) error {
 			for i, k := range fresh {
-				if err := checkText("tally", k.model, k.tenant, k.tier, string(k.measure)); err != nil {
+				if err := admit.Text("tally", k.model, k.tenant, k.tier, string(k.measure)); err != nil {
 					return err
 				}
 				if err := row(first+int32(i), k.owner, k.model, k.tenant, k.tier, string(k.measure)); err != nil {

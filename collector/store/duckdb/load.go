@@ -11,6 +11,8 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 var _ store.Loader = (*Store)(nil)
@@ -80,17 +82,17 @@ func (s *Store) Loaded(ctx context.Context, m *store.Marks) error {
 	st := s.state
 	for _, spans := range s.cover {
 		for _, x := range spans {
-			st.extend(x.first, x.last)
+			st.Extend(x.first, x.last)
 		}
 	}
-	st.hourRolled, st.dayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
-	st.secondKept, st.minuteKept = max(never, m.Kept[store.Seconds]), max(never, m.Kept[rollup.Minute])
-	st.hourKept, st.dayKept = max(never, m.Kept[rollup.Hour]), max(never, m.Kept[rollup.Day])
+	st.HourRolled, st.DayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
+	st.SecondKept, st.MinuteKept = max(plan.Never, m.Kept[store.Seconds]), max(plan.Never, m.Kept[rollup.Minute])
+	st.HourKept, st.DayKept = max(plan.Never, m.Kept[rollup.Hour]), max(plan.Never, m.Kept[rollup.Day])
 	err := s.write(ctx, "end loading", func() error {
 		_, err := s.db.writer.ExecContext(ctx, `DROP TABLE `+loadingTable)
 		return errors.Join(err, st.write(ctx, s.db))
 	}, func(now state) bool {
-		return now.hourRolled == st.hourRolled && now.secondKept == st.secondKept && now.empty == st.empty
+		return now.Watermarks == st.Watermarks
 	})
 	if err != nil {
 		return err
@@ -144,7 +146,7 @@ func (c *commit) loadChunks(ctx context.Context, p *store.Part) error {
 		return nil
 	}
 	for i := range p.Chunks {
-		if err := checkChunk(&p.Chunks[i]); err != nil {
+		if err := admit.Chunk(&p.Chunks[i]); err != nil {
 			return err
 		}
 	}
@@ -159,8 +161,8 @@ func (c *commit) loadRows(ctx context.Context, p *store.Part) error {
 		return nil
 	}
 	for i := range p.Rows {
-		if r := &p.Rows[i]; min(r.Time, r.SMActive, r.Memory, r.Energy, r.Cost) < 0 || !wholeBucket(p.Resolution, r.Bucket) {
-			return fmt.Errorf("%w: the sums of a %s, %d, of device %s are impossible: %+v", store.ErrBadBatch, table(p.Resolution), r.Bucket, r.Series.Device, r.Sums)
+		if r := &p.Rows[i]; min(r.Time, r.SMActive, r.Memory, r.Energy, r.Cost) < 0 || !admit.WholeBucket(p.Resolution, r.Bucket) {
+			return fmt.Errorf("%w: the sums of a %s, %d, of device %s are impossible: %+v", store.ErrBadBatch, plan.Name(p.Resolution), r.Bucket, r.Series.Device, r.Sums)
 		}
 	}
 	facts, err := c.rowFacts(ctx, p.Rows, p.Resolution)
@@ -172,7 +174,7 @@ func (c *commit) loadRows(ctx context.Context, p *store.Part) error {
 			return cmp.Or(cmp.Compare(floorDiv(a.bucket, 60), floorDiv(b.bucket, 60)), cmp.Compare(a.series, b.series), cmp.Compare(a.bucket, b.bucket))
 		})
 	}
-	return c.append("", table(p.Resolution), func(row appendRow) error {
+	return c.append("", plan.Name(p.Resolution), func(row appendRow) error {
 		for i := range facts {
 			if err := putFact(row, &facts[i]); err != nil {
 				return err
@@ -187,15 +189,15 @@ func (c *commit) loadTallies(ctx context.Context, p *store.Part) error {
 		return nil
 	}
 	for i := range p.Tallies {
-		if r := &p.Tallies[i]; r.Value < 0 || !wholeBucket(p.Resolution, r.Bucket) {
-			return fmt.Errorf("%w: the tally %s of a %s, %d, is impossible: %d", store.ErrBadBatch, r.Series.Measure, table(p.Resolution), r.Bucket, r.Value)
+		if r := &p.Tallies[i]; r.Value < 0 || !admit.WholeBucket(p.Resolution, r.Bucket) {
+			return fmt.Errorf("%w: the tally %s of a %s, %d, is impossible: %d", store.ErrBadBatch, r.Series.Measure, plan.Name(p.Resolution), r.Bucket, r.Value)
 		}
 	}
 	facts, err := c.tallyFacts(ctx, p.Tallies, p.Resolution)
 	if err != nil {
 		return err
 	}
-	return c.append("", "tally_"+table(p.Resolution), func(row appendRow) error {
+	return c.append("", "tally_"+plan.Name(p.Resolution), func(row appendRow) error {
 		for i := range facts {
 			if err := putTallyFact(row, &facts[i]); err != nil {
 				return err
@@ -203,14 +205,6 @@ func (c *commit) loadTallies(ctx context.Context, p *store.Part) error {
 		}
 		return nil
 	})
-}
-
-func wholeBucket(r rollup.Resolution, t attribution.Second) bool {
-	switch r {
-	case rollup.Minute, rollup.Hour, rollup.Day:
-		return r.Start(t) == t && wholeMinute(t)
-	}
-	return false
 }
 
 func (c *commit) loadTransfers(ctx context.Context, p *store.Part) error {

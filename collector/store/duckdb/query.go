@@ -7,47 +7,38 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
-	"github.com/gpuledger/gpuledger/collector/store/scan"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // Query implements [store.Reader].
 func (r *reader) Query(ctx context.Context, q *store.Query) ([]store.Row, error) {
-	if err := q.Check(); err != nil {
+	p, err := plan.Of(q, &r.state.Watermarks)
+	if err != nil {
 		return nil, err
 	}
-	pieces, err := r.state.plan(q)
-	if err != nil || len(pieces) == 0 {
-		return nil, err
-	}
-	rows, err := r.queryRows(ctx, q, pieces)
+	rows, err := p.Slices(ctx, r.edges(), r.queryRows)
 	if err != nil {
 		return nil, unavailable("query", err)
 	}
-	edges, err := r.scan(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query", err)
-	}
-	return scan.MergeRows(rows, edges.Rows()), nil
+	return rows, nil
+}
+
+// edges is where seconds are read from.
+func (r *reader) edges() *plan.Edges {
+	return &plan.Edges{Reader: r, Mapping: r.mapping, Decode: r.decode}
 }
 
 // QueryTallies implements [store.Reader].
 func (r *reader) QueryTallies(ctx context.Context, q *store.Query) ([]store.TallyRow, error) {
-	if err := q.Check(); err != nil {
+	p, err := plan.Of(q, &r.state.Watermarks)
+	if err != nil {
 		return nil, err
 	}
-	pieces, err := r.state.plan(q)
-	if err != nil || len(pieces) == 0 {
-		return nil, err
-	}
-	rows, err := r.queryTallies(ctx, q, pieces)
+	rows, err := p.Tallies(ctx, r.edges(), r.queryTallies)
 	if err != nil {
 		return nil, unavailable("query tallies", err)
 	}
-	edges, err := r.scan(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query tallies", err)
-	}
-	return scan.MergeTallies(rows, edges.Tallies()), nil
+	return rows, nil
 }
 
 var sliceForm = form{
@@ -72,14 +63,11 @@ var tallyForm = form{
 	key:      (*joins).tallyKey,
 }
 
-func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) ([]store.Row, error) {
-	s, ok := build(q, pieces, &sliceForm, &joins{device: true})
-	if !ok {
-		return nil, nil
-	}
+func (r *reader) queryRows(ctx context.Context, p *plan.Plan) ([]store.Row, error) {
+	s := build(p, &sliceForm, &joins{device: true})
 	var out []store.Row
 	var sums [6]*big.Int
-	keys := newKeys(len(q.GroupBy))
+	keys := newKeys(len(p.Query.GroupBy))
 	err := each(ctx, r.conn, s.text.String(), s.args, func(rows *sql.Rows) error {
 		var row store.Row
 		var sensors attribution.Sensors
@@ -98,7 +86,7 @@ func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) 
 		row.Unpriced.Set(sums[5])
 		row.HasMemory = sensors&attribution.SensorMemory != 0
 		row.HasEnergy = sensors&attribution.SensorEnergy != 0
-		if out = append(out, row); len(out) > q.Most() {
+		if out = append(out, row); len(out) > p.Query.Most() {
 			return store.ErrTooMany
 		}
 		return nil
@@ -106,14 +94,11 @@ func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) 
 	return out, err
 }
 
-func (r *reader) queryTallies(ctx context.Context, q *store.Query, pieces []piece) ([]store.TallyRow, error) {
-	s, ok := build(q, pieces, &tallyForm, &joins{})
-	if !ok {
-		return nil, nil
-	}
+func (r *reader) queryTallies(ctx context.Context, p *plan.Plan) ([]store.TallyRow, error) {
+	s := build(p, &tallyForm, &joins{})
 	var out []store.TallyRow
 	var sum *big.Int
-	keys := newKeys(len(q.GroupBy))
+	keys := newKeys(len(p.Query.GroupBy))
 	err := each(ctx, r.conn, s.text.String(), s.args, func(rows *sql.Rows) error {
 		var row store.TallyRow
 		if err := rows.Scan(append([]any{&row.Time, &row.Measure, &sum}, keys.targets...)...); err != nil {
@@ -121,7 +106,7 @@ func (r *reader) queryTallies(ctx context.Context, q *store.Query, pieces []piec
 		}
 		row.Keys = keys.take()
 		row.Value.Set(sum)
-		if out = append(out, row); len(out) > q.Most() {
+		if out = append(out, row); len(out) > p.Query.Most() {
 			return store.ErrTooMany
 		}
 		return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // reader is a transaction: one state of the ledger.
@@ -21,7 +22,7 @@ type reader struct {
 	mapping store.Mapping
 	decode  func(*store.Chunk, *store.Roster) (*attribution.Chunk, error)
 
-	journals *journals
+	journals *plan.Journals
 	journal  *rerating.Journal
 	asked    bool // for the journal
 }
@@ -31,12 +32,15 @@ var _ store.Reader = (*reader)(nil)
 // Commits implements [store.Reader].
 func (r *reader) Commits() uint64 { return r.state.commits }
 
+// Kept implements [store.Reader].
+func (r *reader) Kept(res rollup.Resolution) attribution.Second { return r.state.Kept(res) }
+
 // Rolled implements [store.Reader].
-func (r *reader) Rolled(res rollup.Resolution) attribution.Second { return r.state.rolled(res) }
+func (r *reader) Rolled(res rollup.Resolution) attribution.Second { return r.state.Rolled(res) }
 
 // Extent implements [store.Reader].
 func (r *reader) Extent(context.Context) (from, to attribution.Second, err error) {
-	from, to = r.state.extent()
+	from, to = r.state.Extent()
 	return from, to, nil
 }
 
@@ -93,33 +97,28 @@ func (r *reader) Owners(ctx context.Context, owners []rollup.Fingerprint) (map[r
 
 // Devices implements [store.Reader].
 func (r *reader) Devices(ctx context.Context, from, to attribution.Second, fs []store.Filter) ([]store.DeviceRow, error) {
-	q := store.Query{From: from, To: to, Filters: fs}
-	if err := q.Check(); err != nil {
+	from, to, err := plan.Devices(&r.state.Watermarks, from, to, fs)
+	if err != nil || from >= to {
 		return nil, err
 	}
-	for _, f := range fs {
-		if !f.Dimension.OfDevice() {
-			return nil, fmt.Errorf("%w: devices have no %q", store.ErrBadQuery, string(f.Dimension))
-		}
-	}
-	first, last := r.state.extent()
-	from, to = max(from, first), min(to, last)
-	if from >= to {
-		return nil, nil
-	}
+	first, _ := r.state.Extent()
 	var s statement
 	s.add(`SELECT s.device AS id, min(f.first), max(f.last) FROM (`)
 	// Each table answers for what is not in a coarser one.
-	hours := max(r.state.hourRolled, r.state.minuteKept)
-	days := r.state.hourKept
-	for i, p := range []piece{{days, hours, rollup.Hour}, {hours, to, rollup.Minute}, {first, days, rollup.Day}} {
+	hours := max(r.state.HourRolled, r.state.MinuteKept)
+	days := r.state.HourKept
+	for i, p := range []plan.Piece{
+		{From: days, To: hours, Resolution: rollup.Hour},
+		{From: hours, To: to, Resolution: rollup.Minute},
+		{From: first, To: days, Resolution: rollup.Day},
+	} {
 		if i > 0 {
 			s.add(` UNION ALL `)
 		}
-		n := int64(p.resolution)
+		n := int64(p.Resolution)
 		s.add(fmt.Sprintf(`SELECT series, min(bucket)::BIGINT * %d AS first, max(bucket)::BIGINT * %d + %d AS last FROM %s
-			WHERE bucket >= %d AND bucket < %d GROUP BY series`, n, n, n, table(p.resolution),
-			int64(p.resolution.Start(max(p.from, from)))/n, (int64(p.resolution.Start(min(p.to, to)-1))+n)/n))
+			WHERE bucket >= %d AND bucket < %d GROUP BY series`, n, n, n, plan.Name(p.Resolution),
+			int64(p.Resolution.Start(max(p.From, from)))/n, (int64(p.Resolution.Start(min(p.To, to)-1))+n)/n))
 	}
 	s.add(`) f JOIN series s ON s.id = f.series JOIN device d ON d.id = s.device`)
 	for i := range fs {
@@ -128,7 +127,7 @@ func (r *reader) Devices(ctx context.Context, from, to attribution.Second, fs []
 	}
 	s.add(` GROUP BY s.device`)
 	found := make(map[int32][2]attribution.Second)
-	err := each(ctx, r.conn, s.text.String(), s.args, func(rows *sql.Rows) error {
+	err = each(ctx, r.conn, s.text.String(), s.args, func(rows *sql.Rows) error {
 		var id int32
 		var at [2]attribution.Second
 		if err := rows.Scan(&id, &at[0], &at[1]); err != nil {

@@ -9,6 +9,8 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // transferTable holds what reratings in force have moved, in double entry: from
@@ -30,10 +32,8 @@ func (c *commit) writeTransfers(ctx context.Context, ts []rerating.Transfer) err
 	if n == 0 {
 		return nil
 	}
-	for i := range ts {
-		if err := checkTransfer(&ts[i]); err != nil {
-			return err
-		}
+	if err := admit.Transfers(ts); err != nil {
+		return err
 	}
 	owners, err := c.owners(ctx, n, func(i int) rollup.Fingerprint { return ts[i].Series.Owner })
 	if err != nil {
@@ -75,37 +75,16 @@ func (c *commit) writeTransfers(ctx context.Context, ts []rerating.Transfer) err
 // checkJournal refuses a batch that is rated by another journal than this
 // ledger's: an error of Rerate may hide that it was done.
 func (s *Store) checkJournal(ctx context.Context, b *store.Batch) error {
-	journal, err := s.journals.at(ctx, s.db.writer)
+	journal, err := journalOf(ctx, &s.journals, s.db.writer)
 	if err != nil {
 		return err
 	}
-	if n := journal.Next() - 1; b.Journal != n {
-		return fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, b.Journal, n)
-	}
-	return nil
+	return admit.Rated(b, journal.Next()-1)
 }
 
 // writeMoved keeps what reratings in force made of the batch's chunks.
 func (c *commit) writeMoved(ctx context.Context) error {
 	return c.writeTransfers(ctx, c.batch.Transfers)
-}
-
-func checkTransfer(t *rerating.Transfer) error {
-	switch t.Resolution {
-	case rollup.Minute, rollup.Hour, rollup.Day:
-	default:
-		return fmt.Errorf("%w: a transfer of %d seconds", store.ErrBadBatch, t.Resolution)
-	}
-	s := &t.Sums
-	for _, v := range [...]int64{s.Time, s.SMActive, s.Memory, s.Energy, s.Cost, t.CostAfter} {
-		if v < 0 {
-			return fmt.Errorf("%w: a transfer takes less than nothing: %+v", store.ErrBadBatch, *t)
-		}
-	}
-	if t.Bucket != t.Resolution.Start(t.Bucket) || !wholeMinute(t.Bucket) || t.To == t.Series.Revision {
-		return fmt.Errorf("%w: a transfer of bucket %d goes from revision %d to %d", store.ErrBadBatch, t.Bucket, t.Series.Revision, t.To)
-	}
-	return nil
 }
 
 // Rerate implements [store.Store].
@@ -149,22 +128,11 @@ func (s *Store) Rerate(ctx context.Context, r *store.Rerating) error {
 // checkRerating refuses an entry that is not the next of the journal, and what
 // is not the entry's; it returns the entry's document.
 func (s *Store) checkRerating(ctx context.Context, r *store.Rerating) ([]byte, error) {
-	journal, err := s.journals.at(ctx, s.db.writer)
+	journal, err := journalOf(ctx, &s.journals, s.db.writer)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := journal.With(r.Entry); err != nil {
-		return nil, fmt.Errorf("%w: %w", store.ErrBadBatch, err)
-	}
-	if r.Entry.Undoes != 0 && len(r.Transfers) > 0 {
-		return nil, fmt.Errorf("%w: an entry that undoes has transfers of its own", store.ErrBadBatch)
-	}
-	for i := range r.Transfers {
-		if r.Transfers[i].Entry != r.Entry.ID {
-			return nil, fmt.Errorf("%w: entry %d has a transfer of entry %d", store.ErrBadBatch, r.Entry.ID, r.Transfers[i].Entry)
-		}
-	}
-	return r.Entry.Marshal()
+	return admit.Rerating(r, journal)
 }
 
 // move makes the transfers of an entry, or takes them back, in every table that
@@ -179,7 +147,7 @@ func (c *commit) move(ctx context.Context, entry uint32, back bool) error {
 		const rolled = `SELECT bucket * (length::BIGINT) // %[1]d AS bucket, * EXCLUDE (bucket) FROM transfer
 			WHERE entry = %[2]d AND bucket * (length::BIGINT) >= %[4]d
 				AND (length = %[1]d OR length < %[1]d AND bucket * (length::BIGINT) < %[3]d)`
-		part := fmt.Sprintf(rolled, res, entry, c.state.rolled(res), c.state.kept(res))
+		part := fmt.Sprintf(rolled, res, entry, c.state.Rolled(res), c.state.Kept(res))
 		if err := c.exec(ctx,
 			`CREATE OR REPLACE TEMP TABLE delta AS
 				SELECT bucket::INTEGER AS bucket, series, `+factSums+`, bool_or(taken) AS taken FROM (
@@ -189,7 +157,7 @@ func (c *commit) move(ctx context.Context, entry uint32, back bool) error {
 				GROUP BY bucket, series`); err != nil {
 			return err
 		}
-		if err := c.apply(ctx, table(res)); err != nil {
+		if err := c.apply(ctx, plan.Name(res)); err != nil {
 			return err
 		}
 	}
@@ -233,8 +201,8 @@ func (s *Store) coarsenTransfers(ctx context.Context, st *state) error {
 	for _, x := range []struct {
 		res, to rollup.Resolution // to 0: dropped
 	}{{rollup.Minute, rollup.Hour}, {rollup.Hour, rollup.Day}, {rollup.Day, 0}} {
-		kept := int64(st.kept(x.res))
-		if kept == never {
+		kept := int64(st.Kept(x.res))
+		if kept == int64(plan.Never) {
 			continue
 		}
 		old := fmt.Sprintf(`FROM transfer WHERE length = %d AND bucket < %d`, x.res, kept/int64(x.res))
@@ -251,9 +219,6 @@ func (s *Store) coarsenTransfers(ctx context.Context, st *state) error {
 	}
 	return nil
 }
-
-// Kept implements [store.Reader].
-func (r *reader) Kept(res rollup.Resolution) attribution.Second { return r.state.kept(res) }
 
 // Transfers implements [store.Reader].
 func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.TransferRow) error) error {

@@ -10,6 +10,8 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // factSums and tallySums add up the rows of one bucket and series.
@@ -26,14 +28,14 @@ func (s *Store) Roll(ctx context.Context, through attribution.Second) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	if s.state.empty {
+	if s.state.Empty() {
 		return nil
 	}
-	through = min(through, s.state.last)
+	through = min(through, s.state.Last)
 	if err := s.foldAll(ctx, rollup.Hour, rollup.Minute, rollup.Hour.Start(through)); err != nil {
 		return err
 	}
-	if err := s.foldAll(ctx, rollup.Day, rollup.Hour, rollup.Day.Start(min(through, s.state.hourRolled))); err != nil {
+	if err := s.foldAll(ctx, rollup.Day, rollup.Hour, rollup.Day.Start(min(through, s.state.HourRolled))); err != nil {
 		return err
 	}
 	return s.foldLate(ctx)
@@ -43,13 +45,13 @@ func (s *Store) Roll(ctx context.Context, through attribution.Second) error {
 // in its own transaction.
 func (s *Store) foldAll(ctx context.Context, to, from rollup.Resolution, through attribution.Second) error {
 	for {
-		done := s.state.rolled(to)
+		done := s.state.Rolled(to)
 		if done >= through {
 			return nil
 		}
 		var first sql.NullInt64
 		err := s.db.writer.QueryRowContext(ctx, fmt.Sprintf(`SELECT least((SELECT min(bucket) FROM %[1]s WHERE bucket >= %[2]d),
-			(SELECT min(bucket) FROM tally_%[1]s WHERE bucket >= %[2]d))`, table(from), int64(done)/int64(from))).Scan(&first)
+			(SELECT min(bucket) FROM tally_%[1]s WHERE bucket >= %[2]d))`, plan.Name(from), int64(done)/int64(from))).Scan(&first)
 		if err != nil {
 			return unavailable("roll", err)
 		}
@@ -76,20 +78,20 @@ func (s *Store) fold(ctx context.Context, to, from rollup.Resolution, low, high 
 		for _, t := range [...]struct{ prefix, sums string }{{"", factSums}, {"tally_", tallySums}} {
 			_, err := s.db.writer.ExecContext(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s
 				SELECT bucket // %[4]d, series, %[5]s FROM %[1]s%[3]s WHERE bucket >= %[6]d AND bucket < %[7]d GROUP BY ALL ORDER BY ALL`,
-				t.prefix, table(to), table(from), int64(to)/int64(from), t.sums, int64(low)/int64(from), int64(high)/int64(from)))
+				t.prefix, plan.Name(to), plan.Name(from), int64(to)/int64(from), t.sums, int64(low)/int64(from), int64(high)/int64(from)))
 			if err != nil {
 				return err
 			}
 		}
 		st := s.state
 		if to == rollup.Hour {
-			st.hourRolled = high
+			st.HourRolled = high
 		} else {
-			st.dayRolled = high
+			st.DayRolled = high
 		}
 		return st.write(ctx, s.db)
-	}, func(now state) bool { return now.rolled(to) >= high })
-	s.log.DebugContext(ctx, "rolled", "resolution", table(to), "through", utc(high), "took", time.Since(began))
+	}, func(now state) bool { return now.Rolled(to) >= high })
+	s.log.DebugContext(ctx, "rolled", "resolution", plan.Name(to), "through", time.Unix(int64(high), 0).UTC(), "took", time.Since(began))
 	return err
 }
 
@@ -181,21 +183,13 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	if r.Second < 0 || r.Minute < 0 || r.Hour < 0 || r.Day < 0 {
-		return errors.New("store: a retention is negative")
+	if err := admit.Retention(r); err != nil {
+		return err
 	}
 	st := s.state
-	cut := func(kept *attribution.Second, keep time.Duration, at rollup.Resolution, rolled attribution.Second) {
-		if keep > 0 {
-			*kept = max(*kept, min(at.Start(now-attribution.Second(keep/time.Second)), rolled))
-		}
-	}
-	cut(&st.secondKept, r.Second, rollup.Minute, now)
-	cut(&st.minuteKept, r.Minute, rollup.Hour, st.hourRolled)
-	cut(&st.hourKept, r.Hour, rollup.Day, st.dayRolled)
-	cut(&st.dayKept, r.Day, rollup.Day, st.dayRolled)
+	st.Retain(r, now)
 	return s.write(ctx, "retain", func() error {
-		if err := s.dropChunks(ctx, st.secondKept); err != nil {
+		if err := s.dropChunks(ctx, st.SecondKept); err != nil {
 			return err
 		}
 		if err := s.coarsenTransfers(ctx, &st); err != nil {
@@ -205,8 +199,8 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 			table string
 			kept  attribution.Second
 			r     rollup.Resolution
-		}{{"minute", st.minuteKept, rollup.Minute}, {"hour", st.hourKept, rollup.Hour}, {"day", st.dayKept, rollup.Day}} {
-			if t.kept == never {
+		}{{"minute", st.MinuteKept, rollup.Minute}, {"hour", st.HourKept, rollup.Hour}, {"day", st.DayKept, rollup.Day}} {
+			if t.kept == plan.Never {
 				continue
 			}
 			for _, prefix := range []string{"", "tally_"} {
@@ -217,13 +211,13 @@ func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.S
 		}
 		return st.write(ctx, s.db)
 	}, func(now state) bool {
-		return now.secondKept == st.secondKept && now.minuteKept == st.minuteKept && now.hourKept == st.hourKept && now.dayKept == st.dayKept
+		return now.Watermarks == st.Watermarks
 	})
 }
 
 // dropChunks drops the chunks before a second. That they were stored stays.
 func (s *Store) dropChunks(ctx context.Context, kept attribution.Second) error {
-	if kept == never {
+	if kept == plan.Never {
 		return nil
 	}
 	dropped, err := s.db.writer.ExecContext(ctx, `DELETE FROM chunk WHERE sequence < ?`, int64(kept))

@@ -1,24 +1,19 @@
 package duckdb
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
-// rowsAtOnce bounds, but for a single bucket, how many rows are sorted in
-// memory; factsAtOnce how many owners and devices are held from one such run
-// of buckets to the next.
-const (
-	rowsAtOnce  = 100_000
-	factsAtOnce = 200_000
-)
+// factsAtOnce is how many owners and devices are held from one run of buckets to
+// the next.
+const factsAtOnce = 200_000
 
 // facts are owners and devices by id, read as they are needed.
 type facts struct {
@@ -26,41 +21,31 @@ type facts struct {
 	devices map[int32]*attribution.Device
 }
 
-// buckets calls f with runs [low, high) of a table's buckets within [from,
-// to), each of rowsAtOnce rows or a single bucket.
+// buckets calls f with runs [low, high) of a table's buckets within [from, to).
 func (r *reader) buckets(ctx context.Context, name string, res rollup.Resolution, from, to attribution.Second, f func(low, high int64) error) error {
-	type run struct{ low, high, rows int64 }
-	var runs []run
+	var buckets []plan.Bucket
 	n := attribution.Second(res)
 	err := each(ctx, r.conn, `SELECT bucket, count(*) FROM `+name+` WHERE bucket::BIGINT * ? >= ? AND bucket::BIGINT * ? < ? GROUP BY bucket ORDER BY bucket`,
 		[]any{n, from, n, to}, func(rows *sql.Rows) error {
-			var bucket, count int64
-			if err := rows.Scan(&bucket, &count); err != nil {
+			var b plan.Bucket
+			if err := rows.Scan(&b.Start, &b.Rows); err != nil {
 				return err
 			}
-			if k := len(runs); k == 0 || runs[k-1].rows+count > rowsAtOnce {
-				runs = append(runs, run{low: bucket})
-			}
-			last := &runs[len(runs)-1]
-			last.high, last.rows = bucket+1, last.rows+count
+			b.Start *= n
+			buckets = append(buckets, b)
 			return nil
 		})
 	if err != nil {
 		return err
 	}
-	for _, x := range runs {
-		if err := f(x.low, x.high); err != nil {
-			return err
-		}
-	}
-	return nil
+	return plan.Runs(res, buckets, func(low, high attribution.Second) error { return f(int64(low/n), int64(high/n)) })
 }
 
 // Rows implements [store.Reader].
 func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.FactRow) error) error {
 	var call error
 	known := facts{make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)}
-	name := table(res)
+	name := plan.Name(res)
 	err := r.buckets(ctx, name, res, from, to, func(low, high int64) error {
 		of := fmt.Sprintf(`SELECT DISTINCT series FROM %s WHERE bucket >= %d AND bucket < %d`, name, low, high)
 		if err := r.need(ctx, known.owners, known.devices, `SELECT owner FROM series WHERE id IN (`+of+`)`, `SELECT device FROM series WHERE id IN (`+of+`)`); err != nil {
@@ -88,49 +73,17 @@ func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attri
 		if err != nil {
 			return err
 		}
-		sortRows(out)
-		for i := range out {
-			if call = f(&out[i]); call != nil {
-				return call
-			}
-		}
-		return nil
+		call = plan.FactRows(out, f)
+		return call
 	})
 	return mine(call, "read rows", err)
-}
-
-// sortRows puts rows in their canonical order. Facts are compared once each,
-// not once per row.
-func sortRows(rows []store.FactRow) {
-	devices, owners := make(map[*attribution.Device]int), make(map[*attribution.Owner]int)
-	for i := range rows {
-		devices[rows[i].Device], owners[rows[i].Owner] = 0, 0
-	}
-	rank(devices, attribution.CompareDevices)
-	rank(owners, attribution.CompareOwners)
-	slices.SortFunc(rows, func(a, b store.FactRow) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(devices[a.Device], devices[b.Device]), cmp.Compare(owners[a.Owner], owners[b.Owner]),
-			cmp.Compare(a.Basis, b.Basis), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Revision, b.Revision))
-	})
-}
-
-// rank numbers the keys of a map by their order.
-func rank[T any](m map[*T]int, compare func(a, b *T) int) {
-	order := make([]*T, 0, len(m))
-	for k := range m {
-		order = append(order, k)
-	}
-	slices.SortFunc(order, compare)
-	for i, k := range order {
-		m[k] = i
-	}
 }
 
 // TallyRows implements [store.Reader].
 func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.TallyFactRow) error) error {
 	var call error
 	known := facts{owners: make(map[int32]*attribution.Owner)}
-	name := "tally_" + table(res)
+	name := "tally_" + plan.Name(res)
 	err := r.buckets(ctx, name, res, from, to, func(low, high int64) error {
 		of := fmt.Sprintf(`SELECT DISTINCT series FROM %s WHERE bucket >= %d AND bucket < %d`, name, low, high)
 		if err := r.need(ctx, known.owners, nil, `SELECT owner FROM tally_series WHERE id IN (`+of+`)`, ""); err != nil {
@@ -153,27 +106,10 @@ func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to 
 		if err != nil {
 			return err
 		}
-		sortTallies(out)
-		for i := range out {
-			if call = f(&out[i]); call != nil {
-				return call
-			}
-		}
-		return nil
+		call = plan.TallyFactRows(out, f)
+		return call
 	})
 	return mine(call, "read tally rows", err)
-}
-
-func sortTallies(rows []store.TallyFactRow) {
-	owners := make(map[*attribution.Owner]int)
-	for i := range rows {
-		owners[rows[i].Owner] = 0
-	}
-	rank(owners, attribution.CompareOwners)
-	slices.SortFunc(rows, func(a, b store.TallyFactRow) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(owners[a.Owner], owners[b.Owner]), cmp.Compare(a.Model, b.Model),
-			cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Measure, b.Measure))
-	})
 }
 
 // need reads the owners and devices that two subqueries name and that are not

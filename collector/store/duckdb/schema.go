@@ -52,9 +52,6 @@ func servedOf(where string) string {
 			FROM tally_series ` + where + ` GROUP BY owner)`
 }
 
-// never is a watermark before all seconds: nothing was dropped.
-const never = -1 << 62
-
 // schema makes an empty ledger.
 var schema = [...]string{
 	// One row. Seconds are Unix seconds; first and last bound what is stored.

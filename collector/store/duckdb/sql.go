@@ -6,6 +6,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // statement is a query in the making: text and the arguments of its marks, in
@@ -21,27 +22,21 @@ func (s *statement) add(text string, args ...any) {
 }
 
 // rowsOf adds the union of the pieces that rows answer for, each row with the
-// time of its bucket in the answer, as t; false if there is none.
-func (s *statement) rowsOf(q *store.Query, pieces []piece, prefix, columns string) bool {
-	any := false
-	for _, p := range pieces {
-		if p.resolution == second {
-			continue
-		}
-		if any {
+// time of its bucket in the answer, as t.
+func (s *statement) rowsOf(q *store.Query, pieces []plan.Piece, prefix, columns string) {
+	for i, p := range pieces {
+		if i > 0 {
 			s.add(` UNION ALL `)
 		}
-		any = true
-		at := fmt.Sprintf("bucket::BIGINT * %d", p.resolution)
+		at := fmt.Sprintf("bucket::BIGINT * %d", p.Resolution)
 		if q.Step == 0 {
 			at = fmt.Sprint(int64(q.From))
 		} else {
 			at = fmt.Sprintf("greatest(%d, %s - ((%s) %% %d + %d) %% %d)", q.From, at, at, q.Step, q.Step, q.Step)
 		}
 		s.add(fmt.Sprintf(`SELECT %s AS t, series, %s FROM %s%s WHERE bucket >= %d AND bucket < %d`, at, columns,
-			prefix, table(p.resolution), int64(p.from)/int64(p.resolution), int64(p.to)/int64(p.resolution)))
+			prefix, plan.Name(p.Resolution), int64(p.From)/int64(p.Resolution), int64(p.To)/int64(p.Resolution)))
 	}
-	return any
 }
 
 // joins are the dimensions that a query touches.
@@ -231,7 +226,8 @@ type form struct {
 // build puts a query together: every series that passes the filters with its
 // keys, joined to the pieces' rows, summed per bucket and keys. Rows are not
 // summed per series first: pods come and go, so that would leave about as many.
-func build(q *store.Query, pieces []piece, f *form, j *joins) (*statement, bool) {
+func build(p *plan.Plan, f *form, j *joins) *statement {
+	q := p.Query
 	keys := make([]string, len(q.GroupBy))
 	for i, d := range q.GroupBy {
 		keys[i] = f.key(j, d)
@@ -267,10 +263,8 @@ func build(q *store.Query, pieces []piece, f *form, j *joins) (*statement, bool)
 		s.add(fmt.Sprintf(", k.k%d", i))
 	}
 	s.add(` FROM (`)
-	if !s.rowsOf(q, pieces, f.prefix, f.columns) {
-		return nil, false
-	}
+	s.rowsOf(q, p.Rows, f.prefix, f.columns)
 	// One more than there may be tells that there are too many.
 	s.add(fmt.Sprintf(`) f JOIN k ON k.id = f.series GROUP BY ALL LIMIT %d`, q.Most()+1))
-	return s, true
+	return s
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // Store is a ledger in a file. It implements [store.Store].
@@ -34,7 +35,7 @@ type Store struct {
 	db   *database // nil: to be opened again
 
 	mapped   mappings
-	journals journals
+	journals plan.Journals
 }
 
 var _ store.Store = (*Store)(nil)
