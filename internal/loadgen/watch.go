@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	// askEvery is how often freshness is looked at, askShare the part of the
-	// time that asking may take: a status of 10,000 nodes is no small answer.
+	// askEvery is how often freshness is looked at, askShare how many
+	// times as long as the answer took is waited: a status of 10,000 nodes is no
+	// small answer, and what it costs the collector would count as the load's.
 	askEvery = 200 * time.Millisecond
-	askShare = 10
+	askShare = 50
 )
 
 // watch asks the collector how far each node is visible, and counts how long

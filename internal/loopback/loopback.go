@@ -9,9 +9,16 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"sync"
 )
 
-// Address is an address of 127.0.0.1 that nobody listens on.
+// given are the ports that this process has been told of. The ports are one
+// machine's, hence one process's: a program that was killed and is to come back
+// finds its own free.
+var given sync.Map // of int
+
+// Address is an address of 127.0.0.1 that nobody listens on. This process is told
+// of each port once.
 //
 // Its port lies outside the range out of which the kernel gives ports away by
 // itself, so that between this call and the program's own nobody gets it by
@@ -28,7 +35,11 @@ func Address() (string, error) {
 	}
 	var failed error
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first+1)) //nolint:gosec // spread, not secret
+		port := first + rand.IntN(last-first+1) //nolint:gosec // spread, not secret
+		if _, again := given.LoadOrStore(port, true); again {
+			continue
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			failed = errors.Join(failed, err)

@@ -30,3 +30,19 @@ func TestAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestAddressIsGivenOnce asks for many, so that by chance alone some would come
+// twice.
+func TestAddressIsGivenOnce(t *testing.T) {
+	had := make(map[string]bool)
+	for range 2000 {
+		addr, err := Address()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if had[addr] {
+			t.Fatalf("%s was given twice", addr)
+		}
+		had[addr] = true
+	}
+}
