@@ -24,8 +24,8 @@ type page struct {
 // Chunks implements [store.Reader].
 func (r *reader) Chunks(ctx context.Context, from, to attribution.Second, f func(*store.Chunk, *store.Roster) error) error {
 	from, to = max(from, -maxSecond), min(to, maxSecond)
-	first, _ := r.state.extent()
-	low := max(from-attribution.ChunkSeconds+1, r.state.secondKept, first-attribution.ChunkSeconds)
+	first, _ := r.state.Extent()
+	low := max(from-attribution.ChunkSeconds+1, r.state.SecondKept, first-attribution.ChunkSeconds)
 	if low >= to {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package clickhouse
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -13,6 +12,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // slotOf is the wall-clock ten seconds that a chunk lies in: it never crosses
@@ -94,18 +94,9 @@ func (c *commit) around(ctx context.Context, chunks []*store.Chunk) (map[node][]
 // checkSeconds finds the chunks that are not there yet. One that another lane has
 // stored is left out, one of this lane's is a duplicate, and so is what overlaps.
 func (c *commit) checkSeconds(ctx context.Context) error {
-	order := make([]*store.Chunk, len(c.batch.Chunks))
-	for i := range order {
-		order[i] = &c.batch.Chunks[i]
-	}
-	slices.SortFunc(order, func(a, b *store.Chunk) int {
-		return cmp.Or(cmp.Compare(a.Key.Cluster, b.Key.Cluster), cmp.Compare(a.Key.Node, b.Key.Node), cmp.Compare(a.Key.Sequence, b.Key.Sequence))
-	})
-	for i := 1; i < len(order); i++ {
-		a, b := spanOf(order[i-1]), spanOf(order[i])
-		if a.overlaps(&b) {
-			return fmt.Errorf("%w: node %q second %d, twice in the batch", store.ErrDuplicate, b.name, b.first)
-		}
+	order, err := admit.InOrder(c.batch.Chunks)
+	if err != nil {
+		return err
 	}
 	there, err := c.around(ctx, order)
 	if err != nil {

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // Commit implements [store.Store].
@@ -44,17 +45,17 @@ type part struct {
 // check refuses a batch that cannot be stored, before anything is written.
 func (c *commit) check(ctx context.Context) error {
 	b := c.batch
-	if b.Number != c.number {
-		return fmt.Errorf("%w: its number is %d and follows %d", store.ErrBadBatch, b.Number, c.number-1)
+	if err := admit.Batch(b, c.number-1); err != nil {
+		return err
 	}
 	journal, err := c.store.journalAt(ctx, c.state)
 	if err != nil {
 		return err
 	}
-	if n := journal.Next() - 1; b.Journal != n {
-		return fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, b.Journal, n)
+	if err := admit.Rated(b, journal.Next()-1); err != nil {
+		return err
 	}
-	if err := checkBatch(b); err != nil {
+	if err := checkFacts(b); err != nil {
 		return err
 	}
 	if c.store.options.Grace > 0 {
@@ -68,42 +69,32 @@ func (c *commit) check(ctx context.Context) error {
 // maxSecond keeps arithmetic on seconds far from overflow.
 const maxSecond = attribution.MaxSecond
 
-func checkBatch(b *store.Batch) error {
+// checkFacts refuses a batch that is not complete, or has text that is not UTF-8.
+func checkFacts(b *store.Batch) error {
 	rosters := make(map[rollup.Fingerprint]bool, len(b.Rosters))
 	for i := range b.Rosters {
 		rosters[b.Rosters[i].ID] = true
 	}
 	for i := range b.Chunks {
 		ch := &b.Chunks[i]
-		if ch.Seconds < 1 || ch.Seconds > attribution.ChunkSeconds || ch.Key.Sequence < -maxSecond || ch.Key.Sequence > maxSecond {
-			return fmt.Errorf("%w: node %q chunk %d of %d seconds", store.ErrBadBatch, ch.Key.Node, ch.Key.Sequence, ch.Seconds)
-		}
 		if !rosters[ch.RosterID] {
 			return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, ch.RosterID)
 		}
-		if err := checkText("node", ch.Key.Cluster, ch.Key.Node); err != nil {
+		if err := admit.Text("node", ch.Key.Cluster, ch.Key.Node); err != nil {
 			return err
 		}
 	}
 	for i := range b.Rows {
-		r := &b.Rows[i]
-		if !inMinute(r.Time) || !inMinute(r.SMActive) || !inMinute(r.Memory) || !inMinute(r.Energy) || !inMinute(r.Cost) || !wholeMinute(r.Bucket) {
-			return fmt.Errorf("%w: the sums of minute %d of device %s, owner %s are impossible: %+v",
-				store.ErrBadBatch, r.Bucket, r.Series.Device, r.Series.Owner, r.Sums)
-		}
-		if err := checkSeries(&r.Series, b.Owners, b.Devices); err != nil {
+		if err := checkSeries(&b.Rows[i].Series, b.Owners, b.Devices); err != nil {
 			return err
 		}
 	}
 	for i := range b.Tallies {
 		r := &b.Tallies[i]
-		if !inMinute(r.Value) || !wholeMinute(r.Bucket) {
-			return fmt.Errorf("%w: the tally %s of minute %d of owner %s is impossible: %d", store.ErrBadBatch, r.Series.Measure, r.Bucket, r.Series.Owner, r.Value)
-		}
 		if b.Owners[r.Series.Owner] == nil {
 			return fmt.Errorf("%w: it has no facts of owner %s", store.ErrBadBatch, r.Series.Owner)
 		}
-		if err := checkText("tally", r.Series.Model, r.Series.Tenant, r.Series.Tier, string(r.Series.Measure)); err != nil {
+		if err := admit.Text("tally", r.Series.Model, r.Series.Tenant, r.Series.Tier, string(r.Series.Measure)); err != nil {
 			return err
 		}
 	}
@@ -117,23 +108,7 @@ func checkSeries(x *rollup.Series, owners map[rollup.Fingerprint]*attribution.Ow
 	if devices[x.Device] == nil {
 		return fmt.Errorf("%w: it has no facts of device %s", store.ErrBadBatch, x.Device)
 	}
-	return checkText("method", x.Method)
-}
-
-func inMinute(v int64) bool { return v >= 0 && v <= rollup.MaxSecond*int64(rollup.Minute) }
-
-func wholeMinute(t attribution.Second) bool {
-	return t%60 == 0 && t >= -maxSecond && t <= maxSecond
-}
-
-// checkText refuses text that is not UTF-8, as every store does.
-func checkText(what string, ss ...string) error {
-	for _, s := range ss {
-		if !utf8.ValidString(s) {
-			return fmt.Errorf("%w: a %s has text that is not UTF-8: %q", store.ErrBadBatch, what, s)
-		}
-	}
-	return nil
+	return admit.Text("method", x.Method)
 }
 
 // run writes everything but the entry of the log.
@@ -161,12 +136,12 @@ func (c *commit) run(ctx context.Context) error {
 			c.tally(&tallies, rollup.Minute, r, p.source)
 			c.served(&served, &r.Series)
 		}
-		for res, before := range map[rollup.Resolution]attribution.Second{rollup.Hour: c.hourRolled, rollup.Day: c.dayRolled} {
+		for res, before := range map[rollup.Resolution]attribution.Second{rollup.Hour: c.HourRolled, rollup.Day: c.DayRolled} {
 			for _, r := range lateRows(p.Rows, res, before) {
-				c.fact(late[table(res)], res, &r, p.source)
+				c.fact(late[plan.Name(res)], res, &r, p.source)
 			}
 			for _, r := range lateTallies(p.Tallies, res, before) {
-				c.tally(late["tally_"+table(res)], res, &r, p.source)
+				c.tally(late["tally_"+plan.Name(res)], res, &r, p.source)
 			}
 		}
 		c.transfers(&transfers, p.Transfers, p.source)
@@ -189,7 +164,7 @@ func (c *commit) run(ctx context.Context) error {
 	}
 	for i := range c.chunks {
 		k := c.chunks[i]
-		c.extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
+		c.Extend(k.Key.Sequence, k.Key.Sequence+attribution.Second(k.Seconds))
 	}
 	return all(jobs)
 }

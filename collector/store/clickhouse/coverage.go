@@ -9,6 +9,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 var _ store.Covering = (*reader)(nil)
@@ -83,7 +84,7 @@ func (s *Store) spans(ctx context.Context, st *state, ofSpans, ofCovered string)
 		return nil
 	}
 	err := s.readStored(ctx, st, fmt.Sprintf(`began >= %d`, st.compacted)+ofSpans, take)
-	if err == nil && st.covered > never {
+	if err == nil && st.covered > plan.Never {
 		err = s.readCovered(ctx, st.visible()+ofCovered, take)
 	}
 	sortSpans(out)

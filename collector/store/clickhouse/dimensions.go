@@ -10,6 +10,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // knownAtMost bounds what is remembered of dimensions. What is forgotten is
@@ -68,7 +69,7 @@ func (w *writing) dimensions(ctx context.Context, owners map[rollup.Fingerprint]
 		if !k.fresh(ownerKey(f)) {
 			continue
 		}
-		if err := checkText("owner", append([]string{o.Cluster, o.Node, o.Namespace, o.Pod, o.PodUID, o.Container, o.ControllerKind, o.Controller, o.Command}, texts(o.Labels)...)...); err != nil {
+		if err := admit.Owner(o); err != nil {
 			return err
 		}
 		keys = append(keys, ownerKey(f))
@@ -83,7 +84,7 @@ func (w *writing) dimensions(ctx context.Context, owners map[rollup.Fingerprint]
 		if !k.fresh(deviceKey(f)) {
 			continue
 		}
-		if err := checkText("device", append([]string{x.ID, x.Cluster, x.Node, x.Model, x.CapacityType, x.Parent, x.Profile}, texts(x.Labels)...)...); err != nil {
+		if err := admit.Device(x); err != nil {
 			return err
 		}
 		keys = append(keys, deviceKey(f))
@@ -120,14 +121,6 @@ func (e *encoder) device(f rollup.Fingerprint, x *attribution.Device) {
 	e.u8(remainder)
 	e.u8(uint8(x.Sensors))
 	e.labels(x.Labels)
-}
-
-func texts(ls attribution.Labels) []string {
-	out := make([]string, 0, 2*len(ls))
-	for _, l := range ls {
-		out = append(out, l.Key, l.Value)
-	}
-	return out
 }
 
 func (e *encoder) labels(ls attribution.Labels) {

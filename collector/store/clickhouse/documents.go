@@ -133,29 +133,21 @@ func (s *Store) journalAt(ctx context.Context, st *state) (*rerating.Journal, er
 	if err != nil {
 		return nil, unavailable("read the journal of reratings", err)
 	}
-	s.mu.Lock()
-	have := s.journal
-	s.mu.Unlock()
-	if have.Next() > n+1 {
-		have = nil // of a later state
-	}
-	for have.Next() <= n {
-		doc := store.Document{Kind: store.Reratings, Revision: have.Next()}
-		found, err := s.read(ctx, st, &doc)
-		if err != nil {
-			return nil, unavailable("read the journal of reratings", err)
+	journal, err := s.journals.At(n, func(from uint32, add func(time.Time, []byte) error) error {
+		for i := from; i <= n; i++ {
+			doc := store.Document{Kind: store.Reratings, Revision: i}
+			found, err := s.read(ctx, st, &doc)
+			if err == nil && !found {
+				err = fmt.Errorf("%w: it has no entry %d, and the last has number %d", store.ErrCorrupt, i, n)
+			}
+			if err == nil {
+				err = add(doc.Applied, doc.Body)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if !found {
-			return nil, fmt.Errorf("%w: the journal of reratings has no entry %d, and the last has number %d", store.ErrCorrupt, have.Next(), n)
-		}
-		if have, err = have.Append(doc.Applied, doc.Body); err != nil {
-			return nil, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.journal.Next() < have.Next() {
-		s.journal = have
-	}
-	return have, nil
+		return nil
+	})
+	return journal, unavailable("read the journal of reratings", err)
 }

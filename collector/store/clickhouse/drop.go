@@ -15,8 +15,8 @@ const dropAfter = attribution.Second(rollup.Day)
 // drop drops the partitions that nobody sees any more: of rows, those that their
 // lane has folded. Whoever does it does the same.
 func (s *Store) drop(ctx context.Context, st *state) error {
-	if err := s.dropPartitions(ctx, "chunk", `intDiv(slot, 8640)`, fmt.Sprintf(`slot < %d`, slotOf(max(st.secondKept-dropAfter, -maxSecond))), func(string) attribution.Second {
-		return slotOf(st.secondKept - dropAfter)
+	if err := s.dropPartitions(ctx, "chunk", `intDiv(slot, 8640)`, fmt.Sprintf(`slot < %d`, slotOf(max(st.SecondKept-dropAfter, -maxSecond))), func(string) attribution.Second {
+		return slotOf(st.SecondKept - dropAfter)
 	}, 8640, ""); err != nil {
 		return err
 	}
@@ -32,9 +32,9 @@ func (s *Store) drop(ctx context.Context, st *state) error {
 		kept   attribution.Second
 		rolled func(*entry) attribution.Second
 	}{
-		{"minute", 86400, st.minuteKept, func(l *entry) attribution.Second { return l.hourRolled }},
-		{"hour", 2592000, st.hourKept, func(l *entry) attribution.Second { return l.dayRolled }},
-		{"day", 31104000, st.dayKept, func(*entry) attribution.Second { return maxSecond }},
+		{"minute", 86400, st.MinuteKept, func(l *entry) attribution.Second { return l.HourRolled }},
+		{"hour", 2592000, st.HourKept, func(l *entry) attribution.Second { return l.DayRolled }},
+		{"day", 31104000, st.DayKept, func(*entry) attribution.Second { return maxSecond }},
 	} {
 		for _, prefix := range []string{"", "tally_"} {
 			err := s.dropPartitions(ctx, prefix+x.table, fmt.Sprintf(`intDiv(bucket, %d)`, x.length), fmt.Sprintf(`bucket < %d`, x.kept-dropAfter), func(lane string) attribution.Second {

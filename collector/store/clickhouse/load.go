@@ -8,6 +8,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 var _ store.Loader = (*Store)(nil)
@@ -70,7 +71,7 @@ func (w *writing) load(ctx context.Context, p *store.Part) error {
 	for i := range p.Ranges {
 		x := &p.Ranges[i]
 		w.covers(&covered, x)
-		w.extend(x.From, x.To)
+		w.Extend(x.From, x.To)
 	}
 	c := &commit{writing: w}
 	for i := range p.Chunks {
@@ -101,8 +102,8 @@ func (w *writing) load(ctx context.Context, p *store.Part) error {
 		func() error { return w.insert(ctx, "covered", coveredNames, covered) },
 		func() error { return w.insert(ctx, "span", spanNames, spans) },
 		func() error { return w.insert(ctx, "chunk", chunkNames, chunks) },
-		func() error { return w.insert(ctx, table(p.Resolution), factNames, rows) },
-		func() error { return w.insert(ctx, "tally_"+table(p.Resolution), tallyNames, tallies) },
+		func() error { return w.insert(ctx, plan.Name(p.Resolution), factNames, rows) },
+		func() error { return w.insert(ctx, "tally_"+plan.Name(p.Resolution), tallyNames, tallies) },
 		func() error { return w.insert(ctx, "served", servedNames, served) },
 		func() error { return w.insert(ctx, "transfer", transferNames, transfers) },
 	})
@@ -117,18 +118,18 @@ func (s *Store) Loaded(ctx context.Context, m *store.Marks) error {
 		if err := s.beginLoading(ctx, w); err != nil {
 			return err
 		}
-		w.hourRolled, w.dayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
+		w.HourRolled, w.DayRolled = m.Rolled[rollup.Hour], m.Rolled[rollup.Day]
 		kept := func(r rollup.Resolution) attribution.Second {
 			if k, ok := m.Kept[r]; ok {
-				return max(k, never)
+				return max(k, plan.Never)
 			}
-			return never
+			return plan.Never
 		}
-		w.secondKept, w.minuteKept, w.hourKept, w.dayKept = kept(store.Seconds), kept(rollup.Minute), kept(rollup.Hour), kept(rollup.Day)
+		w.SecondKept, w.MinuteKept, w.HourKept, w.DayKept = kept(store.Seconds), kept(rollup.Minute), kept(rollup.Hour), kept(rollup.Day)
 		for _, x := range []struct {
 			res    rollup.Resolution
 			before attribution.Second
-		}{{rollup.Minute, maxSecond}, {rollup.Hour, w.hourRolled}, {rollup.Day, w.dayRolled}} {
+		}{{rollup.Minute, maxSecond}, {rollup.Hour, w.HourRolled}, {rollup.Day, w.DayRolled}} {
 			if err := w.unmove(ctx, x.res, max(kept(x.res), -maxSecond), x.before); err != nil {
 				return err
 			}
@@ -154,7 +155,7 @@ func (w *writing) unmove(ctx context.Context, res rollup.Resolution, from, to at
 		// it is alone, and not tried again.
 		again, err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s (%[2]s) SELECT %[3]s, %[4]s, %[5]s, device, owner, basis, method, %[6]s, toUInt64(0), toUInt64(%[7]d), toUInt32(%[8]d),
 			%[9]stime, %[9]ssm, %[9]smemory, %[9]senergy, %[9]s%[10]s FROM transfer WHERE length <= %[11]d AND %[12]s AND %[13]s`,
-			table(res), factNames, quote(w.lane), at(res), at(coarser(res)), side.revision, w.session, w.seq, side.sign, side.cost,
+			plan.Name(res), factNames, quote(w.lane), at(res), at(coarser(res)), side.revision, w.session, w.seq, side.sign, side.cost,
 			res, within(from, to), w.state.visible()), nil)
 		if err == nil && again {
 			err = errors.New("another writes to the ledger while it is filled")

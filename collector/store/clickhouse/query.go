@@ -10,7 +10,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
-	"github.com/gpuledger/gpuledger/collector/store/scan"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // foldedAtOnce is how many rows of an answer are held until the facts behind
@@ -19,42 +19,22 @@ const foldedAtOnce = 16_384
 
 // Query implements [store.Reader].
 func (r *reader) Query(ctx context.Context, q *store.Query) ([]store.Row, error) {
-	if err := q.Check(); err != nil {
+	p, err := r.state.plan(q)
+	if err != nil {
 		return nil, err
 	}
-	pieces, err := r.state.plan(q)
-	if err != nil || len(pieces) == 0 {
-		return nil, err
-	}
-	rows, err := r.queryRows(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query", err)
-	}
-	edges, err := r.scan(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query", err)
-	}
-	return scan.MergeRows(rows, edges.Rows()), nil
+	rows, err := p.Slices(ctx, r.edges(), r.queryRows)
+	return rows, unavailable("query", err)
 }
 
 // QueryTallies implements [store.Reader].
 func (r *reader) QueryTallies(ctx context.Context, q *store.Query) ([]store.TallyRow, error) {
-	if err := q.Check(); err != nil {
+	p, err := r.state.plan(q)
+	if err != nil {
 		return nil, err
 	}
-	pieces, err := r.state.plan(q)
-	if err != nil || len(pieces) == 0 {
-		return nil, err
-	}
-	rows, err := r.queryTallies(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query tallies", err)
-	}
-	edges, err := r.scan(ctx, q, pieces)
-	if err != nil {
-		return nil, unavailable("query tallies", err)
-	}
-	return scan.MergeTallies(rows, edges.Tallies()), nil
+	rows, err := p.Tallies(ctx, r.edges(), r.queryTallies)
+	return rows, unavailable("query tallies", err)
 }
 
 // timeOf is the time of a bucket in an answer, as SQL.
@@ -148,22 +128,16 @@ type summed struct {
 	t, sm, memory, energy, cost big.Int
 }
 
-func (r *reader) queryRows(ctx context.Context, q *store.Query, pieces []piece) ([]store.Row, error) {
+func (r *reader) queryRows(ctx context.Context, p *plan.Plan) ([]store.Row, error) {
 	var selects []string
-	for _, p := range pieces {
-		if p.resolution == store.Seconds {
-			continue
-		}
-		s, err := r.factSelects(ctx, p.resolution, p.from, p.to, timeOf(q))
+	for _, x := range p.Rows {
+		s, err := r.factSelects(ctx, x.Resolution, x.From, x.To, timeOf(p.Query))
 		if err != nil {
 			return nil, err
 		}
 		selects = append(selects, s...)
 	}
-	if len(selects) == 0 {
-		return nil, nil
-	}
-	k := newKeys(r, q)
+	k := newKeys(r, p.Query)
 	var g group[store.Row]
 	var held []summed
 	flush := func() error {
@@ -208,21 +182,15 @@ type countedTally struct {
 	value  big.Int
 }
 
-func (r *reader) queryTallies(ctx context.Context, q *store.Query, pieces []piece) ([]store.TallyRow, error) {
+func (r *reader) queryTallies(ctx context.Context, p *plan.Plan) ([]store.TallyRow, error) {
 	var selects []string
-	for _, p := range pieces {
-		if p.resolution == store.Seconds {
-			continue
-		}
-		for _, src := range r.state.sources(p.resolution, p.from, p.to) {
-			selects = append(selects, `SELECT `+timeOf(q)+` AS t, `+tallySeriesNames+`, sum(toDecimal128(value, 0)) AS value FROM tally_`+src.table+
-				` WHERE `+src.where+` AND `+r.state.counted()+measured(q)+` GROUP BY t, `+tallySeriesNames)
+	for _, x := range p.Rows {
+		for _, src := range r.state.sources(x.Resolution, x.From, x.To) {
+			selects = append(selects, `SELECT `+timeOf(p.Query)+` AS t, `+tallySeriesNames+`, sum(toDecimal128(value, 0)) AS value FROM tally_`+src.table+
+				` WHERE `+src.where+` AND `+r.state.counted()+measured(p.Query)+` GROUP BY t, `+tallySeriesNames)
 		}
 	}
-	if len(selects) == 0 {
-		return nil, nil
-	}
-	k := newKeys(r, q)
+	k := newKeys(r, p.Query)
 	var g group[store.TallyRow]
 	var held []countedTally
 	flush := func() error {

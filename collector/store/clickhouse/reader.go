@@ -10,6 +10,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
 )
 
@@ -31,14 +32,14 @@ var _ store.Reader = (*reader)(nil)
 func (r *reader) Commits() uint64 { return r.commits }
 
 // Rolled implements [store.Reader].
-func (r *reader) Rolled(res rollup.Resolution) attribution.Second { return r.state.rolled(res) }
+func (r *reader) Rolled(res rollup.Resolution) attribution.Second { return r.state.Rolled(res) }
 
 // Kept implements [store.Reader].
-func (r *reader) Kept(res rollup.Resolution) attribution.Second { return r.state.kept(res) }
+func (r *reader) Kept(res rollup.Resolution) attribution.Second { return r.state.Kept(res) }
 
 // Extent implements [store.Reader].
 func (r *reader) Extent(context.Context) (from, to attribution.Second, err error) {
-	from, to = r.state.extent()
+	from, to = r.state.Extent()
 	return from, to, nil
 }
 
@@ -84,30 +85,25 @@ func (r *reader) Owners(ctx context.Context, owners []rollup.Fingerprint) (map[r
 
 // Devices implements [store.Reader].
 func (r *reader) Devices(ctx context.Context, from, to attribution.Second, fs []store.Filter) ([]store.DeviceRow, error) {
-	q := store.Query{From: from, To: to, Filters: fs}
-	if err := q.Check(); err != nil {
+	from, to, err := plan.Devices(&r.state.Watermarks, from, to, fs)
+	if err != nil || from >= to {
 		return nil, err
 	}
-	for _, f := range fs {
-		if !f.Dimension.OfDevice() {
-			return nil, fmt.Errorf("%w: devices have no %q", store.ErrBadQuery, string(f.Dimension))
-		}
-	}
-	first, last := r.state.extent()
-	from, to = max(from, first), min(to, last)
-	if from >= to {
-		return nil, nil
-	}
+	first, _ := r.state.Extent()
 	devices := make(map[rollup.Fingerprint]*attribution.Device)
 	at := make(map[rollup.Fingerprint][2]attribution.Second)
 	// Each resolution answers for what is not kept more finely.
-	minutes, hours := max(r.state.minuteKept, first), max(r.state.hourKept, first)
-	for _, p := range []piece{{first, min(hours, to), rollup.Day}, {hours, min(minutes, to), rollup.Hour}, {max(minutes, hours), to, rollup.Minute}} {
-		low, high := p.resolution.Start(max(p.from, from)), min(p.to, to)
+	minutes, hours := max(r.state.MinuteKept, first), max(r.state.HourKept, first)
+	for _, p := range []plan.Piece{
+		{From: first, To: min(hours, to), Resolution: rollup.Day},
+		{From: hours, To: min(minutes, to), Resolution: rollup.Hour},
+		{From: max(minutes, hours), To: to, Resolution: rollup.Minute},
+	} {
+		low, high := p.Resolution.Start(max(p.From, from)), min(p.To, to)
 		if low >= high {
 			continue
 		}
-		for _, src := range r.state.sources(p.resolution, low, high) {
+		for _, src := range r.state.sources(p.Resolution, low, high) {
 			n := resolutionOf(src.table)
 			err := r.client.query(ctx, fmt.Sprintf(`SELECT device, min(bucket), max(bucket) + %d FROM %s WHERE %s AND %s GROUP BY device`,
 				n, src.table, src.where, r.state.counted()), func(d *decoder) error {

@@ -11,6 +11,8 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // transfers appends transfers. Rows of sums are never changed: a query adds what
@@ -64,8 +66,7 @@ func unmoved(rows []rollup.Row, ts []rerating.Transfer) ([]rollup.Row, error) {
 		s.Time, s.SMActive, s.Memory, s.Energy, s.Cost = s.Time-t.Sums.Time, s.SMActive-t.Sums.SMActive, s.Memory-t.Sums.Memory, s.Energy-t.Sums.Energy, s.Cost-t.CostAfter
 	}
 	for i := range out {
-		s := &out[i].Sums
-		if !inMinute(s.Time) || !inMinute(s.SMActive) || !inMinute(s.Memory) || !inMinute(s.Energy) || !inMinute(s.Cost) {
+		if !admit.Minute(&out[i].Sums) {
 			return nil, fmt.Errorf("%w: minute %d of device %s has not what its transfers gave it", store.ErrBadBatch, out[i].Bucket, out[i].Series.Device)
 		}
 	}
@@ -74,32 +75,11 @@ func unmoved(rows []rollup.Row, ts []rerating.Transfer) ([]rollup.Row, error) {
 
 func checkTransfers(ts []rerating.Transfer, owners map[rollup.Fingerprint]*attribution.Owner, devices map[rollup.Fingerprint]*attribution.Device) error {
 	for i := range ts {
-		if err := checkTransfer(&ts[i]); err != nil {
-			return err
-		}
 		if err := checkSeries(&ts[i].Series, owners, devices); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func checkTransfer(t *rerating.Transfer) error {
-	switch t.Resolution {
-	case rollup.Minute, rollup.Hour, rollup.Day:
-	default:
-		return fmt.Errorf("%w: a transfer of %d seconds", store.ErrBadBatch, t.Resolution)
-	}
-	s := &t.Sums
-	for _, v := range [...]int64{s.Time, s.SMActive, s.Memory, s.Energy, s.Cost, t.CostAfter} {
-		if v < 0 {
-			return fmt.Errorf("%w: a transfer takes less than nothing: %+v", store.ErrBadBatch, *t)
-		}
-	}
-	if t.Bucket != t.Resolution.Start(t.Bucket) || !wholeMinute(t.Bucket) || t.To == t.Series.Revision {
-		return fmt.Errorf("%w: a transfer of bucket %d goes from revision %d to %d", store.ErrBadBatch, t.Bucket, t.Series.Revision, t.To)
-	}
-	return nil
+	return admit.Transfers(ts)
 }
 
 // Rerate implements [store.Store].
@@ -172,21 +152,11 @@ func (s *Store) checkRerating(ctx context.Context, st *state, r *store.Rerating)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := journal.With(r.Entry); err != nil {
-		return nil, fmt.Errorf("%w: %w", store.ErrBadBatch, err)
+	body, err := admit.Rerating(r, journal)
+	if err == nil {
+		err = checkTransfers(r.Transfers, r.Owners, r.Devices)
 	}
-	if r.Entry.Undoes != 0 && len(r.Transfers) > 0 {
-		return nil, fmt.Errorf("%w: an entry that undoes has transfers of its own", store.ErrBadBatch)
-	}
-	for i := range r.Transfers {
-		if r.Transfers[i].Entry != r.Entry.ID {
-			return nil, fmt.Errorf("%w: entry %d has a transfer of entry %d", store.ErrBadBatch, r.Entry.ID, r.Transfers[i].Entry)
-		}
-	}
-	if err := checkTransfers(r.Transfers, r.Owners, r.Devices); err != nil {
-		return nil, err
-	}
-	return r.Entry.Marshal()
+	return body, err
 }
 
 // enough finds a row that has less than this write, which is not in the log yet,
@@ -201,7 +171,7 @@ func (s *Store) enough(ctx context.Context, w *writing, r *store.Rerating) error
 		finest[t.Resolution] = true
 	}
 	for res := range finest {
-		from := max(low, after.state.kept(res))
+		from := max(low, after.state.Kept(res))
 		selects, err := after.factSelects(ctx, res, res.Start(from), high, fmt.Sprintf("bucket - ((bucket %% %[1]d) + %[1]d) %% %[1]d", res))
 		if err != nil {
 			return err
@@ -216,7 +186,7 @@ func (s *Store) enough(ctx context.Context, w *writing, r *store.Rerating) error
 			return err
 		}
 		if short > 0 {
-			return fmt.Errorf("%w: %d rows of %ss do not have what a rerating takes from them", store.ErrBadBatch, short, table(res))
+			return fmt.Errorf("%w: %d rows of %ss do not have what a rerating takes from them", store.ErrBadBatch, short, plan.Name(res))
 		}
 	}
 	return nil
@@ -225,7 +195,7 @@ func (s *Store) enough(ctx context.Context, w *writing, r *store.Rerating) error
 // Transfers implements [store.Reader].
 func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.TransferRow) error) error {
 	var call error
-	moved, err := r.moved(ctx, res, max(from, r.state.dayKept, -maxSecond), min(to, maxSecond))
+	moved, err := r.moved(ctx, res, max(from, r.state.DayKept, -maxSecond), min(to, maxSecond))
 	if err != nil || moved == "" {
 		return unavailable("read what reratings moved", err)
 	}

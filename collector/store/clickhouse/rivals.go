@@ -7,6 +7,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
 )
 
 // Writes of which only one may come to be (two documents of one revision, a
@@ -166,13 +167,11 @@ func (c *commit) rated(ctx context.Context) error {
 		return err
 	}
 	n, err := c.store.newest(ctx, now, store.Reratings)
-	switch {
-	case err != nil:
-		return err
-	case n != c.batch.Journal:
-		return fmt.Errorf("%w: the batch is rated by %d entries, there are %d", store.ErrOutdated, c.batch.Journal, n)
-	case len(alive) > 0:
-		return fmt.Errorf("%w: another collector is making a rerating", store.ErrUnavailable)
+	if err == nil {
+		err = admit.Rated(c.batch, n)
 	}
-	return nil
+	if err == nil && len(alive) > 0 {
+		err = fmt.Errorf("%w: another collector is making a rerating", store.ErrUnavailable)
+	}
+	return err
 }

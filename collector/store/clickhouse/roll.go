@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/admit"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // Roll implements [store.Store]. A collector folds its own rows only, so that
@@ -29,12 +30,12 @@ var errDone = errors.New("nothing to do")
 func (s *Store) foldAll(ctx context.Context, to rollup.Resolution, from string, through attribution.Second) error {
 	for {
 		err := s.write(ctx, "roll", func(w *writing) error {
-			done, limit := w.hourRolled, min(through, w.state.last)
+			done, limit := w.HourRolled, min(through, w.state.Last)
 			if to == rollup.Day {
-				done, limit = w.dayRolled, min(limit, w.hourRolled)
+				done, limit = w.DayRolled, min(limit, w.HourRolled)
 			}
 			high := to.Start(limit)
-			if w.state.first > w.state.last || done >= high {
+			if w.state.Empty() || done >= high {
 				return refused{errDone}
 			}
 			first, found, err := s.firstBucket(ctx, w, from, done)
@@ -47,9 +48,9 @@ func (s *Store) foldAll(ctx context.Context, to rollup.Resolution, from string, 
 				err = w.fold(ctx, to, from, done, high)
 			}
 			if to == rollup.Hour {
-				w.hourRolled = high
+				w.HourRolled = high
 			} else {
-				w.dayRolled = high
+				w.DayRolled = high
 			}
 			return err
 		})
@@ -89,10 +90,10 @@ func (w *writing) fold(ctx context.Context, to rollup.Resolution, from string, l
 	} {
 		again, err := w.store.client.write(ctx, fmt.Sprintf(`INSERT INTO %[1]s%[2]s (%[3]s) SELECT %[4]s, toInt64(%[5]d), toInt64(%[6]d), %[7]s, source, toUInt64(%[8]d), toUInt32(%[9]d), %[10]s
 			FROM %[1]s%[11]s WHERE lane = %[4]s AND bucket >= %[5]d AND bucket < %[12]d AND %[13]s GROUP BY %[7]s, source`,
-			t.prefix, table(to), t.names, quote(w.lane), low, coarser(to).Start(low), t.series, w.session, w.seq, t.sums, from, high, w.state.visible()), nil)
+			t.prefix, plan.Name(to), t.names, quote(w.lane), low, coarser(to).Start(low), t.series, w.session, w.seq, t.sums, from, high, w.state.visible()), nil)
 		if err == nil && again {
 			w.low = low
-			err = w.once(ctx, t.prefix+table(to), t.names)
+			err = w.once(ctx, t.prefix+plan.Name(to), t.names)
 		}
 		if err != nil {
 			return err
@@ -103,28 +104,20 @@ func (w *writing) fold(ctx context.Context, to rollup.Resolution, from string, l
 
 // Retain implements [store.Store].
 func (s *Store) Retain(ctx context.Context, r store.Retention, now attribution.Second) error {
-	if r.Second < 0 || r.Minute < 0 || r.Hour < 0 || r.Day < 0 {
-		return errors.New("store: a retention is negative")
+	if err := admit.Retention(r); err != nil {
+		return err
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	var before *state
 	err := s.write(ctx, "retain", func(w *writing) error {
 		before = w.state
-		st := *w.state
-		cut := func(kept *attribution.Second, keep time.Duration, at rollup.Resolution, rolled attribution.Second) {
-			if keep > 0 {
-				*kept = max(*kept, min(at.Start(now-attribution.Second(keep/time.Second)), rolled))
-			}
-		}
-		cut(&st.secondKept, r.Second, rollup.Minute, now)
-		cut(&st.minuteKept, r.Minute, rollup.Hour, st.rolled(rollup.Hour))
-		cut(&st.hourKept, r.Hour, rollup.Day, st.rolled(rollup.Day))
-		cut(&st.dayKept, r.Day, rollup.Day, st.rolled(rollup.Day))
-		if st.secondKept == w.state.secondKept && st.minuteKept == w.state.minuteKept && st.hourKept == w.state.hourKept && st.dayKept == w.state.dayKept {
+		asked := w.state.Watermarks
+		asked.Retain(r, now)
+		if asked == w.state.Watermarks {
 			return refused{errDone}
 		}
-		w.secondKept, w.minuteKept, w.hourKept, w.dayKept = st.secondKept, st.minuteKept, st.hourKept, st.dayKept
+		w.SecondKept, w.MinuteKept, w.HourKept, w.DayKept = asked.SecondKept, asked.MinuteKept, asked.HourKept, asked.DayKept
 		return nil
 	})
 	if errors.Is(err, errDone) {

@@ -11,22 +11,19 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
-
-// rowsAtOnce bounds, but for a single bucket, how many rows are sorted in memory.
-const rowsAtOnce = 100_000
 
 // rowsOf is the range in which there may be rows of a resolution.
 func (st *state) rowsOf(res rollup.Resolution, from, to attribution.Second) (low, high attribution.Second) {
-	low = max(from, st.kept(res), -maxSecond)
+	low = max(from, st.Kept(res), -maxSecond)
 	if res != rollup.Minute {
-		return low, min(to, st.rolled(res))
+		return low, min(to, st.Rolled(res))
 	}
 	return low, min(to, maxSecond)
 }
 
-// buckets calls f with runs [low, high) of buckets, each of rowsAtOnce rows or a
-// single bucket.
+// buckets calls f with runs [low, high) of buckets.
 func (r *reader) buckets(ctx context.Context, prefix string, res rollup.Resolution, from, to attribution.Second, f func(low, high attribution.Second) error) error {
 	from, to = r.state.rowsOf(res, from, to)
 	if from >= to {
@@ -44,22 +41,12 @@ func (r *reader) buckets(ctx context.Context, prefix string, res rollup.Resoluti
 			return err
 		}
 	}
-	order := make([]attribution.Second, 0, len(counts))
-	for b := range counts {
-		order = append(order, b)
+	order := make([]plan.Bucket, 0, len(counts))
+	for b, n := range counts {
+		order = append(order, plan.Bucket{Start: b, Rows: n})
 	}
-	slices.Sort(order)
-	for i := 0; i < len(order); {
-		j, n := i+1, counts[order[i]]
-		for ; j < len(order) && n+counts[order[j]] <= rowsAtOnce; j++ {
-			n += counts[order[j]]
-		}
-		if err := f(order[i], order[j-1]+attribution.Second(res)); err != nil {
-			return err
-		}
-		i = j
-	}
-	return nil
+	slices.SortFunc(order, func(a, b plan.Bucket) int { return cmp.Compare(a.Start, b.Start) })
+	return plan.Runs(res, order, f)
 }
 
 // Rows implements [store.Reader].
@@ -88,17 +75,13 @@ func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attri
 		if err != nil {
 			return err
 		}
-		for i := range out {
-			if call = f(&out[i]); call != nil {
-				return call
-			}
-		}
-		return nil
+		call = plan.FactRows(out, f)
+		return call
 	})
 	return mine(call, "read rows", err)
 }
 
-// factRows puts rows and their facts together, in their canonical order.
+// factRows puts rows and their facts together.
 func (r *reader) factRows(ctx context.Context, rows []summed) ([]store.FactRow, error) {
 	owners := make(map[rollup.Fingerprint]*attribution.Owner)
 	devices := make(map[rollup.Fingerprint]*attribution.Device)
@@ -131,35 +114,7 @@ func (r *reader) factRows(ctx context.Context, rows []summed) ([]store.FactRow, 
 			*z.to = z.from.Int64()
 		}
 	}
-	sortRows(out)
 	return out, nil
-}
-
-// sortRows puts rows in their canonical order. Facts are compared once each, not
-// once per row.
-func sortRows(rows []store.FactRow) {
-	devices, owners := make(map[*attribution.Device]int), make(map[*attribution.Owner]int)
-	for i := range rows {
-		devices[rows[i].Device], owners[rows[i].Owner] = 0, 0
-	}
-	rank(devices, attribution.CompareDevices)
-	rank(owners, attribution.CompareOwners)
-	slices.SortFunc(rows, func(a, b store.FactRow) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(devices[a.Device], devices[b.Device]), cmp.Compare(owners[a.Owner], owners[b.Owner]),
-			cmp.Compare(a.Basis, b.Basis), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Revision, b.Revision))
-	})
-}
-
-// rank numbers the keys of a map by their order.
-func rank[T any](m map[*T]int, compare func(a, b *T) int) {
-	order := make([]*T, 0, len(m))
-	for k := range m {
-		order = append(order, k)
-	}
-	slices.SortFunc(order, compare)
-	for i, k := range order {
-		m[k] = i
-	}
 }
 
 // TallyRows implements [store.Reader].
@@ -186,12 +141,8 @@ func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to 
 		if err != nil {
 			return err
 		}
-		for i := range out {
-			if call = f(&out[i]); call != nil {
-				return call
-			}
-		}
-		return nil
+		call = plan.TallyFactRows(out, f)
+		return call
 	})
 	return mine(call, "read tally rows", err)
 }
@@ -205,23 +156,16 @@ func (r *reader) tallyFactRows(ctx context.Context, rows []countedTally) ([]stor
 		return nil, err
 	}
 	out := make([]store.TallyFactRow, len(rows))
-	ranks := make(map[*attribution.Owner]int)
 	for i := range rows {
 		x := &rows[i]
 		o := owners[x.series.Owner]
 		if o == nil || !x.value.IsInt64() {
 			return nil, fmt.Errorf("%w: the tally %s of owner %s at %d has no facts or exceeds 64 bits", store.ErrCorrupt, x.series.Measure, x.series.Owner, x.time)
 		}
-		ranks[o] = 0
 		out[i] = store.TallyFactRow{
 			Bucket: x.time, Owner: o, Model: x.series.Model, Tenant: x.series.Tenant, Tier: x.series.Tier,
 			Measure: x.series.Measure, Value: x.value.Int64(),
 		}
 	}
-	rank(ranks, attribution.CompareOwners)
-	slices.SortFunc(out, func(a, b store.TallyFactRow) int {
-		return cmp.Or(cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(ranks[a.Owner], ranks[b.Owner]), cmp.Compare(a.Model, b.Model),
-			cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Measure, b.Measure))
-	})
 	return out, nil
 }

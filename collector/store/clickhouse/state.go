@@ -9,10 +9,8 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
-
-// never is a watermark before all seconds.
-const never attribution.Second = -1 << 62
 
 // entry is a row of the log: what a session's writes have come to.
 type entry struct {
@@ -21,11 +19,16 @@ type entry struct {
 	seq     uint32
 	number  uint64 // of the lane's last commit
 
-	hourRolled, dayRolled                     attribution.Second // of the lane
-	secondKept, minuteKept, hourKept, dayKept attribution.Second // asked for
-	compacted                                 attribution.Second // spans that were claimed before it are in covered
-	covered                                   attribution.Second // the end of what is in covered
-	first, last                               attribution.Second // of what the session stored; first > last: nothing
+	// What is rolled is the lane's, what is kept is what was asked for, and the rest
+	// is of what the session stored.
+	plan.Watermarks
+	compacted attribution.Second // spans that were claimed before it are in covered
+	covered   attribution.Second // the end of what is in covered
+}
+
+// begun is the entry of a lane that has come to nothing yet.
+func begun(lane string) entry {
+	return entry{lane: lane, Watermarks: plan.Nothing(), compacted: plan.Never, covered: plan.Never}
 }
 
 // state is what a set of writes has come to: those of each session up to one.
@@ -33,15 +36,13 @@ type state struct {
 	sessions []entry // in order of session
 	lanes    map[string]*entry
 
-	entry           // of all lanes together, number and watermarks of rolls excepted
+	entry           // of all lanes together, but for the number; rolled is the furthest of any
 	losers []uint64 // sources of what is stored twice and does not count
 }
 
 // readState reads the newest state.
 func (s *Store) readState(ctx context.Context) (*state, error) {
-	st := &state{lanes: make(map[string]*entry)}
-	st.secondKept, st.minuteKept, st.hourKept, st.dayKept, st.compacted, st.covered = never, never, never, never, never, never
-	st.first, st.last = math.MaxInt64, math.MinInt64
+	st := &state{lanes: make(map[string]*entry), entry: begun("")}
 	err := s.client.query(ctx, `SELECT session, any(lane), max(seq), max(number), max(hour_rolled), max(day_rolled), max(second_kept), max(minute_kept),
 		max(hour_kept), max(day_kept), max(compacted), max(covered), min(first), max(last) FROM log GROUP BY session HAVING max(seq) > 0 ORDER BY session`, func(d *decoder) error {
 		x := entry{session: d.u64(), lane: d.str(), seq: d.u32(), number: d.u64()}
@@ -59,23 +60,24 @@ func (s *Store) readState(ctx context.Context) (*state, error) {
 }
 
 func (x *entry) times() []*attribution.Second {
-	return []*attribution.Second{&x.hourRolled, &x.dayRolled, &x.secondKept, &x.minuteKept, &x.hourKept, &x.dayKept, &x.compacted, &x.covered, &x.first, &x.last}
+	return []*attribution.Second{&x.HourRolled, &x.DayRolled, &x.SecondKept, &x.MinuteKept, &x.HourKept, &x.DayKept, &x.compacted, &x.covered, &x.First, &x.Last}
 }
 
 func (st *state) add(x entry) {
 	st.sessions = append(st.sessions, x)
 	l := st.lanes[x.lane]
 	if l == nil {
-		l = &entry{lane: x.lane, hourRolled: never, dayRolled: never}
+		fresh := begun(x.lane)
+		l = &fresh
 		st.lanes[x.lane] = l
 	}
 	l.number = max(l.number, x.number)
-	l.hourRolled, l.dayRolled = max(l.hourRolled, x.hourRolled), max(l.dayRolled, x.dayRolled)
-	st.hourRolled, st.dayRolled = max(st.hourRolled, x.hourRolled), max(st.dayRolled, x.dayRolled)
-	st.secondKept, st.minuteKept = max(st.secondKept, x.secondKept), max(st.minuteKept, x.minuteKept)
-	st.hourKept, st.dayKept = max(st.hourKept, x.hourKept), max(st.dayKept, x.dayKept)
+	l.HourRolled, l.DayRolled = max(l.HourRolled, x.HourRolled), max(l.DayRolled, x.DayRolled)
+	st.HourRolled, st.DayRolled = max(st.HourRolled, x.HourRolled), max(st.DayRolled, x.DayRolled)
+	st.SecondKept, st.MinuteKept = max(st.SecondKept, x.SecondKept), max(st.MinuteKept, x.MinuteKept)
+	st.HourKept, st.DayKept = max(st.HourKept, x.HourKept), max(st.DayKept, x.DayKept)
 	st.compacted, st.covered = max(st.compacted, x.compacted), max(st.covered, x.covered)
-	st.first, st.last = min(st.first, x.first), max(st.last, x.last)
+	st.Extend(x.First, x.Last)
 }
 
 // lane is what a lane has come to.
@@ -83,7 +85,7 @@ func (st *state) lane(name string) entry {
 	if l := st.lanes[name]; l != nil {
 		return *l
 	}
-	return entry{lane: name, hourRolled: never, dayRolled: never}
+	return begun(name)
 }
 
 // holds reports whether a write is in the state.
@@ -134,39 +136,6 @@ func (st *state) with(x entry) *state {
 	return &next
 }
 
-// extent is what is stored and was not dropped with its days; 0, 0 if nothing.
-func (st *state) extent() (first, last attribution.Second) {
-	if first = max(st.first, st.dayKept); first >= st.last {
-		return 0, 0
-	}
-	return first, st.last
-}
-
-func (st *state) rolled(r rollup.Resolution) attribution.Second {
-	switch r {
-	case rollup.Hour:
-		return max(st.hourRolled, 0)
-	case rollup.Day:
-		return max(st.dayRolled, 0)
-	default:
-		_, last := st.extent()
-		return last
-	}
-}
-
-func (st *state) kept(r rollup.Resolution) attribution.Second {
-	switch r {
-	case rollup.Day:
-		return st.dayKept
-	case rollup.Hour:
-		return st.hourKept
-	case rollup.Minute:
-		return st.minuteKept
-	default:
-		return st.secondKept
-	}
-}
-
 // source is rows of a resolution in one of the tables that hold them.
 type source struct {
 	table string
@@ -176,7 +145,7 @@ type source struct {
 // sources are where the rows of a resolution in [from, to) are: what a lane has
 // not folded yet is in its finer rows.
 func (st *state) sources(r rollup.Resolution, from, to attribution.Second) []source {
-	out := []source{{table(r), within(from, to)}}
+	out := []source{{plan.Name(r), within(from, to)}}
 	if r == rollup.Day {
 		if text, ok := st.unrolled(rollup.Day, from, to); ok {
 			out = append(out, source{"hour", text})
@@ -200,9 +169,9 @@ func (st *state) unrolled(r rollup.Resolution, from, to attribution.Second) (str
 	low := attribution.Second(math.MaxInt64)
 	var parts []string
 	for name, l := range st.lanes {
-		at := l.hourRolled
+		at := l.HourRolled
 		if r == rollup.Day {
-			at = l.dayRolled
+			at = l.DayRolled
 		}
 		low = min(low, at)
 		if at < to {
@@ -214,19 +183,6 @@ func (st *state) unrolled(r rollup.Resolution, from, to attribution.Second) (str
 	}
 	slices.Sort(parts)
 	return within(max(from, low), to) + ` AND (` + strings.Join(parts, ` OR `) + `)`, true
-}
-
-func table(r rollup.Resolution) string {
-	switch r {
-	case rollup.Day:
-		return "day"
-	case rollup.Hour:
-		return "hour"
-	case rollup.Minute:
-		return "minute"
-	default:
-		return "second"
-	}
 }
 
 // coarser is the length of a bucket's part.

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 
-	"github.com/gpuledger/gpuledger/attribution"
-	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
 // Store is a ledger on ClickHouse servers. It implements [store.Store] and
@@ -23,19 +21,19 @@ type Store struct {
 	log     *slog.Logger
 
 	// writing is held by whoever writes. It guards session.
-	writing sync.Mutex
-	session entry
-	doubt   *doubt // of a write before that may be in the log or may yet come
-	loading bool   // between the first Load and Loaded
-	known   known  // of this session: what need not be written again
-	limits  limits
+	writing  sync.Mutex
+	session  entry
+	doubt    *doubt // of a write before that may be in the log or may yet come
+	loading  bool   // between the first Load and Loaded
+	known    known  // of this session: what need not be written again
+	limits   limits
+	journals plan.Journals
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	mapping store.Mapping
 	facts   facts
-	journal *rerating.Journal // the newest that was read
-	seen    marks             // of documents, as of the last Refresh
+	seen    marks // of documents, as of the last Refresh
 }
 
 var _ store.Shared = (*Store)(nil)
@@ -96,11 +94,8 @@ func (s *Store) open() error {
 func (s *Store) begin() {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // it never fails
-	s.session = entry{
-		session: binary.LittleEndian.Uint64(b[:]), lane: s.options.Name, hourRolled: never, dayRolled: never,
-		secondKept: never, minuteKept: never, hourKept: never, dayKept: never, compacted: never, covered: never,
-		first: math.MaxInt64, last: math.MinInt64,
-	}
+	s.session = begun(s.options.Name)
+	s.session.session = binary.LittleEndian.Uint64(b[:])
 	s.known = known{}
 }
 
@@ -128,8 +123,4 @@ func (s *Store) SetMapping(_ context.Context, m store.Mapping) error {
 	defer s.mu.Unlock()
 	s.mapping = m
 	return nil
-}
-
-func (x *entry) extend(first, last attribution.Second) {
-	x.first, x.last = min(x.first, first), max(x.last, last)
 }

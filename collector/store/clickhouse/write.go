@@ -80,7 +80,7 @@ func (s *Store) write(ctx context.Context, what string, f func(*writing) error) 
 	}
 	w.entry = s.session
 	l := w.state.lane(s.options.Name)
-	w.number, w.hourRolled, w.dayRolled = l.number, l.hourRolled, l.dayRolled
+	w.number, w.HourRolled, w.DayRolled = l.number, l.HourRolled, l.DayRolled
 	w.seq++
 	w.low = maxSecond
 	err = f(w)
