@@ -93,7 +93,22 @@ func newLiveNode(n *node, m Machine, limits LimitsConfig) (*liveNode, *liveState
 	} else {
 		l.clock = NewClock(m.Wall, m.Uptime, floor)
 	}
+	l.doubt(kept, l.clock.Now())
 	return l, kept, nil
+}
+
+// doubt tells a spool that was damaged which seconds it may have forgotten: none
+// that are later than now, nor much later than what it has kept.
+func (l *liveNode) doubt(kept *liveState, now int64) {
+	const margin = attribution.Second(30) // what is kept is some ten seconds old
+	if kept != nil {
+		now = max(now, kept.Now)
+	}
+	until := max(attribution.SecondOf(now), l.chunks.Next()) + margin
+	if l.spool.Sound(until) {
+		l.log.Warn("the spool was damaged: seconds that it may have forgotten are closed one by one, and their chain begins anew",
+			"from_second", int64(l.chunks.Next()), "until_second", int64(until))
+	}
 }
 
 // from is the second to go on with: the next whole one on a new node; else the
@@ -154,7 +169,10 @@ func (l *liveNode) begin(ctx context.Context, kept *liveState) error {
 	}
 	from := l.from(kept)
 	if kept == nil { // a spool that was lost must not repeat what is stored
-		from = max(from, l.uplink.Status().StoredThrough)
+		if stored := l.uplink.Status().StoredThrough; stored > from {
+			from = stored
+			l.doubt(kept, stored.Nanos())
+		}
 	}
 	l.since = from
 	if kept != nil && kept.BootID == l.machine.BootID {

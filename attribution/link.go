@@ -22,5 +22,6 @@ func Link(previous []byte, sequence Second, digest []byte) []byte {
 	return h.Sum(nil)
 }
 
-// FirstLink is the link before the first chunk of a boot.
+// FirstLink is the link before the first chunk of a boot, and before one that
+// begins the chain anew because the node no longer knows what came before it.
 func FirstLink(boot Boot) []byte { return Link(nil, 0, boot[:]) }

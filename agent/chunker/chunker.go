@@ -13,6 +13,11 @@
 // spool keeps it until the real chunk is closed, so that a restart goes on
 // where the crash was, with the same bytes in the end (law 4); and it is sent
 // at once, for freshness.
+//
+// Where the spool was damaged, seconds may be at the collector already, in chunks
+// that nobody remembers ([spool.Spool.InDoubt]). They are closed one by one, so
+// that each is either a duplicate or new, and the chain begins anew behind each,
+// since it is not known which one the collector has.
 package chunker
 
 import (
@@ -96,6 +101,7 @@ type Chunker struct {
 	parts   parts // what open's numbers mean
 
 	link    []byte    // of the node's chain behind the newest closed chunk
+	doubted int       // chunks of one second that were closed because they are in doubt
 	waiting []*closed // closed, and refused by the spool so far
 
 	told [losses]bool // what of it has been logged
@@ -230,8 +236,17 @@ func (c *Chunker) Flush() error {
 	return c.retry()
 }
 
+// mostDoubted bounds the chunks of one second that damage may make: after a long
+// absence what follows is in chunks of ten, as always.
+const mostDoubted = 600
+
 func (c *Chunker) closeIfFull() error {
-	if c.seconds > 0 && c.next.ChunkStart() != c.first.ChunkStart() {
+	switch {
+	case c.seconds == 0:
+	case c.next.ChunkStart() != c.first.ChunkStart():
+		c.close()
+	case c.doubted < mostDoubted && c.o.Spool.InDoubt(c.first):
+		c.doubted++
 		c.close()
 	}
 	if err := c.retry(); err != nil && !errors.Is(err, spool.ErrFull) {
@@ -251,9 +266,13 @@ func (c *Chunker) close() {
 	c.parts.reset()
 }
 
-// await has chunks wait for the spool, each chained to the one before.
+// await has chunks wait for the spool, each chained to the one before, unless
+// that is in doubt.
 func (c *Chunker) await(chunks []*closed) {
 	for _, x := range chunks {
+		if c.o.Spool.InDoubt(x.chunk.Sequence - 1) {
+			c.link = attribution.FirstLink(c.boot)
+		}
 		x.facts = nil
 		x.chunk.Body = wire.AppendPrevious(x.chunk.Body, c.link)
 		c.link = attribution.Link(c.link, x.chunk.Sequence, x.digest)

@@ -21,6 +21,7 @@ const (
 	cardFile      = "ratecard"
 	lockFile      = "lock"
 	spareFile     = "spare"
+	damagedFile   = "damaged"
 	rejectedDir   = "rejected"
 	segmentSuffix = ".seg"
 	corruptSuffix = ".corrupt"
@@ -46,6 +47,7 @@ func (s *Spool) recover() error {
 				return err
 			}
 		}
+		s.damaged = s.damaged || name == damagedFile
 		if n, ok := segmentNumber(name); ok {
 			numbers = append(numbers, n)
 			s.number = max(s.number, n)
@@ -59,6 +61,9 @@ func (s *Spool) recover() error {
 		if err == nil && s.o.Repeatable && g.damaged() {
 			err = s.cutAt(&g, kept)
 			kept = nil
+		}
+		if err == nil && (g.damaged() || len(kept) == 0 && g.end < len(g.content)) {
+			err = s.noteDamage()
 		}
 		if err == nil {
 			err = s.repair(&g)

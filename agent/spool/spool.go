@@ -10,6 +10,7 @@
 //	lock              held while the spool is open
 //	NNNNNNNNNN.seg    segments of the log, in order
 //	spare             room for the checkpoint of one more segment
+//	damaged           there while it is not known what was sent already
 //	*.corrupt         damaged files, set aside
 //	rejected/         chunks that the collector refused for good, with reasons
 //
@@ -29,7 +30,8 @@
 //
 // Opening is recovery; there is no other path. A torn tail is cut off. A
 // damaged record in the middle costs that record alone: the segment is kept as
-// *.corrupt, and rewritten without the damage. It leaves a hole before Next: a
+// *.corrupt, and rewritten without the damage. What was in it may have been sent,
+// and even stored: see [Spool.InDoubt]. It leaves a hole before Next: a
 // live node can't tell what it held, and does not seal it again. Where the
 // chunks can be made again (Options.Repeatable), the log ends at the damage
 // instead, and they are. A record that is damaged later, while the spool is
@@ -193,6 +195,8 @@ type Spool struct {
 	spare     int64                   // size of the spare file, 0 where there is none
 	tight     bool                    // others need the disk
 	leave     bool                    // a roster of the active segment is damaged: begin the next, which repeats it
+	damaged   bool                    // the log was, and no chunk from sound on is durable yet
+	sound     attribution.Second      // first second that was never in the log; 0: not known
 	stats     Stats
 }
 

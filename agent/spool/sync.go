@@ -287,6 +287,7 @@ func (s *Spool) install(batch []record, w written) {
 		case recordChunk:
 			s.installChunk(e)
 			s.keptChain = link{r.chunk.End(), r.chunk.Link}
+			s.mended(e.sequence)
 		case recordSecond:
 			s.installSecond(e)
 		default:

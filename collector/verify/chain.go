@@ -2,6 +2,9 @@ package verify
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -20,6 +23,14 @@ type chains struct {
 	// noted are heads of an earlier run, and what is seen of the chains there.
 	noted map[nodeName][]*sighting
 	order []*sighting
+	// anew are the nodes whose chains begin again within one boot.
+	anew map[string]*begun
+}
+
+// begun is how often and when a node began its chain anew.
+type begun struct {
+	times       int
+	first, last attribution.Second
 }
 
 type point struct {
@@ -41,13 +52,21 @@ type sighting struct {
 }
 
 func newChains(noted []Head) chains {
-	c := chains{before: map[point][]byte{}, behind: map[point][]byte{}, at: map[uint32]reached{}, noted: map[nodeName][]*sighting{}}
+	c := chains{anew: map[string]*begun{}, before: map[point][]byte{}, behind: map[point][]byte{}, at: map[uint32]reached{}, noted: map[nodeName][]*sighting{}}
 	for _, h := range noted {
 		k, s := nodeName{h.Cluster, h.Node}, &sighting{Head: h}
 		c.noted[k] = append(c.noted[k], s)
 		c.order = append(c.order, s)
 	}
 	return c
+}
+
+// seesBefore tells of the link before a chunk or range. One that begins the chain
+// anew says nothing of what came before it.
+func (c *chains) seesBefore(cluster, node string, boot attribution.Boot, at attribution.Second, link []byte) {
+	if !bytes.Equal(link, attribution.FirstLink(boot)) {
+		c.sees(cluster, node, boot, at, link)
+	}
 }
 
 // sees tells of a link on a node's chain.
@@ -72,6 +91,17 @@ func (c *chains) head(x *store.Range) {
 	}
 }
 
+// noteAnew tells where agents began their chains again, within one boot.
+func (r *run) noteAnew() {
+	for _, node := range slices.Sorted(maps.Keys(r.chains.anew)) {
+		x, where := r.chains.anew[node], ""
+		if x.times > 1 {
+			where = fmt.Sprintf(", the last of %d times at %s", x.times, clock(x.last))
+		}
+		r.notes.add("node %q: its chain begins anew at %s%s: its agent chains only since then, or its spool was damaged and it has said so", node, clock(x.first), where)
+	}
+}
+
 // checkNoted compares what was noted with what was seen.
 func (r *run) checkNoted() error {
 	for _, s := range r.chains.order {
@@ -88,15 +118,12 @@ func (r *run) checkNoted() error {
 	return nil
 }
 
-// anew tells where an agent began its chain again, within one boot.
-const anew = "node %q: its chain begins anew at %s: its agent chains only since then, or its spool was damaged"
-
 // recorded takes a range on record, which follows last; their chains must go on
 // where they touch.
 func (r *run) recorded(node uint32, last, x *store.Range) error {
 	c := &r.chains
 	c.head(x)
-	c.sees(x.Cluster, x.Node, x.Boot, x.From, x.Previous)
+	c.seesBefore(x.Cluster, x.Node, x.Boot, x.From, x.Previous)
 	c.sees(x.Cluster, x.Node, x.Boot, x.To, x.Link)
 	if len(x.Previous) > 0 {
 		c.before[point{node, x.From}] = x.Previous
@@ -119,19 +146,25 @@ func (r *run) follows(node string, boot attribution.Boot, at attribution.Second,
 	case bytes.Equal(link, previous):
 		return nil
 	case len(previous) > 0 && (len(link) == 0 || bytes.Equal(previous, attribution.FirstLink(boot))):
-		r.notes.add(anew, node, clock(at))
+		x := r.chains.anew[node]
+		if x == nil {
+			x = &begun{first: at, last: at}
+			r.chains.anew[node] = x
+		}
+		x.times++
+		x.first, x.last = min(x.first, at), max(x.last, at)
 		return nil
 	case len(previous) == 0:
 		r.notes.add("node %q: its chunks are not chained from %s on: an older agent took over", node, clock(at))
 		return nil
 	}
-	return broken(4, "node \""+node+"\" second "+clock(at), "the chain of the node's chunks breaks here: what it sent before is not what is on record (if its spool was damaged then, it may have closed these seconds anew, and the collector has logged a conflict)")
+	return broken(4, "node \""+node+"\" second "+clock(at), "the chain of the node's chunks breaks here: what it sent before is not what is on record")
 }
 
 // chunk takes a kept chunk; a node's come in order of time.
 func (c *chains) chunk(r *run, node uint32, x *store.Chunk) error {
 	link, end := x.Link(), x.Key.Sequence+attribution.Second(x.Seconds)
-	c.sees(x.Key.Cluster, x.Key.Node, x.Key.Boot, x.Key.Sequence, x.Previous)
+	c.seesBefore(x.Key.Cluster, x.Key.Node, x.Key.Boot, x.Key.Sequence, x.Previous)
 	c.sees(x.Key.Cluster, x.Key.Node, x.Key.Boot, end, link)
 	last, ok := c.at[node]
 	c.at[node] = reached{x.Key.Boot, end, link}

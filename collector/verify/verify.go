@@ -129,6 +129,7 @@ func (v *Verifier) Check(ctx context.Context, req *Request, report func(*Progres
 		if err := r.all(ctx, from, to); err != nil {
 			return err
 		}
+		r.noteAnew()
 		return r.checkNoted()
 	})
 	if broken := (*attribution.Broken)(nil); errors.As(err, &broken) {
