@@ -9,11 +9,13 @@ import (
 )
 
 const (
-	// askEvery is how often freshness is looked at, askShare how many
-	// times as long as the answer took is waited: a status of 10,000 nodes is no
-	// small answer, and what it costs the collector would count as the load's.
+	// askEvery is how often freshness is looked at. After an answer that took
+	// long askShare times as long is waited, within askLeast: a status of 10,000
+	// nodes is no small one, and what it costs the collector would count as the
+	// load's.
 	askEvery = 200 * time.Millisecond
 	askShare = 50
+	askLeast = time.Second
 )
 
 // watch asks the collector how far each node is visible, and counts how long
@@ -27,7 +29,7 @@ func (l *Load) watch(ctx context.Context) {
 		if err == nil {
 			l.note(answer, now, seen)
 		}
-		if !sleep(ctx, max(askEvery, askShare*now.Sub(began))) {
+		if !sleep(ctx, min(max(askEvery, askShare*now.Sub(began)), askLeast)) {
 			return
 		}
 	}
