@@ -224,10 +224,13 @@ func (w *world) rerated(j *rerating.Journal, x *attribution.DeviceWindow, model 
 
 // checkNode compares a node's seconds with what they may be (laws 2, 3, 5, 6).
 func (w *world) checkNode(n *node, seconds map[attribution.Second]map[int]stored) {
-	out := n.outcomes()
+	out, last := n.outcomes(), map[*machineLife]attribution.Second{}
 	w.stats.seconds += int64(len(seconds))
 	for s, devices := range seconds {
-		if out[s] == nil && len(devices) > 0 {
+		switch o := out[s]; {
+		case o != nil && o.life != nil:
+			last[o.life] = max(last[o.life], s)
+		case o == nil && len(devices) > 0:
 			w.broken("law 3: second %d of %s is stored, but the node was not up", s, n.name)
 		}
 	}
@@ -236,6 +239,9 @@ func (w *world) checkNode(n *node, seconds map[attribution.Second]map[int]stored
 		switch {
 		case !there && o.must:
 			w.broken("law 3: second %d of %s is missing", s, n.name)
+			continue
+		case !there && o.firm && s < last[o.life]:
+			w.broken("law 3: second %d of %s is missing, and a later one, %d, is not", s, n.name, last[o.life])
 			continue
 		case !there:
 			continue

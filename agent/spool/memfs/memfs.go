@@ -120,7 +120,7 @@ func (n *inode) crash(r *rand.Rand) []byte {
 		case 1: // whole
 			data = c.apply(data)
 		case 2: // some of its sectors
-			const sector = 64
+			sector := 64 << (3 * r.IntN(3))
 			for from := 0; from < len(c.data); from += sector {
 				if r.IntN(2) == 0 {
 					data = change{c.off + int64(from), c.data[from:min(from+sector, len(c.data))]}.apply(data)
@@ -367,7 +367,10 @@ func (f *file) Sync() error {
 	if err := f.m.fail(OpSync, f.name); err != nil {
 		return err
 	}
-	f.n.synced, f.n.pending = slices.Clone(f.n.data), nil
+	for _, c := range f.n.pending {
+		f.n.synced = c.apply(f.n.synced)
+	}
+	f.n.pending = nil
 	return nil
 }
 
