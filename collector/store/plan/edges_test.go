@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -23,7 +24,8 @@ type ledger struct {
 	chunks  []*attribution.Chunk
 	served  scan.Served
 	err     error // of Chunks
-	journal error
+	journal *rerating.Journal
+	missing error // instead of it
 
 	asked int // for what owners served
 }
@@ -41,7 +43,7 @@ func (l *ledger) Chunks(_ context.Context, from, to attribution.Second, f func(*
 	return l.err
 }
 
-func (l *ledger) Journal(context.Context) (*rerating.Journal, error) { return nil, l.journal }
+func (l *ledger) Journal(context.Context) (*rerating.Journal, error) { return l.journal, l.missing }
 
 func (l *ledger) Served(_ context.Context, owners []rollup.Fingerprint) (map[rollup.Fingerprint]store.Served, error) {
 	l.asked++
@@ -89,6 +91,11 @@ func TestLaw2PiecesAddUpToTheWhole(t *testing.T) {
 		w.HourRolled = rollup.Hour.Start(day + attribution.Second(rapid.IntRange(0, 300_000).Draw(t, "rolled")))
 		w.DayRolled = rollup.Day.Start(w.HourRolled)
 		q := drawQuery(t)
+		if rapid.Bool().Draw(t, "within chunks") {
+			c := rapid.SampledFrom(l.chunks).Draw(t, "chunk")
+			q.From = c.Key.Sequence + attribution.Second(rapid.IntRange(-70, 3).Draw(t, "from of it"))
+			q.To = q.From + attribution.Second(rapid.IntRange(1, 80).Draw(t, "length"))
+		}
 		by := []store.Dimension{store.Pod, store.Model, store.Mixed, store.Tenant, store.DeviceModel, store.Basis}
 		q.GroupBy = []store.Dimension{rapid.SampledFrom(by).Draw(t, "by")}
 		if rapid.Bool().Draw(t, "filtered") {
@@ -166,6 +173,33 @@ func TestManyChunks(t *testing.T) {
 	}
 }
 
+// TestLaw6SecondsCostWhatTheJournalSays asks for seconds that were priced anew.
+func TestLaw6SecondsCostWhatTheJournalSays(t *testing.T) {
+	card := &rating.Card{Currency: "USD", Policy: "sm", Prices: []rating.PriceRule{{Model: "*", PerDeviceHour: 3600e9}}}
+	var none *rerating.Journal
+	journal, err := none.With(rerating.Entry{ID: 1, From: day, To: day + 60, Card: card})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := storetest.Steady(0, day)
+	l := &ledger{chunks: []*attribution.Chunk{c}, journal: journal}
+	w := plan.Nothing()
+	w.Extend(c.Key.Sequence, c.End())
+	p, err := plan.Of(&store.Query{From: day, To: day + 60, Step: 7, GroupBy: []store.Dimension{store.Revision}}, &w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := p.Slices(t.Context(), l.edges(), l.rows)
+	if err != nil || len(rows) == 0 {
+		t.Fatal(rows, err)
+	}
+	for i := range rows {
+		if want := fmt.Sprint(rerating.Revision(1)); rows[i].Keys[0].Value != want {
+			t.Errorf("a price of revision %s, want %s", rows[i].Keys[0].Value, want)
+		}
+	}
+}
+
 func TestErrorsOfEdges(t *testing.T) {
 	boom := errors.New("boom")
 	c := storetest.Steady(0, day)
@@ -181,7 +215,7 @@ func TestErrorsOfEdges(t *testing.T) {
 		want   error
 	}{
 		"chunks":  {ledger: ledger{chunks: []*attribution.Chunk{c}, err: boom}, want: boom},
-		"journal": {ledger: ledger{chunks: []*attribution.Chunk{c}, journal: boom}, want: boom},
+		"journal": {ledger: ledger{chunks: []*attribution.Chunk{c}, missing: boom}, want: boom},
 		"decode":  {ledger: ledger{chunks: []*attribution.Chunk{c}}, decode: boom, want: store.ErrCorrupt},
 	} {
 		e := x.ledger.edges()

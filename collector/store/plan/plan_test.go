@@ -179,6 +179,23 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// TestTheEndsOfALedgerAreWholeDays has a query of all there is take what began and
+// ended within a day as whole days: nothing is stored around it, or kept.
+func TestTheEndsOfALedgerAreWholeDays(t *testing.T) {
+	w := plan.Nothing()
+	w.Extend(day+6*hour+7, day+30*hour+7)
+	w.HourRolled, w.DayRolled, w.MinuteKept = math.MaxInt64, math.MaxInt64, day+6*hour
+	for step, want := range map[int64]plan.Piece{
+		0:   {From: day, To: day + 48*hour, Resolution: rollup.Day},
+		300: {From: day, To: day + 48*hour, Resolution: rollup.Minute},
+	} {
+		p, err := plan.Of(&store.Query{From: w.First, To: w.Last, Step: step}, &w)
+		if err != nil || !slices.Equal(inOrder(p), []plan.Piece{want}) {
+			t.Errorf("%+v, %v, want %+v", p, err, want)
+		}
+	}
+}
+
 func TestPlansThatAreRefused(t *testing.T) {
 	w := plan.Nothing()
 	w.Extend(day, day+10*86400)

@@ -24,7 +24,7 @@ func TestRuns(t *testing.T) {
 		at := day
 		for range rapid.IntRange(0, 30).Draw(t, "buckets") {
 			at += 60 * attribution.Second(rapid.IntRange(1, 3).Draw(t, "gap"))
-			buckets = append(buckets, plan.Bucket{Start: at, Rows: rapid.Uint64Range(1, 2*plan.RowsAtOnce).Draw(t, "rows")})
+			buckets = append(buckets, plan.Bucket{Start: at, Rows: rapid.SampledFrom([]uint64{1, plan.RowsAtOnce / 4, plan.RowsAtOnce / 2, plan.RowsAtOnce, 2 * plan.RowsAtOnce}).Draw(t, "rows")})
 		}
 		left := buckets
 		if err := plan.Runs(rollup.Minute, buckets, func(low, high attribution.Second) error {
