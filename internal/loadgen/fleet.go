@@ -66,7 +66,8 @@ func (f *Fleet) hash(parts ...uint64) uint64 {
 // cast is who is on a node for a while: the roster of its seconds, and where in
 // it everyone is.
 type cast struct {
-	key     string // the generations of the devices' pods
+	since, until attribution.Second // in between, nobody comes or goes
+
 	roster  *attribution.Roster
 	id      attribution.Fingerprint
 	price   []attribution.Price // by roster device
@@ -84,25 +85,31 @@ type placed struct {
 
 // generation counts the pods that a device has had by a second.
 func (n *node) generation(device int, s attribution.Second) int64 {
-	f := n.fleet
-	return (int64(s) + int64(f.hash(uint64(n.index), uint64(device), 0x9e4)%uint64(f.Life))) / f.Life
+	return int64(s+n.offset(device)) / n.fleet.Life
+}
+
+// offset is how far a device's generations are from those of second 0.
+func (n *node) offset(device int) attribution.Second {
+	return attribution.Second(n.fleet.hash(uint64(n.index), uint64(device), 0x9e4) % uint64(n.fleet.Life))
 }
 
 // castAt is who is there in a second; last is returned where that is the same.
 func (n *node) castAt(s attribution.Second, last *cast) *cast {
-	key := make([]byte, 0, 64)
-	for d := range n.fleet.Devices {
-		key = fmt.Appendf(key, "%d,", n.generation(d, s))
-	}
-	if last != nil && last.key == string(key) {
+	if last != nil && last.since <= s && s < last.until {
 		return last
 	}
-	return n.newCast(string(key), s)
+	c := n.newCast(s)
+	c.since, c.until = s-attribution.Second(n.fleet.Life), s+attribution.Second(n.fleet.Life)
+	for d := range n.fleet.Devices {
+		began := attribution.Second(n.generation(d, s)*n.fleet.Life) - n.offset(d)
+		c.since, c.until = max(c.since, began), min(c.until, began+attribution.Second(n.fleet.Life))
+	}
+	return c
 }
 
 // newCast has BuildChunk make the canonical roster of a second, and notes where
 // everyone is in it.
-func (n *node) newCast(key string, s attribution.Second) *cast {
+func (n *node) newCast(s attribution.Second) *cast {
 	f := n.fleet
 	r := &attribution.Roster{Owners: []attribution.Owner{{}}, Methods: []string{"sm/process"}, Measures: measures}
 	var windows []attribution.DeviceWindow
@@ -126,7 +133,7 @@ func (n *node) newCast(key string, s attribution.Second) *cast {
 		}
 	}
 	built := attribution.BuildChunk(attribution.ChunkKey{}, 1, r.Facts(), windows, tallies).Roster
-	c := &cast{key: key, roster: built, id: built.Fingerprint(), price: make([]attribution.Price, f.Devices)}
+	c := &cast{roster: built, id: built.Fingerprint(), price: make([]attribution.Price, f.Devices)}
 	if f.Rater != nil {
 		f.Rater.Prices(built.Devices, f.priced, c.price)
 	}
