@@ -219,4 +219,3 @@ func (l *nodeLog) newest(by attribution.Second) (revision uint32) {
 	}
 	return revision
 }
-
