@@ -37,13 +37,16 @@ func (s *Server) Report(ctx context.Context, req *pb.ReportRequest) (*pb.ReportR
 	return out, nil
 }
 
-// notes says what an answer lacks that other collectors have.
+// notes says what an answer lacks that other collectors have. Which they are is
+// left to the status, where not every caller sees it.
 func notes(missing []string) []string {
-	var out []string
-	for _, address := range missing {
-		out = append(out, fmt.Sprintf("what the collector at %s has not stored yet: it did not say in time", address))
+	switch len(missing) {
+	case 0:
+		return nil
+	case 1:
+		return []string{"what another collector has not stored yet: it did not say in time (gpuledger status names it)"}
 	}
-	return out
+	return []string{fmt.Sprintf("what %d other collectors have not stored yet: they did not say in time (gpuledger status names them)", len(missing))}
 }
 
 func names(ds []store.Dimension) []string {
