@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 type disk struct {
 	*memfs.FS
 	dead atomic.Bool
+	fuse atomic.Pointer[fuse] // nil: the power stays on
 
 	mu    sync.Mutex
 	locks []io.Closer
@@ -123,6 +125,10 @@ func (f diskFile) Sync() error {
 	if err := f.d.alive(); err != nil {
 		return err
 	}
+	if f.d.fuse.Load().burn(f.d.FS) {
+		f.d.dead.Store(true)
+		return errKilled
+	}
 	return f.File.Sync()
 }
 
@@ -179,12 +185,14 @@ type frame struct {
 	seconds  stretch // of a chunk or second
 }
 
+// frames are the records of a segment; none where it is damaged already, since it
+// could not be told what more damage costs.
 func frames(b []byte) (fs []frame) {
 	for off := segmentMagic; off+frameHead <= len(b); {
 		n := int(binary.LittleEndian.Uint32(b[off:]))
 		f := frame{from: off, to: off + frameHead + n, kind: b[off+8]}
-		if n < 0 || f.to > len(b) {
-			return fs
+		if n < 0 || f.to > len(b) || crc32.Checksum(b[off+8:f.to], crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(b[off+4:]) {
+			return nil
 		}
 		if f.kind == recordSecond || f.kind == recordChunk {
 			p := b[off+frameHead:]

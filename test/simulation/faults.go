@@ -41,6 +41,9 @@ func faults() []fault {
 		{"rerating", 3, (*world).rerate},
 		{"node joins", 1, (*world).join},
 		{"move", 3, (*world).move},
+		{"power cut in a write", 3, (*world).tear},
+		{"hand-over", 3, (*world).handOver},
+		{"rerating unheard", 1, (*world).rerateUnheard},
 		{"question", 8, func(*world, *node) {}}, // see trouble
 	}
 }
@@ -221,7 +224,9 @@ func (w *world) join(*node) {
 }
 
 // rerate prices a stretch of the past anew, or undoes that.
-func (w *world) rerate(*node) {
+func (w *world) rerate(*node) { w.rerateAt(w.any()) }
+
+func (w *world) rerateAt(c *collector) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	now := attribution.Second(time.Now().Unix())
@@ -229,7 +234,6 @@ func (w *world) rerate(*node) {
 	e := rerating.Entry{From: now - back, To: now - back + 1 + attribution.Second(w.r.Int64N(600)), Currency: "USD", Reason: fmt.Sprint(w.r.Uint32())}
 	card := cardOf(money.Amount(1+w.r.Int64N(9_000_000_000)), money.Amount(1+w.r.Int64N(2_000_000_000)))
 	e.Card = &card
-	c := w.any()
 	life := c.alive()
 	if life == nil {
 		return
@@ -250,13 +254,19 @@ func (w *world) quiet(d time.Duration, scale int64) {
 	w.wait(w.upTo(90 * time.Second))
 	end := time.Now().Add(d)
 	switch way {
-	case 0: // everything works
-		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
+	case 0: // everything works, or all but one disk
+		d = min(w.upTo(time.Duration(scale*int64(20*time.Minute))), d)
+		if w.r.IntN(2) == 0 {
+			d += 10 * time.Minute
+			w.siege(d)
+		}
+		w.wait(d)
+		w.wait(w.upTo(time.Minute))
 	case 1: // no collector
 		for _, c := range w.at {
 			c.crash()
 		}
-		w.wait(min(w.upTo(time.Duration(scale*int64(3*time.Minute))), d))
+		w.wait(min(w.upTo(time.Duration(scale*int64(10*time.Minute))), d))
 	case 2: // no agents, on machines that are up
 		for _, n := range w.nodes {
 			n.kill()

@@ -80,6 +80,7 @@ type begin struct {
 	life    *machineLife
 	source  *source // nil: it never got so far
 	opened0 attribution.Second
+	booted  attribution.Second // the machine, as this agent has it: a clock that was kept nowhere begins anew
 	end     attribution.Second
 	how     ending
 }
@@ -113,7 +114,7 @@ func (b *begin) opened(s *source, now, uptime int64) {
 	b.log.mu.Lock()
 	defer b.log.mu.Unlock()
 	last := b.log.now()
-	b.source, b.opened0 = s, attribution.SecondOf(now)
+	b.source, b.opened0, b.booted = s, attribution.SecondOf(now), attribution.SecondOf(now-uptime)
 	if b.log.fault > b.opened0 { // the disk fails on, in a timeline that began anew
 		b.log.weak = append(b.log.weak, stretch{b.log.fault - weakBefore, last + weakAfter})
 		b.log.fault = b.opened0
@@ -124,7 +125,7 @@ func (b *begin) opened(s *source, now, uptime int64) {
 		}
 	}
 	if b.life.boot == 0 {
-		b.life.boot = attribution.SecondOf(now - uptime)
+		b.life.boot = b.booted
 	}
 }
 

@@ -110,6 +110,16 @@ func (l *link) listening() (*collector, pb.IngestServer) {
 	return nil, nil
 }
 
+// newest is the collector that the newest stream goes to, nil where there is none.
+func (l *link) newest() *collector {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) == 0 {
+		return nil
+	}
+	return l.conns[len(l.conns)-1].to
+}
+
 // move has the node prefer the next collector from its next stream on. The one
 // that runs is left to be cut, or to end by itself.
 func (l *link) move(by int) {

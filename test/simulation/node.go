@@ -191,10 +191,12 @@ func (n *node) powerOff() {
 		life.disk.kill()
 	}
 	heal(n.fs)
-	n.fs = n.fs.Crash(n.r)
-	if life != nil {
-		n.gone(life)
+	if life == nil {
+		n.fs = n.fs.Crash(n.r)
+		return
 	}
+	n.fs = life.disk.left(n.fs, n.r)
+	n.gone(life)
 }
 
 // leave stops the agent gracefully.

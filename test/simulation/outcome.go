@@ -133,7 +133,7 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		end = added
 	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
-	for s := e.resume; s <= oldest+3; s++ {
+	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {
 		if o := e.out[s]; o != nil { // lost, it is not made up for
 			o.firm = false
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/spool/memfs"
+	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/test/simulation/memory"
 )
 
@@ -60,6 +61,7 @@ type world struct {
 	nodes  []*node
 	byName map[string]*node
 	at     []*collector
+	limits ingest.Limits // of the collectors
 
 	asleep bool // the director's: nothing is to start
 
@@ -97,6 +99,9 @@ func newWorld(seed uint64, o Options) *world {
 	w.ledger = &inMemory{Ledger: memory.NewLedger(), shared: several > 1}
 	if o.Dir != "" {
 		w.ledger = &onDisk{dir: o.Dir}
+	}
+	if w.r.IntN(6) == 0 { // short of memory: not all seconds of a chunk are kept live
+		w.limits.LiveSeconds = 1 + w.r.IntN(12)
 	}
 	for i := range several {
 		w.at = append(w.at, &collector{w: w, name: string(rune('a' + i)), r: rand.New(rand.NewPCG(seed, uint64(2+i)))})
