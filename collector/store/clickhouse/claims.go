@@ -210,31 +210,45 @@ func (s *span) source() uint64 {
 	return binary.BigEndian.Uint64(h[:]) | 1
 }
 
-// losers are the sources that do not count in a state, because what they are of
-// is there without them: of two contested ones the smaller counts, and one that
-// is not contested comes before one that is.
-func (s *Store) losers(ctx context.Context, st *state) ([]uint64, error) {
-	type pair struct{ source, rival uint64 }
-	var pairs []pair
-	contested := make(map[uint64]bool)
-	err := s.client.query(ctx, `SELECT source, rival, rival_session, rival_seq FROM contested WHERE `+st.visible(), func(d *decoder) error {
-		p := pair{d.u64(), d.u64()}
-		session, seq := d.u64(), d.u32()
-		contested[p.source] = true
-		if d.err == nil && st.holds(session, seq) {
-			pairs = append(pairs, p)
+// contest is a row of the table contested: who stored source saw that rival, of
+// the same seconds, was claimed too.
+type contest struct {
+	source, rival uint64
+	by, against   write
+}
+
+// readContests reads who was contested: by writes that a condition selects.
+func (s *Store) readContests(ctx context.Context, where string) ([]contest, error) {
+	var out []contest
+	err := s.client.query(ctx, `SELECT source, rival, rival_session, rival_seq, session, seq FROM contested WHERE `+where, func(d *decoder) error {
+		x := contest{source: d.u64(), rival: d.u64(), against: write{d.u64(), d.u32()}, by: write{d.u64(), d.u32()}}
+		if d.err == nil {
+			out = append(out, x)
 		}
 		return d.err
 	})
+	return out, err
+}
+
+// losers are the sources that do not count in a state, because what they are of
+// is there without them: of two contested ones the smaller counts, and one that
+// is not contested comes before one that is.
+func losers(contests []contest, holds func(write) bool) []uint64 {
+	contested := make(map[uint64]bool)
+	for _, x := range contests {
+		contested[x.source] = contested[x.source] || holds(x.by)
+	}
 	lost := make(map[uint64]bool)
-	for _, p := range pairs {
-		if contested[p.rival] && p.source < p.rival {
-			lost[p.rival] = true
-		} else {
-			lost[p.source] = true
+	for _, x := range contests {
+		switch {
+		case !holds(x.by) || !holds(x.against):
+		case contested[x.rival] && x.source < x.rival:
+			lost[x.rival] = true
+		default:
+			lost[x.source] = true
 		}
 	}
-	return slices.Sorted(maps.Keys(lost)), err
+	return slices.Sorted(maps.Keys(lost))
 }
 
 // divide makes the parts whose rows are written: the batch as it is, or, where

@@ -106,7 +106,8 @@ func TestLaw4OldClaimsBecomeRangesOnACluster(t *testing.T) {
 	if !long() {
 		t.Skip("set " + clusterEnv + "=1 for claims that are compacted on a cluster")
 	}
-	oldClaims(t, cluster.place(t), func(place string) (string, error) {
+	// This version's replicas cannot forget a partition.
+	oldClaims(t, cluster.place(t), "17", func(place string) (string, error) {
 		return cluster.cluster.Nodes[0].Exec(t.Context(), "SELECT count() FROM "+options(place).Database+".span")
 	})
 }

@@ -39,7 +39,8 @@
 // where there are others than it was planned of. Nobody waits for ever, for a write
 // has a lifetime: the servers leave its entry out of the log when that is over.
 //
-// Claims of past days become ranges, in the table covered, and are dropped.
+// Claims of past days become ranges, in the table covered, and are dropped, and
+// with them what was noted of contests and failures that nobody will look into again.
 //
 // # Money
 //

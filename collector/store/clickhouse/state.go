@@ -55,7 +55,8 @@ func (s *Store) readState(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.losers, err = s.losers(ctx, st)
+	contests, err := s.readContests(ctx, st.visible())
+	st.losers = losers(contests, st.has)
 	return st, err
 }
 
@@ -87,6 +88,14 @@ func (st *state) lane(name string) entry {
 	}
 	return begun(name)
 }
+
+// write names a write: the seq-th of a session.
+type write struct {
+	session uint64
+	seq     uint32
+}
+
+func (st *state) has(w write) bool { return st.holds(w.session, w.seq) }
 
 // holds reports whether a write is in the state.
 func (st *state) holds(session uint64, seq uint32) bool {
