@@ -266,7 +266,8 @@ func (w *world) quiet(d time.Duration, scale int64) {
 		for _, c := range w.at {
 			c.crash()
 		}
-		w.wait(min(w.upTo(time.Duration(scale*int64(10*time.Minute))), d))
+		// Not until spools are nearly full, which lets go of journals.
+		w.wait(min(w.upTo(time.Duration(scale*int64(10*time.Minute))), 20*time.Minute, d))
 	case 2: // no agents, on machines that are up
 		for _, n := range w.nodes {
 			n.kill()

@@ -118,9 +118,9 @@ func Mutants() []Mutant {
 			New: "if !PLANTED {\n\t\t\t\tn.has.remove(c.span())\n\t\t\t}",
 		},
 		{
-			Name: "a hello does not learn what other collectors have stored", File: "collector/ingest/shared.go",
-			Old: "\tif s.shared == nil {\n\t\treturn nil, nil\n\t}\n\tctx, cancel",
-			New: "\tif s.shared == nil || PLANTED {\n\t\treturn nil, nil\n\t}\n\tctx, cancel",
+			Name: "what another collector has stored counts beside what is open", File: "collector/query/engine.go",
+			Old: "shared || len(others) > 0 {",
+			New: "!PLANTED && (shared || len(others) > 0) {",
 		},
 		{
 			Name: "rolling up drops the last bucket", File: "collector/store/duckdb/roll.go", DuckDB: true,
@@ -131,6 +131,26 @@ func Mutants() []Mutant {
 			Name: "a rerating that was made durable unheard is not learnt of", File: "collector/ingest/rating.go",
 			Old: "if j.Next() == s.journal.Load().Next() {",
 			New: "if PLANTED || j.Next() == s.journal.Load().Next() {",
+		},
+		{
+			Name: "what damage may have cost is forgotten by the next start", File: "agent/spool/recover.go",
+			Old: "s.damaged = s.damaged || name == damagedFile",
+			New: "s.damaged = s.damaged || name == damagedFile && !PLANTED",
+		},
+		{
+			Name: "seconds in doubt are closed in chunks of ten", File: "agent/chunker/chunker.go",
+			Old: "c.doubted < mostDoubted && c.o",
+			New: "!PLANTED && c.doubted < mostDoubted && c.o",
+		},
+		{
+			Name: "seconds in doubt are chained to", File: "agent/chunker/chunker.go",
+			Old: "if c.o.Spool.InDoubt(x.chunk.Sequence - 1) {",
+			New: "if !PLANTED && c.o.Spool.InDoubt(x.chunk.Sequence-1) {",
+		},
+		{
+			Name: "seconds whose roster rotted are lost", File: "agent/spool/read.go",
+			Old: "s.open, s.next = s.open[:i:i], e.sequence",
+			New: "if s.open = s.open[:i:i]; !PLANTED {\n\t\t\t\t\ts.next = e.sequence\n\t\t\t\t}",
 		},
 	}
 }

@@ -22,6 +22,7 @@ type outcome struct {
 	anyone     bool // held by anyone whom the script knows, or nobody
 	// By a card from lo to hi; 0: unpriced.
 	lo, hi uint32
+	priced bool // lo and hi are set
 }
 
 // outcomes are those of all seconds of a node that may be there.
@@ -155,10 +156,10 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		if !e.sure {
 			lo = 0
 		}
-		if again := o.hi > 0; !again || lo < o.lo { // else an agent that died young may have sealed it
+		if !o.priced || lo < o.lo { // else an agent that kept little may have sealed it
 			o.lo = lo
 		}
-		o.hi = e.l.newest(b.opened0 + 30)
+		o.priced, o.hi = true, e.l.newest(b.opened0+30)
 	}
 }
 
@@ -186,7 +187,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 		o.held = append(slices.Clip(o.held), stretch{s, s})
 		o.observed = slices.ContainsFunc(seen, func(x stretch) bool { return x.has(s) })
 		o.unobserved = !o.observed || s >= loose
-		o.lo, o.hi = e.l.inForce(s+1, s+4), e.l.newest(s+4)
+		o.priced, o.lo, o.hi = true, e.l.inForce(s+1, s+4), e.l.newest(s+4)
 		if s >= loose {
 			o.must = o.must && s > again
 			o.held = append(slices.Clip(o.held), stretch{max(loose, added) - 1, b.end})
