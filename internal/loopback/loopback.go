@@ -33,7 +33,7 @@ func Address() (string, error) {
 	if last-first < 100 {
 		first, last = 1024, 65_535 // the kernel gives away nearly all: chance must do
 	}
-	failed := errors.New("those that were not given out before:")
+	failed := errors.New("those that were not given out before")
 	for range 100 {
 		port := first + rand.IntN(last-first+1) //nolint:gosec // spread, not secret
 		if _, again := given.LoadOrStore(port, true); again {
@@ -47,7 +47,7 @@ func Address() (string, error) {
 		}
 		return addr, l.Close()
 	}
-	return "", fmt.Errorf("no free port on loopback in 100 tries; %w", failed)
+	return "", fmt.Errorf("no free port on loopback in 100 tries: %w", failed)
 }
 
 // ephemeral is the range of ports that the kernel gives away.
