@@ -102,3 +102,44 @@ func TestDamagedRosterIsWrittenAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestLaw3WhatAKilledProcessWroteIsSyncedByTheNext: a process is killed before its
+// write is synced, the next one goes on behind it, and then the power fails.
+func TestLaw3WhatAKilledProcessWroteIsSyncedByTheNext(t *testing.T) {
+	const first = attribution.Second(1_700_000_000)
+	second := func(s *spool.Spool, at attribution.Second) error {
+		id, roster := rosterOf(at)
+		if err := s.AppendSecond(spool.Chunk{Sequence: at, Seconds: 1, RosterID: id, Body: content("seen", at, 2)}, roster); err != nil {
+			t.Fatal(err)
+		}
+		return s.Sync()
+	}
+	fsys := memfs.New()
+	s := open(t, fsys, small())
+	if err := second(s, first); err != nil {
+		t.Fatal(err)
+	}
+	fsys.SetHook(func(op memfs.Op, _ string) error {
+		if op == memfs.OpSync || op == memfs.OpTruncate {
+			return io.ErrUnexpectedEOF // it does not get so far
+		}
+		return nil
+	})
+	if err := second(s, first+1); err == nil {
+		t.Fatal("a write was synced")
+	}
+	fsys.Unlock() // the process is killed
+	fsys.SetHook(nil)
+	s = open(t, fsys, small())
+	if s.Next() != first+2 {
+		t.Fatalf("next is %d: want %d", s.Next()-first, 2)
+	}
+	if err := second(s, first+2); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, fsys.Crash(nil), small())
+	open, err := s.OpenSeconds()
+	if err != nil || len(open) != 3 || s.Next() != first+3 {
+		t.Errorf("%d seconds are there (%v), and next is %d: want 3", len(open), err, s.Next()-first)
+	}
+}

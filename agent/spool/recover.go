@@ -76,6 +76,11 @@ func (s *Spool) recover() error {
 			from = g.checkpoint
 		}
 	}
+	if len(kept) > 0 {
+		if err := s.makeDurable(kept[0]); err != nil {
+			return fmt.Errorf("segment %d: %w", kept[0], err)
+		}
+	}
 	for _, n := range slices.Backward(kept) {
 		if err := s.load(n); err != nil {
 			return fmt.Errorf("segment %d: %w", n, err)
@@ -218,6 +223,16 @@ func (s *Spool) keepCorrupt(name string, b []byte, bad []span) error {
 	s.o.Logger.Error("spool: damaged segment; its readable records are used, the original is kept aside",
 		"segment", name, "aside", name+corruptSuffix, "damage", len(bad), "bytes", len(b))
 	return replace(s.fsys, name+corruptSuffix, b)
+}
+
+// makeDurable syncs the newest segment. Its last batch is there, but a process that
+// was killed may never have synced it; what follows it must not outlive it.
+func (s *Spool) makeDurable(number uint64) error {
+	f, err := s.fsys.Open(newSegment(s.dir, number).name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))
 }
 
 // load takes a repaired segment's records into the index.

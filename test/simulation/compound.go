@@ -105,6 +105,20 @@ func (w *world) askAll(times int, most time.Duration) {
 	}
 }
 
+// flipAtRestart has the last chunk rot while the agent is away for a moment, which
+// the collector may have by then, and it goes on, mostly to be killed at once.
+func (w *world) flipAtRestart(n *node) {
+	n.leave()
+	n.damageChunk()
+	w.wait(w.upTo(20 * time.Second))
+	n.start()
+	if w.r.IntN(4) > 0 {
+		w.wait(w.upTo(4 * time.Second))
+		n.kill()
+	}
+	w.later(w.upTo(10*time.Second), n.start)
+}
+
 // rerateUnheard has a rerating take effect, and the collector hear of a failure.
 func (w *world) rerateUnheard(n *node) {
 	c := w.any()

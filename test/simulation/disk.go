@@ -277,9 +277,19 @@ func rot(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, e
 	return gone, hit.kind == recordRoster && i == len(names)-1, nil
 }
 
-// rotNewest inverts a bit of the last but one second of the journal, or of its
-// roster.
+// rotNewest inverts a bit of the last but one second of the journal.
 func rotNewest(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, err error) {
+	return rotLast(fs, dir, r, recordSecond, 2)
+}
+
+// rotChunk inverts a bit of the last chunk, which may be stored.
+func rotChunk(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster bool, err error) {
+	return rotLast(fs, dir, r, recordChunk, 1)
+}
+
+// rotLast inverts a bit of the last record of a kind but so many, which may take
+// what follows it along.
+func rotLast(fs *memfs.FS, dir string, r *rand.Rand, kind byte, number int) (gone []stretch, roster bool, err error) {
 	names, err := segments(fs, dir)
 	if err != nil || len(names) == 0 {
 		return nil, false, err
@@ -291,10 +301,10 @@ func rotNewest(fs *memfs.FS, dir string, r *rand.Rand) (gone []stretch, roster b
 	}
 	all := frames(b)
 	for hit, seen := len(all)-1, 0; hit >= 0; hit-- {
-		if all[hit].kind != recordSecond {
-			continue
+		if all[hit].kind == kind {
+			seen++
 		}
-		if seen++; seen < 2 {
+		if seen < number {
 			continue
 		}
 		for _, f := range all[hit:] {

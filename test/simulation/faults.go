@@ -42,6 +42,7 @@ func faults() []fault {
 		{"node joins", 1, (*world).join},
 		{"move", 3, (*world).move},
 		{"power cut in a write", 3, (*world).tear},
+		{"bit flip at a restart", 2, (*world).flipAtRestart},
 		{"hand-over", 3, (*world).handOver},
 		{"rerating unheard", 1, (*world).rerateUnheard},
 		{"question", 8, func(*world, *node) {}}, // see trouble
@@ -254,14 +255,8 @@ func (w *world) quiet(d time.Duration, scale int64) {
 	w.wait(w.upTo(90 * time.Second))
 	end := time.Now().Add(d)
 	switch way {
-	case 0: // everything works, or all but one disk
-		d = min(w.upTo(time.Duration(scale*int64(20*time.Minute))), d)
-		if w.r.IntN(2) == 0 {
-			d += 10 * time.Minute
-			w.siege(d)
-		}
-		w.wait(d)
-		w.wait(w.upTo(time.Minute))
+	case 0: // everything works
+		w.wait(min(w.upTo(time.Duration(scale*int64(15*time.Minute))), d))
 	case 1: // no collector
 		for _, c := range w.at {
 			c.crash()
@@ -273,6 +268,10 @@ func (w *world) quiet(d time.Duration, scale int64) {
 			n.kill()
 		}
 		w.wait(min(w.upTo(time.Duration(scale*int64(20*time.Minute))), d))
+	case 4: // everything works, but for a disk
+		d := min(25*time.Minute+w.upTo(20*time.Minute), d)
+		w.siege(d)
+		w.wait(d + w.upTo(time.Minute))
 	case 3: // as long as it takes, where that is not billed
 		w.asleep = true
 		for _, n := range w.nodes {

@@ -235,6 +235,9 @@ func (n *node) damage() { n.rot(rot) }
 // damageNewest rots the newest second of its journal.
 func (n *node) damageNewest() { n.rot(rotNewest) }
 
+// damageChunk rots the last chunk.
+func (n *node) damageChunk() { n.rot(rotChunk) }
+
 func (n *node) rot(how func(*memfs.FS, string, *rand.Rand) ([]stretch, bool, error)) {
 	gone, roster, err := how(n.fs, n.spoolDir(), n.r)
 	if err != nil {

@@ -295,6 +295,13 @@ func (m *FS) Lock(name string) (io.Closer, error) {
 	}), nil
 }
 
+// Unlock lets go of all locks, as when the processes that hold them are killed.
+func (m *FS) Unlock() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.locked)
+}
+
 type unlock func()
 
 func (u unlock) Close() error {
