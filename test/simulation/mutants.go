@@ -152,5 +152,10 @@ func Mutants() []Mutant {
 			Old: "s.open, s.next = s.open[:i:i], e.sequence",
 			New: "if s.open = s.open[:i:i]; !PLANTED {\n\t\t\t\t\ts.next = e.sequence\n\t\t\t\t}",
 		},
+		{
+			Name: "what a killed process wrote is not synced by the next", File: "agent/spool/recover.go",
+			Old: "return errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))",
+			New: "if PLANTED {\n\t\treturn f.Close()\n\t}\n\treturn errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))",
+		},
 	}
 }

@@ -133,13 +133,17 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 	if added != 0 {
 		end = added
 	}
+	boot := m.boot
+	if b.opened0 < e.resume { // all was lost, and the timeline has begun anew
+		boot, e.resume = min(boot, b.booted), b.booted-1
+	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
 	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {
 		if o := e.out[s]; o != nil { // lost, it is not made up for
 			o.firm = false
 		}
 	}
-	for s := max(e.resume, m.boot-1, oldest-3); s < end; s++ {
+	for s := max(e.resume, boot-1, oldest-3); s < end; s++ {
 		o := e.at(s)
 		o.unobserved = true
 		o.held = append(slices.Clip(o.held), e.kept...)
