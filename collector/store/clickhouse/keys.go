@@ -23,6 +23,7 @@ type keys struct {
 	served     bool              // whether one depends on what owners served
 	owners     map[rollup.Fingerprint]*scan.Answers
 	devices    map[rollup.Fingerprint]*attribution.Device
+	none       big.Int // 0
 }
 
 func newKeys(r *reader, q *store.Query) *keys {
@@ -89,13 +90,13 @@ func (k *keys) learnOwners(ctx context.Context, owners map[rollup.Fingerprint]*a
 			return err
 		}
 	}
-	for f, o := range owners {
-		var m store.Mapped
-		if k.reader.mapping != nil {
-			m = k.reader.mapping(o)
+	if k.served {
+		for f, o := range owners {
+			k.owners[f] = scan.NewAnswers(o, k.reader.rules.of(o), served[f])
 		}
-		k.owners[f] = scan.NewAnswers(o, m, served[f])
+		return nil
 	}
+	k.reader.rules.answers(owners, k.owners)
 	return nil
 }
 
@@ -151,9 +152,9 @@ func (k *keys) addRow(g *group[store.Row], x *summed) error {
 		}
 		row.Time, row.Keys, row.Basis = x.time, ks, x.series.Basis
 	}
-	cost, unpriced := &x.cost, new(big.Int)
+	cost, unpriced := &x.cost, &k.none
 	if x.series.Revision == 0 {
-		cost, unpriced = unpriced, &x.t
+		cost, unpriced = &k.none, &x.t
 	}
 	for _, f := range [...][2]*big.Int{
 		{&row.DeviceTime, &x.t},

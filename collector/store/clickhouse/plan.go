@@ -17,5 +17,5 @@ func (st *state) plan(q *store.Query) (*plan.Plan, error) {
 
 // edges is where seconds are read from.
 func (r *reader) edges() *plan.Edges {
-	return &plan.Edges{Reader: r, Mapping: r.mapping, Decode: r.store.options.Decode}
+	return &plan.Edges{Reader: r, Mapping: r.rules.rules, Decode: r.store.options.Decode}
 }

@@ -153,7 +153,11 @@ func (r *reader) queryRows(ctx context.Context, p *plan.Plan) ([]store.Row, erro
 		return nil
 	}
 	err := r.client.query(ctx, `SELECT t, `+seriesNames+`, `+sumsOfSums+` FROM (`+strings.Join(selects, ` UNION ALL `)+`) GROUP BY t, `+seriesNames+something, func(d *decoder) error {
-		held = append(held, summed{})
+		if len(held) < cap(held) { // whose numbers have memory
+			held = held[:len(held)+1]
+		} else {
+			held = append(held, summed{})
+		}
 		x := &held[len(held)-1]
 		x.time = attribution.Second(d.i64())
 		x.series = d.series()
@@ -172,7 +176,7 @@ func (r *reader) queryRows(ctx context.Context, p *plan.Plan) ([]store.Row, erro
 }
 
 func (d *decoder) series() rollup.Series {
-	return rollup.Series{Device: d.fixed(), Owner: d.fixed(), Basis: attribution.Basis(d.u8()), Method: d.str(), Revision: d.u32()}
+	return rollup.Series{Device: d.fixed(), Owner: d.fixed(), Basis: attribution.Basis(d.u8()), Method: d.name(), Revision: d.u32()}
 }
 
 // countedTally is a tally row as the servers give it.

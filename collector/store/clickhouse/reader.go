@@ -19,7 +19,7 @@ type reader struct {
 	store   *Store
 	client  *client
 	state   *state
-	mapping store.Mapping
+	rules   *ruled
 	commits uint64
 
 	journal *rerating.Journal

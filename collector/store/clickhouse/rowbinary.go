@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -39,6 +40,9 @@ type decoder struct {
 	r   *bufio.Reader
 	err error
 	b   [16]byte
+
+	text []byte // that name has read,
+	last string // and what it returned
 }
 
 func (d *decoder) read(n int) []byte {
@@ -59,13 +63,16 @@ func (d *decoder) fixed() (v [16]byte) { copy(v[:], d.read(16)); return v }
 // maxText bounds one text, so that a broken answer does not exhaust memory.
 const maxText = 256 << 20
 
-func (d *decoder) bytes() []byte {
+func (d *decoder) bytes() []byte { return d.into(nil) }
+
+// into reads a text into memory that may be taken for it.
+func (d *decoder) into(b []byte) []byte {
 	n, err := binary.ReadUvarint(d.r)
 	if err == nil && n > maxText {
 		err = errors.New("a text of the answer is too long")
 	}
 	if err == nil && d.err == nil {
-		b := make([]byte, n)
+		b = slices.Grow(b, int(n))[:n]
 		if _, err = io.ReadFull(d.r, b); err == nil {
 			return b
 		}
@@ -77,6 +84,15 @@ func (d *decoder) bytes() []byte {
 }
 
 func (d *decoder) str() string { return string(d.bytes()) }
+
+// name is str where the one before is mostly meant again.
+func (d *decoder) name() string {
+	d.text = d.into(d.text[:0])
+	if string(d.text) != d.last {
+		d.last = string(d.text)
+	}
+	return d.last
+}
 
 func (d *decoder) strs() []string {
 	n, err := binary.ReadUvarint(d.r)
@@ -93,9 +109,14 @@ func (d *decoder) strs() []string {
 // wide reads a Decimal(38, 0).
 func (d *decoder) wide(z *big.Int) {
 	b := d.read(16)
-	z.SetInt64(int64(binary.LittleEndian.Uint64(b[8:])))
+	low, high := binary.LittleEndian.Uint64(b[:8]), int64(binary.LittleEndian.Uint64(b[8:]))
+	if high == int64(low)>>63 { // nearly all fit into 64 bits
+		z.SetInt64(int64(low))
+		return
+	}
+	z.SetInt64(high)
 	z.Lsh(z, 64)
-	z.Add(z, new(big.Int).SetUint64(binary.LittleEndian.Uint64(b[:8])))
+	z.Add(z, new(big.Int).SetUint64(low))
 }
 
 // quote is a text as SQL.

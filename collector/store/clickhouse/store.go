@@ -29,11 +29,11 @@ type Store struct {
 	limits   limits
 	journals plan.Journals
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	mapping store.Mapping
-	facts   facts
-	seen    marks // of documents, as of the last Refresh
+	mu     sync.Mutex // guards what follows
+	closed bool
+	rules  *ruled
+	facts  facts
+	seen   marks // of documents, as of the last Refresh
 }
 
 var _ store.Shared = (*Store)(nil)
@@ -48,7 +48,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{options: o, client: newClient(&o), log: o.Logger, limits: defaultLimits()}
+	s := &Store{options: o, client: newClient(&o), log: o.Logger, limits: defaultLimits(), rules: &ruled{}}
 	s.begin()
 	err = s.prepare(ctx)
 	if err == nil {
@@ -114,13 +114,13 @@ func (s *Store) View(ctx context.Context, f func(store.Reader) error) error {
 func (s *Store) reader(st *state) *reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &reader{store: s, client: s.client, state: st, mapping: s.mapping, commits: st.lane(s.options.Name).number}
+	return &reader{store: s, client: s.client, state: st, rules: s.rules, commits: st.lane(s.options.Name).number}
 }
 
 // SetMapping implements [store.Store].
 func (s *Store) SetMapping(_ context.Context, m store.Mapping) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mapping = m
+	s.rules = &ruled{rules: m}
 	return nil
 }
