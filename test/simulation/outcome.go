@@ -187,7 +187,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 		// A new node begins with the next whole second.
 		o.must = s < b.end-unsealed && (e.sure || s > added+1)
 		o.windows = true
-		o.life, o.firm = b.life, e.sure || s > added+1
+		o.life, o.firm = b.life, e.sure
 		o.held = append(slices.Clip(o.held), stretch{s, s})
 		o.observed = slices.ContainsFunc(seen, func(x stretch) bool { return x.has(s) })
 		o.unobserved = !o.observed || s >= loose
