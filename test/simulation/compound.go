@@ -120,7 +120,7 @@ func (w *world) flipAtRestart(n *node) {
 }
 
 // rerateUnheard has a rerating take effect, and the collector hear of a failure.
-func (w *world) rerateUnheard(n *node) {
+func (w *world) rerateUnheard(*node) {
 	c := w.any()
 	c.storeTrouble(0, 0, 1)
 	w.rerateAt(c)
