@@ -45,14 +45,7 @@ func BenchmarkLoad(b *testing.B) {
 		b.Fatal(err)
 	}
 	backlog := or(os.Getenv("GPULEDGER_LOAD_BACKLOG"), loadBacklog.String())
-	var sizes []int
-	for text := range strings.SplitSeq(or(os.Getenv("GPULEDGER_LOAD_AGENTS"), loadAgents), ",") {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			b.Fatal(err)
-		}
-		sizes = append(sizes, n)
-	}
+	sizes := strings.Split(or(os.Getenv("GPULEDGER_LOAD_AGENTS"), loadAgents), ",")
 	for b.Loop() {
 		var rows []borne
 		note := func(r borne) {
@@ -61,11 +54,11 @@ func BenchmarkLoad(b *testing.B) {
 			fmt.Fprintf(os.Stderr, "%s: %d slices, %v of CPU there, %v here, %.0f MiB %s\n", r.what, r.slices, r.receiver, r.sender, r.peak/mib, r.skipped)
 		}
 		note(loaded(b, sizes[0], "catching up", "--backlog", backlog, "--for", "0s"))
+		note(prometheusBears(b))
+		note(otelcolBears(b))
 		for _, n := range sizes {
 			note(loaded(b, n, "live", "--for", span.String()))
 		}
-		note(prometheusBears(b))
-		note(otelcolBears(b))
 		fmt.Fprint(os.Stdout, loadMarkdown(rows))
 	}
 	b.ReportMetric(0, "ns/op")
@@ -104,13 +97,22 @@ func (r *borne) perSlice(d time.Duration) float64 {
 	return float64(d.Nanoseconds()) / 1000 / float64(r.slices)
 }
 
-// loaded has a collector bear a fleet of agents.
-func loaded(b *testing.B, agents int, how string, args ...string) borne {
+// loaded has a collector bear a fleet: so many agents, of 8 devices or, as in
+// "10000x4", of others.
+func loaded(b *testing.B, size, how string, args ...string) borne {
+	count, devices, ok := strings.Cut(size, "x")
+	if !ok {
+		devices = "8"
+	}
+	agents, err := strconv.Atoi(count)
+	if err != nil {
+		b.Fatal(err)
+	}
 	dir := b.TempDir()
 	c := startCollector(b, dir)
 	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
 	load := exec.Command(ours(b, "gpuledger"), append([]string{
-		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--ramp", ramp.String(),
+		"loadgen", "--collector", c.GRPC, "--agents", count, "--devices", devices, "--ramp", ramp.String(),
 		"--settle", "5m", "--seed", "1", "--output", "json",
 	}, args...)...)
 	load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -124,7 +126,7 @@ func loaded(b *testing.B, agents int, how string, args ...string) borne {
 		b.Fatalf("loadgen: %v\n%s\n%s", err, progress.String(), c.tail())
 	}
 	r := borne{
-		what: fmt.Sprintf("gpuledger, %d agents, %s", agents, how), wall: time.Since(began),
+		what: fmt.Sprintf("gpuledger, %s agents of %s devices, %s", count, devices, how), wall: time.Since(began),
 		receiver: c.cpu(b) - before, sender: load.ProcessState.UserTime() + load.ProcessState.SystemTime(),
 		peak: c.memory(b, "VmHWM"),
 	}
