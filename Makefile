@@ -40,8 +40,8 @@ simulate: ## Run agents and collectors in virtual time under faults: SEEDS=1000 
 	GPULEDGER_SIMULATE_SEEDS=$(SEEDS) GPULEDGER_SIMULATE_SEED=$(SEED) GPULEDGER_SIMULATE_HOURS=$(HOURS) GOMAXPROCS=1 \
 		go test ./test/simulation -run '^TestSeeds$$' -v -count 1 -timeout 24h
 
-simulate-mutants: ## Plant bugs, and count the seeds that it takes to find each
-	GPULEDGER_MUTANTS=1 go test ./test/simulation -run '^TestMutants$$' -v -count 1 -timeout 2h
+simulate-mutants: ## Plant bugs, and count the seeds that it takes to find each, of SEEDS (100) at most
+	GPULEDGER_MUTANTS=1 GPULEDGER_MUTANTS_SEEDS=$(SEEDS) go test ./test/simulation -run '^TestMutants$$' -v -count 1 -timeout 24h
 
 race: ## Run the concurrent packages under the race detector
 	go test -race -timeout 30m $(CONCURRENT)

@@ -136,6 +136,6 @@ func (w *world) siege(d time.Duration) {
 	}
 	w.event("disk full for %v (%s)", d, n.name)
 	n.log.fails()
-	fail(n.fs, diskFull, 0, w.r)
+	n.fs.SetCapacity(1) // whatever is freed, others take
 	w.later(d, n.healDisk)
 }

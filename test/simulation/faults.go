@@ -269,7 +269,7 @@ func (w *world) quiet(d time.Duration, scale int64) {
 		}
 		w.wait(min(w.upTo(time.Duration(scale*int64(20*time.Minute))), d))
 	case 4: // everything works, but for a disk
-		d := min(25*time.Minute+w.upTo(20*time.Minute), d)
+		d := min(40*time.Minute+w.upTo(20*time.Minute), d)
 		w.siege(d)
 		w.wait(d + w.upTo(time.Minute))
 	case 3: // as long as it takes, where that is not billed

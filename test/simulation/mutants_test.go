@@ -100,13 +100,14 @@ func TestMutants(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	first, last := int(number(t, "GPULEDGER_MUTANTS_FIRST", 0)), int(number(t, "GPULEDGER_MUTANTS_LAST", 1000))
+	most := int(number(t, "GPULEDGER_MUTANTS_SEEDS", 100))
 	for i, m := range Mutants() {
 		if i < first || i > last {
 			continue
 		}
 		began := time.Now()
-		run := exec.CommandContext(t.Context(), binary, "-test.run", "^TestHunt$", "-test.v", "-test.timeout", "10m")
-		run.Env = append(os.Environ(), fmt.Sprintf("GPULEDGER_PLANTED=%d", i), "GPULEDGER_HUNT=100", fmt.Sprintf("GPULEDGER_HUNT_DUCKDB=%t", m.DuckDB))
+		run := exec.CommandContext(t.Context(), binary, "-test.run", "^TestHunt$", "-test.v", "-test.timeout", "2h")
+		run.Env = append(os.Environ(), fmt.Sprintf("GPULEDGER_PLANTED=%d", i), fmt.Sprintf("GPULEDGER_HUNT=%d", most), fmt.Sprintf("GPULEDGER_HUNT_DUCKDB=%t", m.DuckDB))
 		out, err := run.CombinedOutput()
 		seeds := bytes.Count(out, []byte("hunting in seed "))
 		if err == nil {
