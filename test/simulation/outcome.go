@@ -61,6 +61,7 @@ type expectation struct {
 	torn   bool               // what was kept may be older, or gone
 	full   [][]stretch        // by weak stretch, how devices may have been held when it began
 	resume attribution.Second // the next agent goes on here, or a little later
+	anew   *machineLife       // in which the timeline began anew last; nil: none
 }
 
 // machine is one life of the machine.
@@ -135,7 +136,10 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 	}
 	boot := m.boot
 	if b.opened0 < e.resume { // all was lost, and the timeline has begun anew
-		boot, e.resume = min(boot, b.booted), b.booted-1
+		e.anew, e.resume = m, b.booted-1
+	}
+	if e.anew == m { // the machine came up by another clock
+		boot = min(boot, b.booted)
 	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
 	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {
