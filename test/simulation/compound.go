@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gpuledger/gpuledger/agent/spool/memfs"
+	"github.com/gpuledger/gpuledger/attribution"
 )
 
 // Faults that take more than one thing to go wrong at a time.
@@ -60,17 +61,25 @@ func (w *world) tear(n *node) {
 	if life == nil {
 		return
 	}
-	blown := func() { w.later(0, func() { w.tornOff(n, life) }) }
+	blown := func() {
+		at := time.Now()
+		w.later(0, func() { w.tornOff(n, life, at) })
+	}
 	life.disk.fuse.Store(&fuse{left: 1 + w.r.IntN(6), r: rand.New(rand.NewPCG(w.r.Uint64(), 0)), blown: blown})
 	on := 20*time.Second + w.sometime()
 	w.later(on, n.powerOn)
 	w.later(on+w.upTo(20*time.Second), n.start)
 }
 
-// tornOff is the power cut of a fuse, unless the agent is another by now.
-func (w *world) tornOff(n *node, life *agentLife) {
+// tornOff is the power cut of a fuse that has blown, unless the agent is another
+// by now. Where the director was about something else, the disk has taken nothing
+// for a while.
+func (w *world) tornOff(n *node, life *agentLife, blown time.Time) {
 	if n.alive() == life {
 		w.event("power cut in a write (%s)", n.name)
+		if late := time.Since(blown); late > time.Second {
+			n.log.failed(attribution.Second(late.Seconds()) + 1)
+		}
 		n.powerOff()
 	}
 }

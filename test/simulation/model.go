@@ -173,6 +173,14 @@ func (l *nodeLog) heal() {
 	}
 }
 
+// failed notes that the disk has taken nothing for so many seconds.
+func (l *nodeLog) failed(seconds attribution.Second) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	l.weak = append(l.weak, stretch{now - seconds - weakBefore, now + weakAfter})
+}
+
 // failing reports whether it fails now.
 func (l *nodeLog) failing() bool {
 	l.mu.Lock()
