@@ -136,7 +136,7 @@ func openStore(b *testing.B, dir string) *duckdb.Store {
 const (
 	showbackDays  = 30
 	showbackNodes = 125 // of 8 devices
-	showbackReps = 50
+	showbackReps  = 50
 	// showbackEdge is how far into an hour the range begins and ends, so that
 	// it has hours and minutes at both ends.
 	showbackEdge = 40 * 60
