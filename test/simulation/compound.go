@@ -11,18 +11,20 @@ import (
 
 // Faults that take more than one thing to go wrong at a time.
 
-// fuse has a machine's power cut in the middle of one of the next writes: after
-// the data went to the disk, and before the disk was done with it.
+// fuse has a process go no further than one of its next writes: the data went to
+// the disk, and the disk is not done with it. Either the machine's power is cut
+// then, or the process alone is killed, and the machine keeps what was written.
 type fuse struct {
+	power bool // is cut
 	blown func()
 
 	mu    sync.Mutex
 	left  int // syncs until then
 	r     *rand.Rand
-	after *memfs.FS // what the disk is then
+	after *memfs.FS // what a power cut leaves of the disk
 }
 
-// burn is called before a sync, and reports whether the power is gone.
+// burn is called before a sync, and reports whether that is too late.
 func (f *fuse) burn(fs *memfs.FS) bool {
 	if f == nil {
 		return false
@@ -30,7 +32,9 @@ func (f *fuse) burn(fs *memfs.FS) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.left--; f.left == 0 {
-		f.after = fs.Crash(f.r)
+		if f.power {
+			f.after = fs.Crash(f.r)
+		}
 		f.blown()
 	}
 	return f.left <= 0
@@ -48,40 +52,77 @@ func (d *disk) left(fs *memfs.FS, r *rand.Rand) *memfs.FS {
 	return fs.Crash(r)
 }
 
-// tear cuts a machine's power in the middle of a write, mostly while the agent
-// makes up for the time that it was away: then it writes much at a time.
-func (w *world) tear(n *node) {
-	if w.r.IntN(4) > 0 {
-		n.kill()
-		w.wait(w.upTo(3 * time.Minute))
-	}
-	n.powerOn()
+// light starts the agent, unless it runs, and has it end in the first to last of
+// its next writes: of a new process the first repairs, two or three begin a segment,
+// and the one after that holds what the time that it was away gave. then is called
+// when it has.
+func (w *world) light(n *node, power bool, first, last int, then func()) {
 	n.start()
 	life := n.alive()
 	if life == nil {
 		return
 	}
-	blown := func() {
+	f := &fuse{power: power, left: first + w.r.IntN(last-first+1), r: rand.New(rand.NewPCG(w.r.Uint64(), 0))}
+	f.blown = func() {
 		at := time.Now()
-		w.later(0, func() { w.tornOff(n, life, at) })
+		w.later(0, func() {
+			if n.alive() == life { // not another by now
+				w.blow(n, power, at)
+				then()
+			}
+		})
 	}
-	life.disk.fuse.Store(&fuse{left: 1 + w.r.IntN(6), r: rand.New(rand.NewPCG(w.r.Uint64(), 0)), blown: blown})
+	life.disk.fuse.Store(f)
+}
+
+// blow ends what a fuse was laid to. Where the director was about something else,
+// the disk has taken nothing for a while.
+func (w *world) blow(n *node, power bool, at time.Time) {
+	w.event("the end in a write (%s), of all: %t", n.name, power)
+	if late := time.Since(at); late > time.Second {
+		n.log.failed(attribution.Second(late.Seconds()) + 1)
+	}
+	if power {
+		n.powerOff()
+	} else {
+		n.kill()
+	}
+}
+
+// away has the agent be away for a while, mostly: when it makes up for that, it
+// writes much at a time.
+func (w *world) away(n *node) {
+	if w.r.IntN(4) > 0 {
+		n.kill()
+		w.wait(w.upTo(3 * time.Minute))
+	}
+	n.powerOn()
+}
+
+// tear cuts a machine's power in the middle of a write.
+func (w *world) tear(n *node) {
+	w.away(n)
+	w.light(n, true, 1, 6, func() {})
 	on := 20*time.Second + w.sometime()
 	w.later(on, n.powerOn)
 	w.later(on+w.upTo(20*time.Second), n.start)
 }
 
-// tornOff is the power cut of a fuse that has blown, unless the agent is another
-// by now. Where the director was about something else, the disk has taken nothing
-// for a while.
-func (w *world) tornOff(n *node, life *agentLife, blown time.Time) {
-	if n.alive() == life {
-		w.event("power cut in a write (%s)", n.name)
-		if late := time.Since(blown); late > time.Second {
-			n.log.failed(attribution.Second(late.Seconds()) + 1)
-		}
-		n.powerOff()
+// killInWrite kills an agent in the middle of a write. The next one goes on
+// behind that, mostly without a collector, until the power is cut.
+func (w *world) killInWrite(n *node) {
+	w.away(n)
+	if w.r.IntN(4) > 0 {
+		n.link.refuse(true)
+		n.link.cut()
 	}
+	w.light(n, false, 2, 4, func() { w.later(w.upTo(2*time.Second), n.start) })
+	off := 2*time.Second + w.upTo(time.Minute)
+	on := off + w.sometime()
+	w.later(off, n.powerOff)
+	w.later(on, n.powerOn)
+	w.later(on+w.upTo(20*time.Second), n.start)
+	w.later(on+w.sometime(), func() { n.link.refuse(false) })
 }
 
 // handOver has a node go from one collector to another and not hear what the
@@ -115,17 +156,33 @@ func (w *world) askAll(times int, most time.Duration) {
 }
 
 // flipAtRestart has the last chunk rot while the agent is away for a moment, which
-// the collector may have by then, and it goes on, mostly to be killed at once.
+// the collector may have by then, and it goes on, mostly to be killed at once:
+// between any two steps of making good what was damaged.
 func (w *world) flipAtRestart(n *node) {
 	n.leave()
-	n.damageChunk()
-	w.wait(w.upTo(20 * time.Second))
-	n.start()
-	if w.r.IntN(4) > 0 {
+	n.damage(rotChunk)
+	if w.r.IntN(2) == 0 {
+		w.wait(w.upTo(20 * time.Second))
+	}
+	switch w.r.IntN(4) {
+	case 0:
+		n.start()
+	case 1:
+		n.start()
 		w.wait(w.upTo(4 * time.Second))
 		n.kill()
+	default:
+		w.light(n, false, 1, 7, n.start)
 	}
 	w.later(w.upTo(10*time.Second), n.start)
+}
+
+// rotAtRestart has a roster of the journal rot while the agent is away for a moment.
+func (w *world) rotAtRestart(n *node) {
+	n.kill()
+	n.damage(rotRoster)
+	w.wait(w.upTo(10 * time.Second))
+	n.start()
 }
 
 // rerateUnheard has a rerating take effect, and the collector hear of a failure.

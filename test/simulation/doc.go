@@ -29,7 +29,10 @@
 //     may be lost: three seconds on a healthy disk, more on a failing one or in
 //     the first seconds of an agent's life. After a power cut they may be gone.
 //   - A second whose record was damaged on disk before it was acknowledged may
-//     be gone, and only such a one.
+//     be gone, and only such a one. One of the journal that can't be read since its
+//     roster was damaged, while no agent ran, is as one that a crash has lost.
+//   - Of one life of a machine no second is there unless all before it are, but
+//     for those that damage has cost, or that nobody has to make up for.
 //   - While the machine was off there is nothing.
 //
 // # Seeds

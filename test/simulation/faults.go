@@ -42,7 +42,9 @@ func faults() []fault {
 		{"node joins", 1, (*world).join},
 		{"move", 3, (*world).move},
 		{"power cut in a write", 3, (*world).tear},
-		{"bit flip at a restart", 2, (*world).flipAtRestart},
+		{"killed in a write", 3, (*world).killInWrite},
+		{"bit flip at a restart", 3, (*world).flipAtRestart},
+		{"roster rots at a restart", 2, (*world).rotAtRestart},
 		{"hand-over", 3, (*world).handOver},
 		{"rerating unheard", 1, (*world).rerateUnheard},
 		{"question", 8, func(*world, *node) {}}, // see trouble
@@ -102,7 +104,7 @@ func (w *world) flipAtCrash(n *node) {
 		return
 	}
 	life.disk.kill()
-	n.damageNewest()
+	n.damage(rotNewest)
 	n.log.off()
 	n.on = false
 	heal(n.fs)
@@ -199,7 +201,7 @@ func (n *node) healDisk() {
 	n.log.heal()
 }
 
-func (w *world) flipBit(n *node) { n.damage() }
+func (w *world) flipBit(n *node) { n.damage(rot) }
 
 // most is how far a node's clock may be off: the collector refuses what lies an
 // hour ahead of its own.

@@ -83,6 +83,7 @@ type begin struct {
 	booted  attribution.Second // the machine, as this agent has it: a clock that was kept nowhere begins anew
 	end     attribution.Second
 	how     ending
+	again   attribution.Second // from here on the next may have to seal again what this one had; 0: nothing
 }
 
 // delivery is a rate card that an agent was given.
@@ -144,14 +145,22 @@ func (l *nodeLog) ends(life *agentLife, how ending) {
 
 // now is the node's timeline, as far as an agent tells.
 func (l *nodeLog) now() attribution.Second {
+	if b := l.newestBegin(); b != nil {
+		return attribution.SecondOf(b.source.now())
+	}
+	return 0
+}
+
+// newestBegin is the newest agent that opened its source, nil where there is none.
+func (l *nodeLog) newestBegin() *begin {
 	for _, m := range slices.Backward(l.lives) {
 		for _, b := range slices.Backward(m.agents) {
 			if b.source != nil {
-				return attribution.SecondOf(b.source.now())
+				return b
 			}
 		}
 	}
-	return 0
+	return nil
 }
 
 // fails notes that the disk fails from now on.
@@ -188,13 +197,20 @@ func (l *nodeLog) failing() bool {
 	return l.fault != 0
 }
 
-// damaged notes which seconds a flipped bit may have cost, and whether it hit a
-// roster that what is written next may refer to.
-func (l *nodeLog) damaged(gone []stretch, roster bool) {
+// damaged notes what a flipped bit may cost, and whether an agent runs, which may
+// write on before anybody notices.
+func (l *nodeLog) damaged(d damage, runs bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.gone, l.rot = append(l.gone, gone...), append(l.rot, l.now())
-	if roster && l.loose == 0 {
+	l.gone = append(l.gone, d.gone...)
+	if d.again != 0 {
+		if b := l.newestBegin(); b.again == 0 || d.again < b.again {
+			b.again = d.again
+		}
+		return // it costs no more: who held what is kept elsewhere
+	}
+	l.rot = append(l.rot, l.now())
+	if d.roster && runs && l.loose == 0 {
 		l.loose = l.now() - attribution.ChunkSeconds - unsealed
 	}
 }

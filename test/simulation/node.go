@@ -229,21 +229,13 @@ func (n *node) hang(on bool) {
 	}
 }
 
-// damage rots the spool.
-func (n *node) damage() { n.rot(rot) }
-
-// damageNewest rots the newest second of its journal.
-func (n *node) damageNewest() { n.rot(rotNewest) }
-
-// damageChunk rots the last chunk.
-func (n *node) damageChunk() { n.rot(rotChunk) }
-
-func (n *node) rot(how func(*memfs.FS, string, *rand.Rand) ([]stretch, bool, error)) {
-	gone, roster, err := how(n.fs, n.spoolDir(), n.r)
+// damage rots the spool in some way.
+func (n *node) damage(how func(*memfs.FS, string, *rand.Rand) (damage, error)) {
+	d, err := how(n.fs, n.spoolDir(), n.r)
 	if err != nil {
 		n.w.broken("%v", err)
 	}
-	n.log.damaged(gone, roster && n.alive() != nil)
+	n.log.damaged(d, n.alive() != nil)
 }
 
 var _ spool.FS = (*disk)(nil)

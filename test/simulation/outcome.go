@@ -111,6 +111,9 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 	case b.opened0 < e.resume: // all was lost, and the timeline has begun anew
 		e.resume = b.opened0
 	}
+	if b.again != 0 {
+		e.resume = min(e.resume, b.again)
+	}
 	e.prev = b
 }
 
@@ -144,7 +147,8 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
 	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {
 		if o := e.out[s]; o != nil { // lost, it is not made up for
-			o.firm = false
+			// With it all that is behind it in a life of the machine that is over.
+			o.must, o.firm = false, o.firm && b.life != p.life && s < b.booted-3
 		}
 	}
 	for s := max(e.resume, boot-1, oldest-3); s < end; s++ {
@@ -152,7 +156,12 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		o.unobserved = true
 		o.held = append(slices.Clip(o.held), e.kept...)
 		o.anyone = o.anyone || e.torn || !e.sure
-		if o.observed { // of the tail of the life before
+		lo, hi := e.l.inForce(min(p.end-unsealed, b.opened0)-2, b.opened0+30), e.l.newest(b.opened0+30)
+		if !e.sure {
+			lo = 0
+		}
+		if o.observed { // of the tail of the life before, which may have kept it
+			o.lo, o.hi = min(o.lo, lo), max(o.hi, hi)
 			continue
 		}
 		o.life, o.firm = m, e.sure && !e.torn && (p.life == b.life || s > p.end) && s > oldest+3 && s > m.boot+2
@@ -160,14 +169,10 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		// The edges are to the second. Where the timeline of another life of the
 		// machine came as far, it may be sealed up to there.
 		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (e.l.lasting(b) || s > again)
-		lo := e.l.inForce(min(p.end-unsealed, b.opened0)-2, b.opened0+30)
-		if !e.sure {
-			lo = 0
-		}
 		if !o.priced || lo < o.lo { // else an agent that kept little may have sealed it
 			o.lo = lo
 		}
-		o.priced, o.hi = true, e.l.newest(b.opened0+30)
+		o.priced, o.hi = true, hi
 	}
 }
 
