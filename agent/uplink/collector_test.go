@@ -159,15 +159,15 @@ func (c *collector) live(m *pb.Live, seen *seen) {
 		c.alone++
 	}
 	c.mu.Unlock()
-	id, err := seen.decoder.RosterID(m)
-	if err == nil && seen.rosters[id] == nil {
+	head, err := seen.decoder.Peek(m)
+	if err == nil && seen.rosters[head.RosterID] == nil {
 		err = errors.New("came before its roster")
 	}
 	if err != nil {
 		c.fail("live second: %v", err)
 		return
 	}
-	second, err := seen.decoder.Decode(m, "", "n", boot, seen.rosters[id])
+	second, err := seen.decoder.Decode(m, "", "n", boot, seen.rosters[head.RosterID])
 	if err != nil {
 		c.fail("%v", err)
 		return

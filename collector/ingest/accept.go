@@ -33,7 +33,7 @@ func (s *Server) Accept(ctx context.Context, c *attribution.Chunk) error {
 		s.count.rejected.Add(1)
 		return err
 	}
-	if why := s.tooEarlyOrLate(c); why != "" {
+	if why := s.tooEarlyOrLate(c.Key.Sequence, c.End()); why != "" {
 		return fmt.Errorf("chunk %d of %q: %s", c.Key.Sequence, c.Key.Node, why)
 	}
 	select {

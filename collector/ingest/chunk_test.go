@@ -110,7 +110,7 @@ func TestLaw4ChunksOfLiveSecondsAreTheAgents(t *testing.T) {
 			}
 			seconds := make([]*live, len(cs))
 			for i, c := range cs {
-				seconds[i] = &live{Chunk: c, roster: of}
+				seconds[i] = &live{chunk: c, roster: of}
 			}
 			key := attribution.ChunkKey{Cluster: "c", Node: "n", Boot: attribution.Boot{1}, Sequence: base}
 			want := attribution.Join(key, 10, cs)

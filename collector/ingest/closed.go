@@ -29,12 +29,16 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 		return st.noteDuplicate(key.Sequence, end)
 	}
 	seconds := make([]*live, 0, attribution.ChunkSeconds)
-	for _, l := range n.live {
-		if l.Key.Sequence >= key.Sequence && l.Key.Sequence < end {
+	for _, l := range n.decodedLive() {
+		if l.second >= key.Sequence && l.second < end {
 			seconds = append(seconds, l)
 		}
 	}
+	err = n.tail.err
 	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
 
 	c, r := st.rebuild(key, int(m.GetSeconds()), seconds)
 	if c == nil {
@@ -54,7 +58,7 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live) (*attribution.Chunk, *roster) {
 	ns, nt := 0, 0
 	for _, l := range seconds {
-		ns, nt = ns+int(sliceCount(l.Chunk)), nt+len(l.Tallies)
+		ns, nt = ns+int(sliceCount(l.chunk)), nt+len(l.chunk.Tallies)
 	}
 	if ns > wire.MaxSlices || nt > wire.MaxTallies || (key.Sequence+attribution.Second(n)-1).ChunkStart() != key.Sequence.ChunkStart() {
 		return nil, nil
@@ -126,14 +130,14 @@ func usedOf(r *attribution.Roster, seconds []*live) []bool {
 	owners, methods, subjects, measures, all := places(r)
 	used := make([]bool, all)
 	for _, l := range seconds {
-		for i := range l.Windows {
-			w := &l.Windows[i]
+		for i := range l.chunk.Windows {
+			w := &l.chunk.Windows[i]
 			used[w.Device], used[methods+int(w.Method)] = true, true
 			for j := range w.Slices {
 				used[owners+int(w.Slices[j].Owner)] = true
 			}
 		}
-		for _, t := range l.Tallies {
+		for _, t := range l.chunk.Tallies {
 			used[subjects+int(t.Subject)], used[measures+int(t.Measure)] = true, true
 			used[owners+int(r.Subjects[t.Subject].Owner)] = true
 		}
@@ -152,9 +156,9 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 	begin := make([]int, len(of.Devices)+1) // where each device's windows begin
 	windows := 0
 	for _, l := range seconds {
-		windows += len(l.Windows)
-		for i := range l.Windows {
-			begin[l.Windows[i].Device+1]++
+		windows += len(l.chunk.Windows)
+		for i := range l.chunk.Windows {
+			begin[l.chunk.Windows[i].Device+1]++
 		}
 	}
 	for d := range of.Devices {
@@ -164,9 +168,9 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 		c.Windows = make([]attribution.DeviceWindow, windows)
 	}
 	for _, l := range seconds {
-		for i := range l.Windows {
-			d := l.Windows[i].Device
-			c.Windows[begin[d]] = l.Windows[i]
+		for i := range l.chunk.Windows {
+			d := l.chunk.Windows[i].Device
+			c.Windows[begin[d]] = l.chunk.Windows[i]
 			begin[d]++
 		}
 	}
@@ -174,7 +178,7 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 		c.Tallies = make([]attribution.Tally, 0, nt)
 	}
 	for _, l := range seconds {
-		c.Tallies = append(c.Tallies, l.Tallies...)
+		c.Tallies = append(c.Tallies, l.chunk.Tallies...)
 	}
 	if r != seconds[0].roster {
 		renumber(c, of, used, make([]attribution.Slice, 0, ns))
@@ -218,11 +222,11 @@ func joinAny(key attribution.ChunkKey, n int, seconds []*live) (c *attribution.C
 	var windows []attribution.DeviceWindow
 	var tallies []attribution.Tally
 	for _, l := range seconds {
-		k := j.add(l.Roster)
-		if int(j.methods[k])+len(l.Roster.Methods) > 1<<16 || int(j.measures[k])+len(l.Roster.Measures) > 1<<16 {
+		k := j.add(l.chunk.Roster)
+		if int(j.methods[k])+len(l.chunk.Roster.Methods) > 1<<16 || int(j.measures[k])+len(l.chunk.Roster.Measures) > 1<<16 {
 			return nil, false
 		}
-		for _, w := range l.Windows {
+		for _, w := range l.chunk.Windows {
 			w.Device += j.devices[k]
 			w.Method += uint16(j.methods[k])
 			w.Slices = slices.Clone(w.Slices)
@@ -231,7 +235,7 @@ func joinAny(key attribution.ChunkKey, n int, seconds []*live) (c *attribution.C
 			}
 			windows = append(windows, w)
 		}
-		for _, t := range l.Tallies {
+		for _, t := range l.chunk.Tallies {
 			t.Subject += j.subjects[k]
 			t.Measure += uint16(j.measures[k])
 			tallies = append(tallies, t)

@@ -19,6 +19,10 @@
 // what is not acknowledged. Chunks that the collector makes itself, of what
 // gateways tell, come in by [Server.Accept] and go the same way.
 //
+// Seconds come live too, each told by the one before. They wait as they came, and
+// are decoded when a question asks for them or when their chunk closes, which then
+// is made of them and held against its digest.
+//
 // # Exactly once
 //
 // A node's seconds are known as ranges: those in the store, read at the start,

@@ -47,8 +47,18 @@ func (st *stream) roster(id attribution.Fingerprint) (*roster, error) {
 	return r, nil
 }
 
+// takeLive keeps a live second as it came, see tail.
 func (st *stream) takeLive(m *pb.Live) error {
-	rosterID, err := st.lives.RosterID(m)
+	n := st.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stream != st {
+		return errSuperseded
+	}
+	if n.tail.err != nil {
+		return n.tail.err
+	}
+	h, err := n.tail.decoder.Peek(m)
 	if errors.Is(err, wire.ErrNoBase) {
 		st.s.count.liveDropped.Add(1) // its chunk will be asked for in full
 		return nil
@@ -56,32 +66,16 @@ func (st *stream) takeLive(m *pb.Live) error {
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "live second: %v", err)
 	}
-	r, err := st.roster(rosterID)
+	r, err := st.roster(h.RosterID)
 	if err != nil {
 		return err
 	}
-	id := st.node.id
-	c, err := st.lives.Decode(m, id.cluster, id.node, st.boot, r.facts.Roster())
-	if err != nil {
-		return status.Errorf(codes.InvalidArgument, "live second: %v", err)
-	}
-	if st.s.tooEarlyOrLate(c) != "" {
-		st.s.count.liveDropped.Add(1)
-		return nil
-	}
-	n, l := st.node, &st.s.o.Limits
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.stream != st {
-		return errSuperseded
-	}
-	kept, pushed, shed := n.addLive(&live{Chunk: c, bytes: memory(c) + st.firstLive(r), roster: r}, l.LiveSeconds, l.LiveBytes)
-	if kept {
+	shared := st.firstLive(r)
+	l := &live{second: h.Second, message: m, roster: r, shared: shared, bytes: liveMemory + int64(len(m.GetPlain())+len(m.GetZstd())) + shared}
+	if n.addLive(l, h, st.s.tooEarlyOrLate(l.second, l.end()) == "") {
 		st.s.count.live.Add(1)
 	}
-	st.s.count.liveDropped.Add(int64(pushed + shed))
-	st.s.count.liveShed.Add(int64(shed))
-	return nil
+	return n.tail.err
 }
 
 // key reads what identifies a chunk, on which an answer can be given.
@@ -144,7 +138,7 @@ const rosterMemory = 4
 // admit accepts a chunk that keeps the laws, waiting for memory if it must.
 func (st *stream) admit(ctx context.Context, c *chunk) error {
 	s := st.s
-	if why := s.tooEarlyOrLate(c.decoded); why != "" {
+	if why := s.tooEarlyOrLate(c.from(), c.end()); why != "" {
 		s.count.rejected.Add(1)
 		return st.reject(c.key(), why)
 	}
@@ -223,7 +217,7 @@ const rejectLogEvery = time.Second
 // stored, so queries no longer see its live seconds either.
 func (st *stream) rejectLocked(key attribution.ChunkKey, why string) error {
 	end := key.Sequence - key.Sequence%attribution.ChunkSeconds + attribution.ChunkSeconds
-	st.node.dropLive(func(l *live) bool { return l.Key.Sequence >= key.Sequence && l.Key.Sequence < end })
+	st.node.dropLive(func(l *live) bool { return l.second >= key.Sequence && l.second < end })
 	if now := st.s.o.Clock(); st.rejectLogged.IsZero() || now.Sub(st.rejectLogged) >= rejectLogEvery {
 		st.rejectLogged = now
 		st.s.o.Log.Warn("chunk rejected", "cluster", key.Cluster, "node", key.Node, "sequence", key.Sequence, "reason", why)
@@ -254,12 +248,13 @@ func (s *Server) flush(n *node) {
 	s.queue.rush()
 }
 
-// tooEarlyOrLate says why a chunk's time can't be taken, "" where it can.
-func (s *Server) tooEarlyOrLate(c *attribution.Chunk) string {
+// tooEarlyOrLate says why the time of what lies in [from, to) can't be taken, ""
+// where it can.
+func (s *Server) tooEarlyOrLate(from, to attribution.Second) string {
 	switch {
-	case c.Key.Sequence < 0:
+	case from < 0:
 		return "it lies before 1970"
-	case !s.o.AllowFuture && c.End() > attribution.Second(s.o.Clock().Add(MaxAhead).Unix()):
+	case !s.o.AllowFuture && to > attribution.Second(s.o.Clock().Add(MaxAhead).Unix()):
 		return "it lies more than an hour after the collector's clock: check the node's clock"
 	}
 	return ""

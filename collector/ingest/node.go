@@ -3,14 +3,12 @@ package ingest
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // nodeID names a node.
@@ -22,8 +20,10 @@ type node struct {
 	holder   *holder // of what is pending; several nodes of the collector's own share one
 	budget   *budget // of what is pending
 	lives    *pool   // of all nodes' live seconds
-	decoded  *room   // of all nodes' pending chunks that are kept decoded
-	nextTurn int64   // of the next group that becomes ready; guarded by the queue
+	limits   *Limits
+	count    *counters
+	decoded  *room // of all nodes' pending chunks that are kept decoded
+	nextTurn int64 // of the next group that becomes ready; guarded by the queue
 
 	mu      sync.Mutex
 	has     seconds  // stored and accepted
@@ -32,6 +32,7 @@ type node struct {
 	groups  []*group // the others that are in memory: ready, or committed a moment ago
 	live    []*live  // by second; none that a chunk holds
 	liveLen int64    // bytes of live, part of lives
+	tail    tail     // of live
 	stream  *stream  // nil: not connected
 	boot    attribution.Boot
 	version string    // of the agent
@@ -73,14 +74,6 @@ type group struct {
 	bytes     int64
 }
 
-// live is a second that no chunk holds yet.
-type live struct {
-	*attribution.Chunk // of one second
-	bytes              int64
-	roster             *roster
-	encoded            atomic.Pointer[pb.Chunk] // for other collectors, once one has asked
-}
-
 // accept puts a fresh chunk into its group and returns the groups that it makes
 // ready: those of minutes that it reaches the end of. An error leaves
 // everything as it was.
@@ -109,7 +102,7 @@ func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, e
 		return int(p.from() - s)
 	})
 	n.pending = slices.Insert(n.pending, at, c)
-	n.dropLive(func(l *live) bool { return l.Key.Sequence >= c.from() && l.Key.Sequence < c.end() })
+	n.dropLive(func(l *live) bool { return l.second >= c.from() && l.second < c.end() })
 	return n.makeReady(func(g *group) bool { return g.minute+attribution.Second(rollup.Minute) <= c.end() }), nil
 }
 
@@ -169,41 +162,6 @@ func (n *node) forget(gs map[*group]bool) {
 	n.groups = slices.DeleteFunc(n.groups, func(g *group) bool { return gs[g] })
 }
 
-// addLive keeps a second for queries and for the chunk that will hold it. It
-// returns false where it is of no use, because a chunk holds it or it is older
-// than what is kept, how many older seconds it pushed out, and how many went
-// because all nodes hold too many; either may count the second itself.
-func (n *node) addLive(l *live, most int, bytes int64) (kept bool, pushed, shed int) {
-	if n.has.has(l.Key.Sequence) {
-		return false, 1, 0
-	}
-	n.dropLive(func(o *live) bool { return o.Key.Sequence == l.Key.Sequence })
-	at, _ := slices.BinarySearchFunc(n.live, l.Key.Sequence, func(o *live, s attribution.Second) int {
-		return int(o.Key.Sequence - s)
-	})
-	n.live = slices.Insert(n.live, at, l)
-	n.lives.change(&n.liveLen, l.bytes)
-	for ; len(n.live) > most || n.liveLen > bytes; pushed++ {
-		n.dropOldestLive()
-	}
-	shed = n.shedLive()
-	return slices.Contains(n.live, l), pushed, shed
-}
-
-// shedLive drops the oldest live seconds while all nodes hold too many, and
-// returns how many.
-func (n *node) shedLive() (dropped int) {
-	for ; n.lives.over(n.liveLen); dropped++ {
-		n.dropOldestLive()
-	}
-	return dropped
-}
-
-func (n *node) dropOldestLive() {
-	n.lives.change(&n.liveLen, -n.live[0].bytes)
-	n.live = slices.Delete(n.live, 0, 1)
-}
-
 // inMemory calls f with every group.
 func (n *node) inMemory(f func(*group)) {
 	for _, g := range n.groups {
@@ -214,21 +172,11 @@ func (n *node) inMemory(f func(*group)) {
 	}
 }
 
-func (n *node) dropLive(drop func(*live) bool) {
-	n.live = slices.DeleteFunc(n.live, func(l *live) bool {
-		if drop(l) {
-			n.lives.change(&n.liveLen, -l.bytes)
-			return true
-		}
-		return false
-	})
-}
-
 // visibleThrough is the first second after the newest that queries see.
 func (n *node) visibleThrough() attribution.Second {
 	end := n.has.end()
 	if k := len(n.live); k > 0 {
-		end = max(end, n.live[k-1].End())
+		end = max(end, n.live[k-1].end())
 	}
 	return end
 }

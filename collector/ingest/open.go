@@ -34,7 +34,7 @@ func (s *Server) Open(f func(*Open) error) error {
 			m := l.encoded.Load()
 			if m == nil {
 				var err error
-				if m, err = wire.EncodeChunk(l.Chunk, l.roster.stored.ID); err != nil {
+				if m, err = wire.EncodeChunk(l.chunk, l.roster.stored.ID); err != nil {
 					continue // its chunk will be refused, too
 				}
 				l.encoded.Store(m)
@@ -52,5 +52,5 @@ func (n *node) inHand() (chunks []*chunk, lives []*live) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inMemory(func(g *group) { chunks = append(chunks, g.chunks...) })
-	return chunks, append(lives, n.live...)
+	return chunks, append(lives, n.decodedLive()...)
 }

@@ -76,9 +76,12 @@ func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) 
 			}
 		}
 	})
-	for _, l := range n.live {
-		if l.Key.Sequence < to && l.End() > from {
-			cs = append(cs, visible{decoded: l.Chunk})
+	if len(n.live) == 0 || n.live[0].second >= to || n.live[len(n.live)-1].second < from {
+		return cs
+	}
+	for _, l := range n.decodedLive() {
+		if l.second < to && l.second >= from {
+			cs = append(cs, visible{decoded: l.chunk})
 		}
 	}
 	return cs
@@ -101,7 +104,7 @@ func (s *Server) Extent() (from, to attribution.Second) {
 			}
 		})
 		for _, l := range n.live {
-			grow(l.Key.Sequence, l.End())
+			grow(l.second, l.end())
 		}
 		n.mu.Unlock()
 	}

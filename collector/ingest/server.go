@@ -113,7 +113,7 @@ func (s *Server) known(id nodeID) *node {
 // addNode adds a node under the server's mutex. Those of the collector's own
 // count as one when memory is shared out.
 func (s *Server) addNode(id nodeID) *node {
-	n := &node{id: id, holder: &holder{}, budget: s.budget, lives: &s.lives, decoded: &s.decoded}
+	n := &node{id: id, holder: &holder{}, budget: s.budget, lives: &s.lives, decoded: &s.decoded, limits: &s.o.Limits, count: &s.count}
 	if strings.HasPrefix(id.node, OwnPrefix) {
 		n.holder = &s.own
 	}
@@ -157,7 +157,8 @@ func (s *Server) connect(st *stream, id nodeID, stored *seconds) error {
 		n.dropLive(func(*live) bool { return true })
 	}
 	n.learn(stored)
-	n.stream, n.boot, n.version = st, st.boot, st.version
+	n.decodeLive() // of the older stream
+	n.stream, n.boot, n.version, n.tail = st, st.boot, st.version, tail{boot: st.boot}
 	st.node = n
 	return st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
 		Version: s.o.Version, StoredThrough: int64(n.storedThrough),

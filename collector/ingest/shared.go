@@ -59,7 +59,7 @@ func (n *node) learn(stored *seconds) {
 	}
 	n.has.learn(stored.spans)
 	n.storedThrough = max(n.storedThrough, stored.end())
-	n.dropLive(func(l *live) bool { return n.has.has(l.Key.Sequence) })
+	n.dropLive(func(l *live) bool { return n.has.has(l.second) })
 }
 
 // letGo drops what the node has that is neither stored nor with the writer, and

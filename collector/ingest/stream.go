@@ -17,7 +17,6 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
-	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Limits of what an agent may say of itself. A node's name is a DNS name.
@@ -42,7 +41,6 @@ type stream struct {
 
 	// The receiver's own.
 	rosters rosters
-	lives   wire.LiveDecoder
 	counted *roster // whose memory has been counted, with a chunk's
 	lived   *roster // the same, with a live second's
 	excerpt excerpt

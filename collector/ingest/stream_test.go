@@ -189,6 +189,16 @@ func TestHostileMessagesEndTheStreamOrAreRejected(t *testing.T) {
 			}
 			a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: &pb.Live{RosterId: x[:], Plain: b}}})
 		}, code: codes.InvalidArgument},
+		"bad live, told by a good one": {send: func(a *agent) {
+			s := secondsOf(good)
+			a.live(s[0])
+			b, err := proto.Marshal(&pb.Columns{FirstSecond: 1, Seconds: 1, DeviceStep: []uint32{9}})
+			if err != nil {
+				a.t.Fatal(err)
+			}
+			a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: &pb.Live{Base: int64(base), Plain: b}}})
+			a.closed(good) // until then it waits
+		}, code: codes.InvalidArgument},
 		"foreign roster": {send: func(a *agent) { a.chunk(foreign) }, reject: true},
 		"broken body": {send: func(a *agent) {
 			a.roster(good.Roster)

@@ -112,9 +112,9 @@ func (s *Server) sweep(now time.Time) {
 	for _, n := range s.allNodes() {
 		n.mu.Lock()
 		gs := n.makeReady(func(g *group) bool { return now.Sub(g.since) >= s.o.Timing.MaxAge })
-		shed := int64(n.shedLive())
-		s.count.liveDropped.Add(shed)
-		s.count.liveShed.Add(shed)
+		if n.tooMuchLive() {
+			n.decodeLive()
+		}
 		if n.stream == nil && len(n.live) > 0 && now.Sub(n.left) >= liveAfterLeaving {
 			n.dropLive(func(*live) bool { return true })
 		}

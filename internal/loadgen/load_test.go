@@ -98,11 +98,11 @@ func (s *peer) take(m *pb.FromAgent) (*pb.ToAgent, error) {
 		}
 		return nil, err
 	case *pb.FromAgent_Live:
-		id, err := s.lives.RosterID(m.Live)
+		head, err := s.lives.Peek(m.Live)
 		if err != nil {
 			return nil, err
 		}
-		c, err := s.lives.Decode(m.Live, s.hello.Cluster, s.hello.Node, attribution.Boot(s.hello.Boot), s.rosters[id])
+		c, err := s.lives.Decode(m.Live, s.hello.Cluster, s.hello.Node, attribution.Boot(s.hello.Boot), s.rosters[head.RosterID])
 		s.parts = append(s.parts, c)
 		return nil, err
 	case *pb.FromAgent_Closed:

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
@@ -101,45 +103,109 @@ func encodeLive(c *attribution.Chunk, b base) (*pb.Live, error) {
 	return &pb.Live{Plain: append([]byte(nil), w.plain...)}, nil
 }
 
-// LiveDecoder reads the live seconds of one stream. The zero value begins a
-// stream. One goroutine uses it.
+// LiveDecoder reads the live seconds of one stream, in two steps: every message
+// is looked at when it comes ([LiveDecoder.Peek]), which is cheap, and read when
+// it is wanted ([LiveDecoder.Decode]), in the same order. The zero value begins a
+// stream. One goroutine at a time uses it.
 type LiveDecoder struct {
-	last     keptSecond
-	rosterID attribution.Fingerprint // of last
+	peeked LiveHead // of the newest message that Peek took
 
+	last keptSecond // decoded last
 	// Of last as well, to see that the roster need not be checked again.
 	roster        *attribution.Roster
 	cluster, node string
 }
 
-// RosterID is the fingerprint of the roster that the stream's next message
-// refers to. Where that follows from a base that is not here, it fails with
-// ErrNoBase.
-func (d *LiveDecoder) RosterID(m *pb.Live) (attribution.Fingerprint, error) {
-	if m.GetBase() == 0 {
-		return RosterID(m.GetRosterId())
-	}
-	if len(m.GetRosterId()) > 0 {
-		return d.rosterID, malformed(4, "live.roster_id", "is there, and so is a base: its is meant")
-	}
-	if b := d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
-		return d.rosterID, fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
-	}
-	return d.rosterID, nil
+// LiveHead is what a live second is known by.
+type LiveHead struct {
+	Second   attribution.Second
+	RosterID attribution.Fingerprint // of the roster that it refers to
+	Bytes    int                     // of its columns; a few times as much once decoded
 }
 
-// Decode reads the stream's next message, a live second of a node, as a chunk
-// of one second, checked like any. The roster must be the one that RosterID
-// names, and never change. Decode fails with ErrNoBase as RosterID does; the
-// stream goes on.
-func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
-	id, err := d.RosterID(m)
-	if err != nil {
-		return nil, err
+// Peek looks at the stream's next message. Where it is told by a base that did
+// not come, Peek fails with ErrNoBase, and the message can't be read ever; the
+// stream goes on. What Peek takes may still turn out to be unreadable.
+func (d *LiveDecoder) Peek(m *pb.Live) (LiveHead, error) {
+	var h LiveHead
+	var err error
+	switch {
+	case m.GetBase() == 0:
+		h.RosterID, err = RosterID(m.GetRosterId())
+	case len(m.GetRosterId()) > 0:
+		err = malformed(4, "live.roster_id", "is there, and so is a base: its is meant")
+	case d.peeked.Second == 0 || int64(d.peeked.Second) != m.GetBase():
+		err = fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
+	default:
+		h.RosterID, h.Second = d.peeked.RosterID, d.peeked.Second
 	}
+	if err != nil {
+		return h, err
+	}
+	first, size, err := peekLive(m)
+	if err != nil {
+		return h, err
+	}
+	if m.GetBase() != 0 && (first < 1 || first > int64(attribution.MaxSecond)) {
+		return h, malformed(4, "live.first_second", "%d after its base", first)
+	}
+	h.Second += attribution.Second(first)
+	h.Bytes = size
+	d.peeked = h
+	return h, nil
+}
+
+// peekLive reads the first second of a message's columns, and their size.
+func peekLive(m *pb.Live) (first int64, size int, err error) {
+	if len(m.GetZstd()) == 0 {
+		if len(m.GetPlain()) > MaxColumns {
+			return 0, 0, malformed(8, "live.plain", "%d bytes: at most %d are taken", len(m.GetPlain()), MaxColumns)
+		}
+		first, err = firstSecond(m.GetPlain())
+		return first, len(m.GetPlain()), err
+	}
+	w := borrow()
+	defer w.giveBack()
+	if err := w.unpack("live.zstd", m.GetZstd()); err != nil {
+		return 0, 0, err
+	}
+	first, err = firstSecond(w.plain)
+	return first, len(w.plain), err
+}
+
+// firstSecond is Columns.first_second of an encoding, the last where it is there
+// more than once.
+func firstSecond(b []byte) (first int64, err error) {
+	const columnsFirstSecond = 1
+	for len(b) > 0 {
+		field, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0, malformed(4, "columns", "can't be read: %v", protowire.ParseError(n))
+		}
+		b = b[n:]
+		size := protowire.ConsumeFieldValue(field, kind, b)
+		if size < 0 {
+			return 0, malformed(4, "columns", "can't be read: %v", protowire.ParseError(size))
+		}
+		if field == columnsFirstSecond && kind == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(b)
+			first = int64(v)
+		}
+		b = b[size:]
+	}
+	return first, nil
+}
+
+// Decode reads the next of the messages that Peek took, a live second of a node,
+// as a chunk of one second, checked like any. The roster must be the one that
+// Peek named, and never change. A message whose base could not be read fails
+// with ErrNoBase; the stream goes on.
+func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
 	var b base
 	if m.GetBase() != 0 {
-		b = d.last.windows
+		if b = d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
+			return nil, fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
+		}
 	}
 	derive := (*attribution.Chunk).Derive
 	if roster == d.roster && cluster == d.cluster && node == d.node {
@@ -150,7 +216,7 @@ func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.
 		d.last.windows = nil
 		return nil, err
 	}
-	d.rosterID, d.roster, d.cluster, d.node = id, roster, cluster, node
+	d.roster, d.cluster, d.node = roster, cluster, node
 	d.last.keep(c.Windows, nil)
 	d.last.bound()
 	return c, nil

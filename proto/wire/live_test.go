@@ -35,11 +35,15 @@ func (r *receiver) take(m *pb.Live, roster *attribution.Roster) (*attribution.Ch
 	if err := proto.Unmarshal(must(proto.Marshal(m)), &travelled); err != nil {
 		return nil, err
 	}
-	id, err := r.decoder.RosterID(&travelled)
+	head, err := r.decoder.Peek(&travelled)
 	if err != nil {
 		return nil, err
 	}
-	return r.decoder.Decode(&travelled, "c", "n", attribution.Boot{3}, r.rosters[id])
+	c, err := r.decoder.Decode(&travelled, "c", "n", attribution.Boot{3}, r.rosters[head.RosterID])
+	if err == nil && c.Key.Sequence != head.Second {
+		return nil, fmt.Errorf("second %d looked like %d", c.Key.Sequence, head.Second)
+	}
+	return c, err
 }
 
 // secondsOf a chunk, each with the roster of what occurs in it.
@@ -134,6 +138,34 @@ func TestLiveSecondsAreTheCallers(t *testing.T) {
 				c.Windows[i].Energy, c.Windows[i].Device = -1, 99
 				clear(c.Windows[i].Slices)
 			}
+		}
+	}
+}
+
+// Seconds that are looked at when they come, and read in one go when they are
+// wanted, are the same.
+func TestLiveSecondsMayBeReadLater(t *testing.T) {
+	var e wire.LiveEncoder
+	var d wire.LiveDecoder
+	seconds := sealed(genExample(shape{devices: 2, owners: 3, seconds: 10, reserved: true, tallies: true, changing: true}))
+	rosters := make(map[attribution.Fingerprint]*attribution.Roster)
+	var ms []*pb.Live
+	var heads []wire.LiveHead
+	for _, s := range seconds {
+		m := must(e.Encode(s, s.Roster.Fingerprint()))
+		roster, id := e.Roster()
+		rosters[id] = roster
+		ms, heads = append(ms, m), append(heads, must(d.Peek(m)))
+	}
+	for i, m := range ms {
+		got := must(d.Decode(m, "c", "n", attribution.Boot{3}, rosters[heads[i].RosterID]))
+		want := seconds[i]
+		if want.Key.Sequence != heads[i].Second || heads[i].Bytes == 0 {
+			t.Errorf("second %d looked like %+v", want.Key.Sequence, heads[i])
+		}
+		g := attribution.Join(got.Key, 1, []*attribution.Chunk{got})
+		if must(wire.Digest(g, attribution.Fingerprint{})) != must(wire.Digest(want, attribution.Fingerprint{})) {
+			t.Errorf("second %d is another", want.Key.Sequence)
 		}
 	}
 }
@@ -281,10 +313,17 @@ func TestHostileLiveSecondsAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var e wire.LiveEncoder
 			var d wire.LiveDecoder
-			if _, err := d.Decode(must(e.Encode(ss[0], id)), "c", "n", c.Key.Boot, c.Roster); err != nil {
+			take := func(m *pb.Live) error {
+				_, err := d.Peek(m)
+				if err == nil {
+					_, err = d.Decode(m, "c", "n", c.Key.Boot, c.Roster)
+				}
+				return err
+			}
+			if err := take(must(e.Encode(ss[0], id))); err != nil {
 				t.Fatal(err)
 			}
-			_, err := d.Decode(tc.m, "c", "n", c.Key.Boot, c.Roster)
+			err := take(tc.m)
 			if !errors.Is(err, wire.ErrMalformed) && !errors.Is(err, attribution.ErrBroken) {
 				t.Fatalf("got %v", err)
 			}
@@ -352,12 +391,16 @@ func FuzzLive(f *testing.F) {
 			if err := (protodelim.UnmarshalOptions{MaxSize: 1 << 20}).UnmarshalFrom(in, &m); err != nil {
 				return
 			}
-			if _, err := d.RosterID(&m); err != nil {
+			head, err := d.Peek(&m)
+			if err != nil {
 				continue
 			}
 			got, err := d.Decode(&m, "c", "n", c.Key.Boot, c.Roster)
 			if err != nil {
 				continue
+			}
+			if got.Key.Sequence != head.Second {
+				t.Fatalf("second %d looked like %d", got.Key.Sequence, head.Second)
 			}
 			if err := got.Check(); err != nil {
 				t.Fatal(err)

@@ -1,0 +1,148 @@
+package ingest
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
+)
+
+// live is a second that no chunk holds yet. It waits as it came, in some 500
+// bytes of a node of 8 devices, and is decoded, five times as large, when
+// something needs it: a question, another collector, or the chunk that closes,
+// for which ten are decoded in one go.
+type live struct {
+	second  attribution.Second
+	message *pb.Live           // nil once it is decoded
+	chunk   *attribution.Chunk // of one second; nil while it waits
+	roster  *roster
+	bytes   int64                    // part of the pool of live seconds
+	shared  int64                    // of bytes, the roster's
+	encoded atomic.Pointer[pb.Chunk] // for other collectors, once one has asked
+}
+
+func (l *live) end() attribution.Second { return l.second + 1 }
+
+// liveMemory is about what a live second takes besides its columns while it
+// waits.
+const liveMemory = 256
+
+// Bounds of what may wait on one stream: what is decoded for a question at a
+// time.
+const (
+	mostWaiting    = 16       // seconds
+	largestWaiting = 16 << 10 // bytes of a second's columns
+)
+
+// tail is what of a stream's live seconds waits to be decoded. Each is told by the
+// one before, so they are decoded in the order in which they came, the ones that
+// nobody wants included. One that stands alone, as a stream's first does, does not
+// wait.
+type tail struct {
+	boot    attribution.Boot
+	decoder wire.LiveDecoder
+	waiting []*live
+	err     error // a second can't be read: the stream must end
+}
+
+// addLive keeps a second for queries and for the chunk that will hold it. It
+// returns false where it is of no use: it is not wanted, a chunk holds it, it is
+// older than what is kept, or it can't be read. What goes is counted.
+func (n *node) addLive(l *live, h wire.LiveHead, wanted bool) (kept bool) {
+	n.tail.waiting = append(n.tail.waiting, l)
+	at, there := n.liveAt(l.second)
+	switch {
+	case !wanted || n.has.has(l.second):
+		l.bytes = 0 // it waits for those that are told by it alone
+		n.count.liveDropped.Add(1)
+		n.decodeLive()
+		return false
+	case there:
+		again := n.live[at]
+		n.dropLive(func(o *live) bool { return o == again })
+		at, _ = n.liveAt(l.second)
+	}
+	n.live = slices.Insert(n.live, at, l)
+	n.lives.change(&n.liveLen, l.bytes)
+	if l.message.GetBase() == 0 || len(n.tail.waiting) >= mostWaiting || h.Bytes > largestWaiting || n.tooMuchLive() {
+		n.decodeLive()
+	}
+	return slices.Contains(n.live, l)
+}
+
+func (n *node) liveAt(second attribution.Second) (at int, there bool) {
+	return slices.BinarySearchFunc(n.live, second, func(o *live, s attribution.Second) int { return int(o.second - s) })
+}
+
+// decodeLive decodes what waits, drops what can't be read, and then the oldest of
+// what is more than may be kept. The node's mutex must be held.
+func (n *node) decodeLive() {
+	for _, l := range n.tail.waiting {
+		c, err := n.tail.decoder.Decode(l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.facts.Roster())
+		switch {
+		case err == nil && c.Key.Sequence != l.second:
+			panic("BUG: a live second is another than it looked like")
+		case err == nil && l.bytes > 0:
+			more := memory(c) + l.shared - l.bytes
+			l.message, l.chunk, l.bytes = nil, c, l.bytes+more
+			n.lives.change(&n.liveLen, more)
+		case err != nil:
+			if !errors.Is(err, wire.ErrNoBase) {
+				n.tail.err = status.Errorf(codes.InvalidArgument, "live second: %v", err)
+			}
+			if i := slices.Index(n.live, l); i >= 0 {
+				n.dropLiveAt(i)
+				n.count.liveDropped.Add(1) // its chunk will be asked for in full
+			}
+		}
+	}
+	clear(n.tail.waiting)
+	n.tail.waiting = n.tail.waiting[:0]
+	for len(n.live) > n.limits.LiveSeconds || n.liveLen > n.limits.LiveBytes {
+		n.dropLiveAt(0)
+		n.count.liveDropped.Add(1)
+	}
+	for n.lives.over(n.liveLen) {
+		n.dropLiveAt(0)
+		n.count.liveDropped.Add(1)
+		n.count.liveShed.Add(1)
+	}
+}
+
+// tooMuchLive reports whether the node keeps more live seconds than it may, or
+// all nodes do and this one more than its share.
+func (n *node) tooMuchLive() bool {
+	return len(n.live) > n.limits.LiveSeconds || n.liveLen > n.limits.LiveBytes || n.lives.over(n.liveLen)
+}
+
+// dropLive drops seconds. Those that wait are decoded before, since others may be
+// told by them.
+func (n *node) dropLive(drop func(*live) bool) {
+	if len(n.tail.waiting) > 0 && slices.ContainsFunc(n.live, drop) {
+		n.decodeLive()
+	}
+	n.live = slices.DeleteFunc(n.live, func(l *live) bool {
+		if drop(l) {
+			n.lives.change(&n.liveLen, -l.bytes)
+			return true
+		}
+		return false
+	})
+}
+
+func (n *node) dropLiveAt(i int) {
+	n.lives.change(&n.liveLen, -n.live[i].bytes)
+	n.live = slices.Delete(n.live, i, i+1)
+}
+
+// decodedLive is the node's live seconds decoded, in order.
+func (n *node) decodedLive() []*live {
+	n.decodeLive()
+	return n.live
+}
