@@ -87,7 +87,7 @@ func (s *Server) ownChunk(c *attribution.Chunk) (*chunk, error) {
 	}
 	own := *c
 	own.Roster = r.facts.Roster() // equal, and what it is folded by
-	m, err := wire.EncodeChunk(&own, r.stored.ID)
+	m, err := wire.EncodeChunk(&own, r.id)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejected, err)
 	}

@@ -36,11 +36,11 @@ const chunkMemory = 512
 func newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster, firstOfRoster bool) *chunk {
 	x := &chunk{
 		roster: r, mostRows: mostRows(c), decoded: c,
-		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.stored.ID, Body: m.GetBody(), Digest: m.GetDigest(), Previous: m.GetPrevious()},
+		stored: store.Chunk{Key: c.Key, Seconds: c.Seconds, RosterID: r.id, Body: m.GetBody(), Digest: m.GetDigest(), Previous: m.GetPrevious()},
 	}
 	x.bytes = chunkMemory + int64(len(m.GetBody())) + rollup.RowMemory*int64(x.mostRows)
 	if firstOfRoster {
-		x.bytes += rosterMemory * int64(len(r.stored.Body))
+		x.bytes += rosterMemory * int64(r.size)
 	}
 	return x
 }

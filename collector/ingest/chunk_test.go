@@ -118,10 +118,10 @@ func TestLaw4ChunksOfLiveSecondsAreTheAgents(t *testing.T) {
 			if got == nil {
 				rt.Fatal("no chunk")
 			}
-			if err := got.Check(); err != nil || got.Roster != r.facts.Roster() || got.Roster.Fingerprint() != r.stored.ID {
+			if err := got.Check(); err != nil || got.Roster != r.facts.Roster() || got.Roster.Fingerprint() != r.id {
 				rt.Fatalf("the chunk's roster is not its own: %v", err)
 			}
-			a, err := wire.Digest(got, r.stored.ID)
+			a, err := wire.Digest(got, r.id)
 			b, err2 := wire.Digest(want, want.Roster.Fingerprint())
 			if err != nil || err2 != nil || a != b {
 				rt.Fatalf("got  %+v\nwant %+v", got, want)

@@ -28,28 +28,46 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 		defer n.mu.Unlock()
 		return st.noteDuplicate(key.Sequence, end)
 	}
+	n.mu.Unlock()
+	c, err := st.close(key, end, m)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return st.resend(key)
+	}
+	return st.admit(ctx, c)
+}
+
+// close makes the chunk that was announced, nil where its seconds are not here or
+// make another.
+func (st *stream) close(key attribution.ChunkKey, end attribution.Second, m *pb.ChunkClosed) (*chunk, error) {
+	st.s.atWork.take()
+	defer st.s.atWork.give()
+	n := st.node
 	seconds := make([]*live, 0, attribution.ChunkSeconds)
-	for _, l := range n.decodedLive() {
+	n.mu.Lock()
+	n.decodeLive()
+	for _, l := range n.live {
 		if l.second >= key.Sequence && l.second < end {
 			seconds = append(seconds, l)
 		}
 	}
-	err = n.tail.err
+	err := n.tail.err
 	n.mu.Unlock()
 	if err != nil {
-		return err
+		return nil, err
 	}
-
 	c, r := st.rebuild(key, int(m.GetSeconds()), seconds)
 	if c == nil {
-		return st.resend(key)
+		return nil, nil
 	}
-	full, err := wire.EncodeChunk(c, r.stored.ID)
+	full, err := wire.EncodeChunk(c, r.id)
 	if err != nil || string(full.Digest) != string(m.GetDigest()) {
-		return st.resend(key)
+		return nil, nil
 	}
 	full.Previous = m.GetPrevious()
-	return st.admit(ctx, st.newChunk(c, full, r))
+	return st.newChunk(c, full, r), nil
 }
 
 // rebuild makes the chunk of a key from its live seconds, in order, as the agent

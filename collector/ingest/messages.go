@@ -106,7 +106,9 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	if err != nil {
 		return err
 	}
+	st.s.atWork.take()
 	c, err := wire.DecodeChunk(m, key.Cluster, key.Node, r.facts.Roster())
+	st.s.atWork.give()
 	if err != nil {
 		st.s.count.rejected.Add(1)
 		return st.reject(key, err.Error())
@@ -128,12 +130,12 @@ func (st *stream) firstLive(r *roster) int64 {
 		return 0
 	}
 	st.lived = r
-	return rosterMemory * int64(len(r.stored.Body))
+	return rosterMemory * int64(r.size)
 }
 
 // rosterMemory is about how many bytes of memory a byte of a roster's encoding
 // becomes, once decoded and with its fingerprints.
-const rosterMemory = 4
+const rosterMemory = 2
 
 // admit accepts a chunk that keeps the laws, waiting for memory if it must.
 func (st *stream) admit(ctx context.Context, c *chunk) error {

@@ -9,6 +9,8 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // nodeID names a node.
@@ -42,10 +44,21 @@ type node struct {
 	storedAt      time.Time // when that was last moved
 }
 
-// roster is a roster as it came, with its facts.
+// roster is a roster with its facts, and as it is stored.
 type roster struct {
-	stored store.Roster
+	id     attribution.Fingerprint
 	facts  *rollup.Facts
+	packed *pb.Roster // its encoding, compressed to some tenth
+	size   int        // of its encoding, in bytes
+}
+
+// stored is the roster as it is stored.
+func (r *roster) stored() store.Roster {
+	body, err := wire.RosterEncoding(r.packed)
+	if err != nil {
+		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
+	}
+	return store.Roster{ID: r.id, Body: body}
 }
 
 // memory is roughly what a decoded chunk takes.
@@ -67,6 +80,7 @@ type group struct {
 	batch  uint64 // number of the commit that holds it; 0: not known yet
 	since  time.Time
 	chunks []*chunk
+	extent span         // of the chunks, gaps included
 	fold   *rollup.Fold // nil once it is stored
 	// journal is what the sums are rated by, transfers are what it made of them.
 	journal   *rerating.Journal
@@ -95,7 +109,7 @@ func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, e
 	c.bytes -= spare
 	n.budget.give(charge{n.holder, 0, spare})
 	c.fold(n.decoded)
-	g.chunks = append(g.chunks, c)
+	g.hold(c)
 	g.bytes += c.bytes
 	n.has.add(c.span())
 	at, _ := slices.BinarySearchFunc(n.pending, c.from(), func(p *chunk, s attribution.Second) int {
@@ -104,6 +118,15 @@ func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, e
 	n.pending = slices.Insert(n.pending, at, c)
 	n.dropLive(func(l *live) bool { return l.second >= c.from() && l.second < c.end() })
 	return n.makeReady(func(g *group) bool { return g.minute+attribution.Second(rollup.Minute) <= c.end() }), nil
+}
+
+// hold adds a chunk that has been folded.
+func (g *group) hold(c *chunk) {
+	if len(g.chunks) == 0 {
+		g.extent = c.span()
+	}
+	g.extent.from, g.extent.to = min(g.extent.from, c.from()), max(g.extent.to, c.end())
+	g.chunks = append(g.chunks, c)
 }
 
 func (n *node) openGroup(minute attribution.Second) *group {

@@ -1,7 +1,7 @@
 package ingest
 
 import (
-	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -11,7 +11,8 @@ import (
 type Open struct {
 	Cluster, Node string
 	Chunk         *pb.Chunk
-	Roster        *store.Roster // that the chunk refers to
+	RosterID      attribution.Fingerprint
+	Roster        *pb.Roster // of that id, packed
 }
 
 // Open calls f with everything that is accepted and may not be stored yet, until
@@ -26,7 +27,7 @@ func (s *Server) Open(f func(*Open) error) error {
 				Boot: x.Key.Boot[:], Sequence: int64(x.Key.Sequence), Seconds: uint32(x.Seconds), RosterId: x.RosterID[:],
 				Body: x.Body, Digest: x.Digest, Previous: x.Previous,
 			}
-			if err := f(&Open{n.id.cluster, n.id.node, m, &c.roster.stored}); err != nil {
+			if err := f(&Open{n.id.cluster, n.id.node, m, c.roster.id, c.roster.packed}); err != nil {
 				return err
 			}
 		}
@@ -34,12 +35,12 @@ func (s *Server) Open(f func(*Open) error) error {
 			m := l.encoded.Load()
 			if m == nil {
 				var err error
-				if m, err = wire.EncodeChunk(l.chunk, l.roster.stored.ID); err != nil {
+				if m, err = wire.EncodeChunk(l.chunk, l.roster.id); err != nil {
 					continue // its chunk will be refused, too
 				}
 				l.encoded.Store(m)
 			}
-			if err := f(&Open{n.id.cluster, n.id.node, m, &l.roster.stored}); err != nil {
+			if err := f(&Open{n.id.cluster, n.id.node, m, l.roster.id, l.roster.packed}); err != nil {
 				return err
 			}
 		}
@@ -52,5 +53,5 @@ func (n *node) inHand() (chunks []*chunk, lives []*live) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inMemory(func(g *group) { chunks = append(chunks, g.chunks...) })
-	return chunks, append(lives, n.decodedLive()...)
+	return chunks, append(lives, n.seenLive()...)
 }

@@ -6,23 +6,16 @@ import (
 	"slices"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/gpuledger/gpuledger/attribution"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // decodeOpen reads what travels to another collector.
 func decodeOpen(t testing.TB, o *Open) *attribution.Chunk {
 	t.Helper()
-	m := &pb.Roster{}
-	if err := proto.Unmarshal(o.Roster.Body, m); err != nil {
-		t.Fatal(err)
-	}
-	r, err := wire.DecodeRoster(m)
-	if err != nil || r.Fingerprint() != o.Roster.ID {
-		t.Fatalf("roster %v: %v", o.Roster.ID, err)
+	r, err := wire.DecodeRoster(o.Roster)
+	if err != nil || r.Fingerprint() != o.RosterID {
+		t.Fatalf("roster %v: %v", o.RosterID, err)
 	}
 	c, err := wire.DecodeChunk(o.Chunk, o.Cluster, o.Node, r)
 	if err != nil {

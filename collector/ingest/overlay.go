@@ -79,7 +79,7 @@ func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) 
 	if len(n.live) == 0 || n.live[0].second >= to || n.live[len(n.live)-1].second < from {
 		return cs
 	}
-	for _, l := range n.decodedLive() {
+	for _, l := range n.seenLive() {
 		if l.second < to && l.second >= from {
 			cs = append(cs, visible{decoded: l.chunk})
 		}
@@ -99,12 +99,12 @@ func (s *Server) Extent() (from, to attribution.Second) {
 	for _, n := range s.allNodes() {
 		n.mu.Lock()
 		n.inMemory(func(g *group) {
-			for _, c := range g.chunks {
-				grow(c.from(), c.end())
+			if len(g.chunks) > 0 {
+				grow(g.extent.from, g.extent.to)
 			}
 		})
-		for _, l := range n.live {
-			grow(l.second, l.end())
+		if k := len(n.live); k > 0 {
+			grow(n.live[0].second, n.live[k-1].end())
 		}
 		n.mu.Unlock()
 	}
@@ -133,9 +133,6 @@ func (s *Server) Nodes() []NodeStatus {
 		})
 		n.mu.Unlock()
 	}
-	slices.SortFunc(out, func(a, b NodeStatus) int {
-		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Node, b.Node))
-	})
 	return out
 }
 

@@ -49,12 +49,13 @@ func (g *group) add(c *chunk, content *attribution.Chunk) error {
 
 // sumAnew sums chunks under a journal in place of the group's own.
 func (g *group) sumAnew(chunks []*chunk, j *rerating.Journal) {
-	g.chunks, g.journal, g.fold, g.transfers = chunks, j, rollup.NewFold(), rerating.Transfers{}
+	g.chunks, g.journal, g.fold, g.transfers = nil, j, rollup.NewFold(), rerating.Transfers{}
 	for _, c := range chunks {
 		if err := g.add(c, c.content(c.decoded)); err != nil {
 			// Prices are bounded so that costs always fit.
 			panic("BUG: no more chunks overflow where they did not: " + err.Error())
 		}
+		g.hold(c)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
-	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -27,7 +26,7 @@ type rosters struct {
 // get is the roster of an id, nil where it is not there (any more).
 func (r *rosters) get(id attribution.Fingerprint) *roster {
 	for i, x := range slices.Backward(r.list) {
-		if x.stored.ID != id {
+		if x.id != id {
 			continue
 		}
 		copy(r.list[i:], r.list[i+1:])
@@ -41,17 +40,17 @@ func (r *rosters) get(id attribution.Fingerprint) *roster {
 // streams together hold too many, and this one alone is more than its share, it
 // is dropped too, which is an error.
 func (r *rosters) put(x *roster) error {
-	if r.get(x.stored.ID) != nil {
+	if r.get(x.id) != nil {
 		return nil
 	}
 	r.list = append(r.list, x)
-	r.pool.change(&r.bytes, int64(len(x.stored.Body)))
+	r.pool.change(&r.bytes, int64(x.size))
 	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) || r.pool.over(r.bytes) {
-		r.pool.change(&r.bytes, -int64(len(r.list[0].stored.Body)))
+		r.pool.change(&r.bytes, -int64(r.list[0].size))
 		r.list = slices.Delete(r.list, 0, 1)
 	}
 	if len(r.list) == 0 {
-		return status.Errorf(codes.ResourceExhausted, "a roster of %d bytes is more than this stream's share of what all may hold: raise limits.roster_total_bytes", len(x.stored.Body))
+		return status.Errorf(codes.ResourceExhausted, "a roster of %d bytes is more than this stream's share of what all may hold: raise limits.roster_total_bytes", x.size)
 	}
 	return nil
 }
@@ -74,7 +73,7 @@ func decodeRoster(m *pb.Roster) (*roster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &roster{stored: store.Roster{ID: r.Fingerprint(), Body: body}, facts: rollup.FactsOf(r)}, nil
+	return &roster{id: r.Fingerprint(), facts: rollup.FactsOf(r), packed: wire.PackRoster(body), size: len(body)}, nil
 }
 
 // joined numbers the facts of several rosters one after the other.

@@ -1,9 +1,12 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +32,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	nodes   map[nodeID]*node
+	ordered []*node        // the same by name, as long as none comes or goes; never changed
 	streams sync.WaitGroup // goroutines; added to under mu while not dead
 
 	card     atomic.Pointer[pb.RateCard]
@@ -38,6 +42,7 @@ type Server struct {
 	lives    pool        // of live seconds
 	rosters  pool        // of streams' rosters
 	decoded  room        // of pending chunks that are kept decoded
+	atWork   slots       // for streams that decode and encode
 	pressed  atomic.Bool // the budget is short: commit everything
 	queue    queue
 	jobs     chan job
@@ -68,6 +73,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 		queue:    queue{wake: make(chan struct{}, 1)},
 		jobs:     make(chan job),
 		unpriced: unpriced{log: o.Log, devices: make(map[string]*unpricedDevice)},
+		atWork:   make(slots, 2*runtime.GOMAXPROCS(0)),
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
@@ -117,18 +123,26 @@ func (s *Server) addNode(id nodeID) *node {
 	if strings.HasPrefix(id.node, OwnPrefix) {
 		n.holder = &s.own
 	}
-	s.nodes[id] = n
+	s.nodes[id], s.ordered = n, nil
 	return n
 }
 
+// removeNode forgets a node under the server's mutex.
+func (s *Server) removeNode(n *node) {
+	delete(s.nodes, n.id)
+	s.ordered = nil
+}
+
+// allNodes is every node in order of (cluster, node). The slice is shared.
 func (s *Server) allNodes() []*node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ns := make([]*node, 0, len(s.nodes))
-	for _, n := range s.nodes {
-		ns = append(ns, n)
+	if s.ordered == nil {
+		s.ordered = slices.SortedFunc(maps.Values(s.nodes), func(a, b *node) int {
+			return cmp.Or(cmp.Compare(a.id.cluster, b.id.cluster), cmp.Compare(a.id.node, b.id.node))
+		})
 	}
-	return ns
+	return s.ordered
 }
 
 // connect makes st the stream of its node, in place of an older one, and
@@ -182,7 +196,7 @@ func (s *Server) disconnect(st *stream) {
 	n.stream, n.left = nil, s.o.Clock()
 	s.letGo(n)
 	if n.idle() {
-		delete(s.nodes, n.id)
+		s.removeNode(n)
 	}
 }
 

@@ -254,7 +254,7 @@ func TestHostileMessagesEndTheStreamOrAreRejected(t *testing.T) {
 func TestRostersAreBoundedPerStream(t *testing.T) {
 	r := &rosters{most: 3, mostBytes: 1000, pool: &pool{most: 1 << 20}}
 	put := func(i byte, bytes int) {
-		_ = r.put(&roster{stored: store.Roster{ID: attribution.Fingerprint{i}, Body: make([]byte, bytes)}})
+		_ = r.put(&roster{id: attribution.Fingerprint{i}, size: bytes})
 	}
 	for i := range byte(5) {
 		put(i, 10)

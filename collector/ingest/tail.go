@@ -70,9 +70,10 @@ func (n *node) addLive(l *live, h wire.LiveHead, wanted bool) (kept bool) {
 	}
 	n.live = slices.Insert(n.live, at, l)
 	n.lives.change(&n.liveLen, l.bytes)
-	if l.message.GetBase() == 0 || len(n.tail.waiting) >= mostWaiting || h.Bytes > largestWaiting || n.tooMuchLive() {
+	if l.message.GetBase() == 0 || len(n.tail.waiting) >= mostWaiting || h.Bytes > largestWaiting {
 		n.decodeLive()
 	}
+	n.trimLive()
 	return slices.Contains(n.live, l)
 }
 
@@ -80,8 +81,8 @@ func (n *node) liveAt(second attribution.Second) (at int, there bool) {
 	return slices.BinarySearchFunc(n.live, second, func(o *live, s attribution.Second) int { return int(o.second - s) })
 }
 
-// decodeLive decodes what waits, drops what can't be read, and then the oldest of
-// what is more than may be kept. The node's mutex must be held.
+// decodeLive decodes what waits, and drops what can't be read. What is kept then
+// may be more than may be, see trimLive. The node's mutex must be held.
 func (n *node) decodeLive() {
 	for _, l := range n.tail.waiting {
 		c, err := n.tail.decoder.Decode(l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.facts.Roster())
@@ -104,6 +105,14 @@ func (n *node) decodeLive() {
 	}
 	clear(n.tail.waiting)
 	n.tail.waiting = n.tail.waiting[:0]
+}
+
+// trimLive drops the oldest live seconds while they are more than may be kept.
+func (n *node) trimLive() {
+	if !n.tooMuchLive() {
+		return
+	}
+	n.decodeLive() // others may be told by those that go
 	for len(n.live) > n.limits.LiveSeconds || n.liveLen > n.limits.LiveBytes {
 		n.dropLiveAt(0)
 		n.count.liveDropped.Add(1)
@@ -141,8 +150,9 @@ func (n *node) dropLiveAt(i int) {
 	n.live = slices.Delete(n.live, i, i+1)
 }
 
-// decodedLive is the node's live seconds decoded, in order.
-func (n *node) decodedLive() []*live {
+// seenLive is the node's live seconds decoded, in order, for somebody who asks.
+func (n *node) seenLive() []*live {
 	n.decodeLive()
+	n.trimLive()
 	return n.live
 }

@@ -112,9 +112,7 @@ func (s *Server) sweep(now time.Time) {
 	for _, n := range s.allNodes() {
 		n.mu.Lock()
 		gs := n.makeReady(func(g *group) bool { return now.Sub(g.since) >= s.o.Timing.MaxAge })
-		if n.tooMuchLive() {
-			n.decodeLive()
-		}
+		n.trimLive()
 		if n.stream == nil && len(n.live) > 0 && now.Sub(n.left) >= liveAfterLeaving {
 			n.dropLive(func(*live) bool { return true })
 		}
@@ -133,7 +131,7 @@ func (s *Server) forgetNode(n *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.idle() {
-		delete(s.nodes, n.id)
+		s.removeNode(n)
 	}
 }
 
@@ -214,7 +212,7 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 			b.Chunks = append(b.Chunks, c.stored)
 			if !rosters[c.stored.RosterID] {
 				rosters[c.stored.RosterID] = true
-				b.Rosters = append(b.Rosters, c.roster.stored)
+				b.Rosters = append(b.Rosters, c.roster.stored())
 			}
 		}
 		b.Rows = append(b.Rows, g.fold.Rows()...)

@@ -24,6 +24,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/peers"
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -59,7 +60,7 @@ func (o *other) tell(f func(*ingest.Open) error) error {
 	o.mu.Unlock()
 	for _, c := range cs {
 		e := querytest.Encode(c)
-		x := &ingest.Open{Cluster: c.Key.Cluster, Node: c.Key.Node, Roster: &e.Roster, Chunk: &pb.Chunk{
+		x := &ingest.Open{Cluster: c.Key.Cluster, Node: c.Key.Node, RosterID: e.Roster.ID, Roster: wire.PackRoster(e.Roster.Body), Chunk: &pb.Chunk{
 			Boot: e.Chunk.Key.Boot[:], Sequence: int64(c.Key.Sequence), Seconds: uint32(c.Seconds), RosterId: e.Chunk.RosterID[:],
 			Body: e.Chunk.Body, Digest: e.Chunk.Digest,
 		}}
@@ -217,7 +218,7 @@ func TestWrongAnswersDoNotCount(t *testing.T) {
 	for name, spoil := range map[string]func(*ingest.Open){
 		"a chunk that its digest is not of": func(o *ingest.Open) { o.Chunk.Sequence += 10 },
 		"a roster that is not there":        func(o *ingest.Open) { o.Chunk.RosterId = make([]byte, 16) },
-		"a roster under another's id":       func(o *ingest.Open) { r := *o.Roster; r.ID[0] ^= 1; o.Roster = &r },
+		"a roster under another's id":       func(o *ingest.Open) { o.RosterID[0] ^= 1 },
 		"no body":                           func(o *ingest.Open) { o.Chunk.Body = nil },
 	} {
 		bubble(t, func(t *testing.T) {

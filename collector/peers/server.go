@@ -12,7 +12,6 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
-	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 const (
@@ -89,11 +88,10 @@ type answer struct {
 }
 
 func (a *answer) add(o *ingest.Open) error {
-	if !a.sent[o.Roster.ID] {
-		a.sent[o.Roster.ID] = true
-		r := wire.PackRoster(o.Roster.Body)
-		a.part.Rosters = append(a.part.Rosters, &pb.OpenRoster{Id: o.Roster.ID[:], Roster: r})
-		a.bytes += proto.Size(r)
+	if !a.sent[o.RosterID] {
+		a.sent[o.RosterID] = true
+		a.part.Rosters = append(a.part.Rosters, &pb.OpenRoster{Id: o.RosterID[:], Roster: o.Roster})
+		a.bytes += proto.Size(o.Roster)
 	}
 	a.part.Chunks = append(a.part.Chunks, &pb.OpenChunk{Cluster: o.Cluster, Node: o.Node, Chunk: o.Chunk})
 	a.bytes += len(o.Chunk.GetBody()) + len(o.Cluster) + len(o.Node) + 128

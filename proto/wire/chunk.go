@@ -218,6 +218,11 @@ func (w *workspace) unpack(field string, body []byte) error {
 	if len(body) > MaxBody {
 		return malformed(8, field, "%d bytes: at most %d are taken", len(body), MaxBody)
 	}
+	return w.decompress(field, body)
+}
+
+// decompress is unpack of what did not travel.
+func (w *workspace) decompress(field string, body []byte) error {
 	var h zstd.Header
 	if err := h.Decode(body); err != nil {
 		return malformed(4, field, "is not zstd: %v", err)

@@ -76,6 +76,16 @@ func PackRoster(encoding []byte) *pb.Roster {
 	return &pb.Roster{Zstd: append([]byte(nil), w.packed...)}
 }
 
+// RosterEncoding is what PackRoster compressed.
+func RosterEncoding(m *pb.Roster) ([]byte, error) {
+	w := borrow()
+	defer w.giveBack()
+	if err := w.decompress("roster.zstd", m.GetZstd()); err != nil {
+		return nil, err
+	}
+	return append([]byte(nil), w.plain...), nil
+}
+
 // unpackRoster is the message that PackRoster compressed.
 func unpackRoster(packed []byte) (*pb.Roster, error) {
 	w := borrow()
@@ -110,7 +120,8 @@ func unpackRoster(packed []byte) (*pb.Roster, error) {
 
 // DecodeRoster translates a roster, packed or not, and checks its bounds and
 // kinds. That it is canonical, and of the right node,
-// [attribution.Chunk.Check] sees.
+// [attribution.Chunk.Check] sees. Text that occurs more than once, as the node's
+// name does with every owner, is there once.
 func DecodeRoster(m *pb.Roster) (*attribution.Roster, error) {
 	if z := m.GetZstd(); len(z) > 0 {
 		var err error
@@ -139,13 +150,14 @@ func DecodeRoster(m *pb.Roster) (*attribution.Roster, error) {
 		Subjects: make([]attribution.Subject, len(m.GetSubjects())),
 		Measures: make([]attribution.Measure, len(m.GetMeasures())),
 	}
+	once := make(texts)
 	for i, d := range m.GetDevices() {
-		if err := decodeDevice(d, &r.Devices[i]); err != nil {
+		if err := decodeDevice(d, &r.Devices[i], once); err != nil {
 			return nil, in("roster.devices", i, err)
 		}
 	}
 	for i, o := range m.GetOwners() {
-		if err := decodeOwner(o, &r.Owners[i]); err != nil {
+		if err := decodeOwner(o, &r.Owners[i], once); err != nil {
 			return nil, in("roster.owners", i, err)
 		}
 	}
@@ -156,7 +168,7 @@ func DecodeRoster(m *pb.Roster) (*attribution.Roster, error) {
 		if int(s.GetOwner()) >= len(r.Owners) {
 			return nil, in("roster.subjects", i, malformed(4, "owner", "%d is not on the roster", s.GetOwner()))
 		}
-		r.Subjects[i] = attribution.Subject{Owner: s.GetOwner(), Model: s.GetModel(), Tenant: s.GetTenant(), Tier: s.GetTier()}
+		r.Subjects[i] = attribution.Subject{Owner: s.GetOwner(), Model: once.of(s.GetModel()), Tenant: once.of(s.GetTenant()), Tier: once.of(s.GetTier())}
 	}
 	if err := checkTexts(r.Methods...); err != nil {
 		return nil, in("roster.methods", 0, err)
@@ -178,18 +190,33 @@ func in(list string, i int, err error) error {
 	return err
 }
 
-func decodeDevice(m *pb.Device, d *attribution.Device) error {
+// texts has each text once: what a message holds are copies.
+type texts map[string]string
+
+func (t texts) of(s string) string {
+	if s == "" {
+		return ""
+	}
+	if x, ok := t[s]; ok {
+		return x
+	}
+	t[s] = s
+	return s
+}
+
+func decodeDevice(m *pb.Device, d *attribution.Device, once texts) error {
 	if err := checkTexts(m.GetId(), m.GetCluster(), m.GetNode(), m.GetModel(), m.GetCapacityType(), m.GetParent(), m.GetProfile()); err != nil {
 		return err
 	}
-	labels, err := decodeLabels(m.GetLabels())
+	labels, err := decodeLabels(m.GetLabels(), once)
 	if err != nil {
 		return err
 	}
 	s := m.GetShare()
 	*d = attribution.Device{
-		ID: m.GetId(), Cluster: m.GetCluster(), Node: m.GetNode(), Model: m.GetModel(), CapacityType: m.GetCapacityType(),
-		MemoryBytes: m.GetMemoryBytes(), Labels: labels, Parent: m.GetParent(), Profile: m.GetProfile(),
+		ID: m.GetId(), Cluster: once.of(m.GetCluster()), Node: once.of(m.GetNode()), Model: once.of(m.GetModel()),
+		CapacityType: once.of(m.GetCapacityType()), MemoryBytes: m.GetMemoryBytes(), Labels: labels,
+		Parent: once.of(m.GetParent()), Profile: once.of(m.GetProfile()),
 		Share: attribution.MIGShare{
 			Compute: s.GetCompute(), ComputeOf: s.GetComputeOf(), Memory: s.GetMemory(), MemoryOf: s.GetMemoryOf(),
 		},
@@ -204,7 +231,7 @@ func decodeDevice(m *pb.Device, d *attribution.Device) error {
 	return nil
 }
 
-func decodeOwner(m *pb.Owner, o *attribution.Owner) error {
+func decodeOwner(m *pb.Owner, o *attribution.Owner, once texts) error {
 	if err := checkTexts(m.GetCluster(), m.GetNode(), m.GetNamespace(), m.GetPod(), m.GetPodUid(), m.GetContainer(),
 		m.GetControllerKind(), m.GetController(), m.GetCommand()); err != nil {
 		return err
@@ -213,16 +240,17 @@ func decodeOwner(m *pb.Owner, o *attribution.Owner) error {
 	if int32(kind) != int32(m.GetKind()) || !kind.Valid() {
 		return malformed(2, "kind", "%d is none", m.GetKind())
 	}
-	labels, err := decodeLabels(m.GetLabels())
+	labels, err := decodeLabels(m.GetLabels(), once)
 	*o = attribution.Owner{
-		Kind: kind, Cluster: m.GetCluster(), Node: m.GetNode(), Namespace: m.GetNamespace(), Pod: m.GetPod(),
-		PodUID: m.GetPodUid(), Container: m.GetContainer(), ControllerKind: m.GetControllerKind(), Controller: m.GetController(),
-		PID: m.GetPid(), Command: m.GetCommand(), Labels: labels,
+		Kind: kind, Cluster: once.of(m.GetCluster()), Node: once.of(m.GetNode()), Namespace: once.of(m.GetNamespace()),
+		Pod: once.of(m.GetPod()), PodUID: once.of(m.GetPodUid()), Container: once.of(m.GetContainer()),
+		ControllerKind: once.of(m.GetControllerKind()), Controller: once.of(m.GetController()),
+		PID: m.GetPid(), Command: once.of(m.GetCommand()), Labels: labels,
 	}
 	return err
 }
 
-func decodeLabels(ms []*pb.Label) (attribution.Labels, error) {
+func decodeLabels(ms []*pb.Label, once texts) (attribution.Labels, error) {
 	if len(ms) == 0 {
 		return nil, nil
 	}
@@ -234,7 +262,7 @@ func decodeLabels(ms []*pb.Label) (attribution.Labels, error) {
 		if err := checkTexts(m.GetKey(), m.GetValue()); err != nil {
 			return nil, err
 		}
-		ls[i] = attribution.Label{Key: m.GetKey(), Value: m.GetValue()}
+		ls[i] = attribution.Label{Key: once.of(m.GetKey()), Value: once.of(m.GetValue())}
 	}
 	return ls, nil
 }
