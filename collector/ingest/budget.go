@@ -71,6 +71,17 @@ func (b *budget) take(ctx context.Context, by *holder, bytes int64) error {
 	return context.Cause(ctx)
 }
 
+// try is take that does not wait: it reports whether there was room.
+func (b *budget) try(by *holder, bytes int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting) > 0 || !b.fits(bytes) {
+		return false
+	}
+	b.grant(by, bytes)
+	return true
+}
+
 func (b *budget) fits(bytes int64) bool {
 	return b.chunks == 0 || (b.chunks < b.maxChunks && b.bytes+bytes <= b.maxBytes)
 }

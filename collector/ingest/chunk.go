@@ -23,6 +23,7 @@ type chunk struct {
 	// decoded is guarded by its node's mutex. It is there until the chunk is
 	// folded, and then until it is stored where there is room.
 	decoded *attribution.Chunk
+	lent    bool  // decoded is memory of somebody's work
 	kept    int64 // bytes of decoded, part of the room
 	// again is what was decoded for a question, while any question has it.
 	again atomic.Pointer[weak.Pointer[attribution.Chunk]]
@@ -31,7 +32,8 @@ type chunk struct {
 // chunkMemory is about what a chunk takes besides its body.
 const chunkMemory = 512
 
-// newChunk keeps the message's body and digest, which nobody else has.
+// newChunk keeps the message's body and digest, which nobody else has. The chunk's
+// content is its own.
 // firstOfRoster counts the roster's memory with the chunk's.
 func newChunk(c *attribution.Chunk, m *pb.Chunk, r *roster, firstOfRoster bool) *chunk {
 	x := &chunk{
@@ -108,9 +110,17 @@ func (c *chunk) content(kept *attribution.Chunk) *attribution.Chunk {
 func (c *chunk) fold(r *room) {
 	if bytes := memory(c.decoded); r.take(bytes) {
 		c.kept = bytes
+		c.own()
 		return
 	}
 	c.decoded = nil
+}
+
+// own has decoded outlive the work that it was made in.
+func (c *chunk) own() {
+	if c.lent {
+		c.decoded, c.lent = clone(c.decoded), false
+	}
 }
 
 // release lets go of the decoded chunk. The node's mutex must be held.

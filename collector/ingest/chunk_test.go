@@ -114,7 +114,7 @@ func TestLaw4ChunksOfLiveSecondsAreTheAgents(t *testing.T) {
 			}
 			key := attribution.ChunkKey{Cluster: "c", Node: "n", Boot: attribution.Boot{1}, Sequence: base}
 			want := attribution.Join(key, 10, cs)
-			got, r := st.rebuild(key, 10, seconds)
+			got, r := st.rebuild(key, 10, seconds, &wire.Arena{})
 			if got == nil {
 				rt.Fatal("no chunk")
 			}

@@ -22,58 +22,61 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	end := key.Sequence + attribution.Second(m.GetSeconds())
+	s := st.s
+	w := s.benches.take()
 	n.mu.Lock()
-	if n.has.judge(span{key.Sequence, end, key.Boot}) == duplicate {
-		defer n.mu.Unlock()
-		return st.noteDuplicate(key.Sequence, end)
-	}
-	n.mu.Unlock()
-	c, err := st.close(key, end, m)
-	if err != nil {
+	c, err := st.close(key, m, w)
+	switch {
+	case c == nil || err != nil:
+		n.ownLive(w)
+		n.mu.Unlock()
+		s.benches.give(w)
 		return err
+	case s.tooEarlyOrLate(c.from(), c.end()) == "" && s.budget.try(n.holder, c.bytes):
+		return st.place(c, w)
+	default:
+		c.own()
+		n.ownLive(w)
+		n.mu.Unlock()
+		return st.admit(ctx, c, w)
 	}
-	if c == nil {
-		return st.resend(key)
-	}
-	return st.admit(ctx, c)
 }
 
-// close makes the chunk that was announced, nil where its seconds are not here or
-// make another.
-func (st *stream) close(key attribution.ChunkKey, end attribution.Second, m *pb.ChunkClosed) (*chunk, error) {
-	st.s.atWork.take()
-	defer st.s.atWork.give()
-	n := st.node
-	seconds := make([]*live, 0, attribution.ChunkSeconds)
-	n.mu.Lock()
-	n.decodeLive()
-	for _, l := range n.live {
-		if l.second >= key.Sequence && l.second < end {
-			seconds = append(seconds, l)
-		}
+// close makes the chunk that was announced. It returns nil where the answer is
+// given already: the chunk is there, or its seconds are not here or make another.
+// The node's mutex must be held.
+func (st *stream) close(key attribution.ChunkKey, m *pb.ChunkClosed, w *work) (*chunk, error) {
+	n, end := st.node, key.Sequence+attribution.Second(m.GetSeconds())
+	if n.stream != st {
+		return nil, errSuperseded
 	}
-	err := n.tail.err
-	n.mu.Unlock()
-	if err != nil {
-		return nil, err
+	if n.has.judge(span{key.Sequence, end, key.Boot}) == duplicate {
+		return nil, st.noteDuplicate(key.Sequence, end)
 	}
-	c, r := st.rebuild(key, int(m.GetSeconds()), seconds)
+	n.decodeLive(w)
+	if n.tail.err != nil {
+		return nil, n.tail.err
+	}
+	first, _ := n.liveAt(key.Sequence)
+	last, _ := n.liveAt(end)
+	c, r := st.rebuild(key, int(m.GetSeconds()), n.live[first:last], &w.mem)
 	if c == nil {
-		return nil, nil
+		return nil, st.resendLocked(key)
 	}
 	full, err := wire.EncodeChunk(c, r.id)
 	if err != nil || string(full.Digest) != string(m.GetDigest()) {
-		return nil, nil
+		return nil, st.resendLocked(key)
 	}
 	full.Previous = m.GetPrevious()
-	return st.newChunk(c, full, r), nil
+	x := st.newChunk(c, full, r)
+	x.lent = true
+	return x, nil
 }
 
 // rebuild makes the chunk of a key from its live seconds, in order, as the agent
-// did. The seconds stay as they are, and the chunk may share their slices. It
-// returns nil where they make no chunk.
-func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live) (*attribution.Chunk, *roster) {
+// did, in an arena. The seconds stay as they are, and the chunk may share their
+// slices. It returns nil where they make no chunk.
+func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, mem *wire.Arena) (*attribution.Chunk, *roster) {
 	ns, nt := 0, 0
 	for _, l := range seconds {
 		ns, nt = ns+int(sliceCount(l.chunk)), nt+len(l.chunk.Tallies)
@@ -86,7 +89,7 @@ func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live) (*at
 		of := seconds[0].roster
 		used = usedOf(of.facts.Roster(), seconds)
 		if r := st.excerpt.find(of, used); r != nil {
-			return joinExcerpt(key, n, seconds, r, used, ns, nt), r
+			return joinExcerpt(key, n, seconds, r, used, mem), r
 		}
 	}
 	c, ok := joinAny(key, n, seconds)
@@ -168,13 +171,13 @@ func usedOf(r *attribution.Roster, seconds []*live) []bool {
 // same order, so everything stays in the canonical order that each second is in;
 // and each was checked, so that the whole keeps the laws, as attribution.Join of
 // them does.
-func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, used []bool, ns, nt int) *attribution.Chunk {
+func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, used []bool, mem *wire.Arena) *attribution.Chunk {
 	of := seconds[0].roster.facts.Roster()
 	c := &attribution.Chunk{Key: key, Seconds: n, Roster: r.facts.Roster()}
 	begin := make([]int, len(of.Devices)+1) // where each device's windows begin
-	windows := 0
+	windows, tallies := 0, 0
 	for _, l := range seconds {
-		windows += len(l.chunk.Windows)
+		windows, tallies = windows+len(l.chunk.Windows), tallies+len(l.chunk.Tallies)
 		for i := range l.chunk.Windows {
 			begin[l.chunk.Windows[i].Device+1]++
 		}
@@ -182,9 +185,7 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 	for d := range of.Devices {
 		begin[d+1] += begin[d]
 	}
-	if windows > 0 {
-		c.Windows = make([]attribution.DeviceWindow, windows)
-	}
+	c.Windows = mem.Windows(windows)
 	for _, l := range seconds {
 		for i := range l.chunk.Windows {
 			d := l.chunk.Windows[i].Device
@@ -192,21 +193,19 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 			begin[d]++
 		}
 	}
-	if nt > 0 {
-		c.Tallies = make([]attribution.Tally, 0, nt)
-	}
+	c.Tallies = mem.Tallies(tallies)[:0]
 	for _, l := range seconds {
 		c.Tallies = append(c.Tallies, l.chunk.Tallies...)
 	}
 	if r != seconds[0].roster {
-		renumber(c, of, used, make([]attribution.Slice, 0, ns))
+		renumber(c, of, used, mem)
 	}
 	return c
 }
 
 // renumber puts a chunk's entries of a roster in terms of the excerpt with the
-// used ones. The slices are copied into arena.
-func renumber(c *attribution.Chunk, of *attribution.Roster, used []bool, arena []attribution.Slice) {
+// used ones. The slices are copied.
+func renumber(c *attribution.Chunk, of *attribution.Roster, used []bool, mem *wire.Arena) {
 	owners, methods, subjects, measures, all := places(of)
 	to := make([]uint32, all)
 	for _, part := range [][2]int{{0, owners}, {owners, methods}, {methods, subjects}, {subjects, measures}, {measures, all}} {
@@ -219,13 +218,14 @@ func renumber(c *attribution.Chunk, of *attribution.Roster, used []bool, arena [
 		}
 	}
 	for i := range c.Windows {
-		w, at := &c.Windows[i], len(arena)
+		w := &c.Windows[i]
 		w.Device, w.Method = to[w.Device], uint16(to[methods+int(w.Method)])
-		for _, s := range w.Slices {
+		own := mem.Slices(len(w.Slices))
+		for j, s := range w.Slices {
 			s.Owner = to[owners+int(s.Owner)]
-			arena = append(arena, s)
+			own[j] = s
 		}
-		w.Slices = arena[at:len(arena):len(arena)]
+		w.Slices = own
 	}
 	for i := range c.Tallies {
 		t := &c.Tallies[i]

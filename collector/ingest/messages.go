@@ -106,14 +106,16 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	if err != nil {
 		return err
 	}
-	st.s.atWork.take()
-	c, err := wire.DecodeChunk(m, key.Cluster, key.Node, r.facts.Roster())
-	st.s.atWork.give()
+	w := st.s.benches.take()
+	c, err := wire.DecodeChunkIn(&w.mem, m, key.Cluster, key.Node, r.facts.Roster())
 	if err != nil {
+		st.s.benches.give(w)
 		st.s.count.rejected.Add(1)
 		return st.reject(key, err.Error())
 	}
-	return st.admit(ctx, st.newChunk(c, m, r))
+	x := st.newChunk(c, m, r)
+	x.lent = true
+	return st.admit(ctx, x, w)
 }
 
 // newChunk counts a roster with the first of the chunks that share it.
@@ -137,26 +139,47 @@ func (st *stream) firstLive(r *roster) int64 {
 // becomes, once decoded and with its fingerprints.
 const rosterMemory = 2
 
-// admit accepts a chunk that keeps the laws, waiting for memory if it must.
-func (st *stream) admit(ctx context.Context, c *chunk) error {
-	s := st.s
+// admit accepts a chunk that keeps the laws, waiting for memory if it must. It
+// gives back the work that the chunk was made in.
+func (st *stream) admit(ctx context.Context, c *chunk, w *work) error {
+	s, n := st.s, st.node
 	if why := s.tooEarlyOrLate(c.from(), c.end()); why != "" {
+		s.benches.give(w)
 		s.count.rejected.Add(1)
 		return st.reject(c.key(), why)
 	}
-	if err := s.budget.take(ctx, st.node.holder, c.bytes); err != nil {
+	if s.budget.try(n.holder, c.bytes) {
+		n.mu.Lock()
+		return st.place(c, w)
+	}
+	c.own()
+	s.benches.give(w) // somebody else may have memory already
+	if err := s.budget.take(ctx, n.holder, c.bytes); err != nil {
 		return status.FromContextError(err).Err()
 	}
-	whole := c.decoded // which it may not keep
-	gs, taken, err := st.place(c)
+	n.mu.Lock()
+	return st.place(c, nil)
+}
+
+// place puts a chunk for which memory is taken among its node's, unless its
+// seconds are there. The node's mutex must be held: place lets go of it, and then
+// gives back the work, if any.
+func (st *stream) place(c *chunk, w *work) error {
+	s, n, whole := st.s, st.node, c.decoded // which it may not keep
+	gs, taken, err := st.placeLocked(c)
+	if w != nil {
+		n.ownLive(w)
+		defer s.benches.give(w)
+	}
+	n.mu.Unlock()
 	if !taken {
-		s.budget.give(charge{st.node.holder, 1, c.bytes})
+		s.budget.give(charge{n.holder, 1, c.bytes})
 		return err
 	}
 	s.queue.add(gs, s.o.Clock())
 	select {
 	case <-s.draining: // perhaps after Drain made everything ready
-		s.flush(st.node)
+		s.flush(n)
 	default:
 	}
 	s.count.accepted.Add(1)
@@ -165,11 +188,8 @@ func (st *stream) admit(ctx context.Context, c *chunk) error {
 	return err
 }
 
-// place puts a chunk among its node's, unless its seconds are there.
-func (st *stream) place(c *chunk) (gs []*group, taken bool, err error) {
+func (st *stream) placeLocked(c *chunk) (gs []*group, taken bool, err error) {
 	s, n := st.s, st.node
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.stream != st {
 		return nil, false, errSuperseded
 	}
@@ -230,10 +250,9 @@ func (st *stream) rejectLocked(key attribution.ChunkKey, why string) error {
 	return errors.Join(err, st.note(receipt{key.Sequence, key.Sequence, settled}))
 }
 
-// resend asks for a chunk in full. Nothing after it is acknowledged until then.
-func (st *stream) resend(key attribution.ChunkKey) error {
-	st.node.mu.Lock()
-	defer st.node.mu.Unlock()
+// resendLocked asks for a chunk in full. Nothing after it is acknowledged until
+// then. The node's mutex must be held.
+func (st *stream) resendLocked(key attribution.ChunkKey) error {
 	st.s.count.resend.Add(1)
 	err := st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Resend{Resend: &pb.Resend{
 		Boot: key.Boot[:], Sequence: int64(key.Sequence),

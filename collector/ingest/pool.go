@@ -37,12 +37,3 @@ func (p *pool) change(own *int64, by int64) {
 func (p *pool) over(own int64) bool {
 	return p.used.Load() > p.most && own > p.most/max(1, p.holders.Load())
 }
-
-// slots bound how many streams work on their chunks at a time, and with them the
-// memory that such work takes: some more than there are processors, of thousands of
-// streams whose chunks close at the same second. Who has one waits for nothing.
-type slots chan struct{}
-
-func (s slots) take() { s <- struct{}{} }
-
-func (s slots) give() { <-s }

@@ -42,7 +42,7 @@ type Server struct {
 	lives    pool        // of live seconds
 	rosters  pool        // of streams' rosters
 	decoded  room        // of pending chunks that are kept decoded
-	atWork   slots       // for streams that decode and encode
+	benches  benches     // for streams that make chunks
 	pressed  atomic.Bool // the budget is short: commit everything
 	queue    queue
 	jobs     chan job
@@ -73,7 +73,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 		queue:    queue{wake: make(chan struct{}, 1)},
 		jobs:     make(chan job),
 		unpriced: unpriced{log: o.Log, devices: make(map[string]*unpricedDevice)},
-		atWork:   make(slots, 2*runtime.GOMAXPROCS(0)),
+		benches:  newBenches(2 * runtime.GOMAXPROCS(0)),
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
@@ -171,7 +171,7 @@ func (s *Server) connect(st *stream, id nodeID, stored *seconds) error {
 		n.dropLive(func(*live) bool { return true })
 	}
 	n.learn(stored)
-	n.decodeLive() // of the older stream
+	n.decodeLive(nil) // of the older stream
 	n.stream, n.boot, n.version, n.tail = st, st.boot, st.version, tail{boot: st.boot}
 	st.node = n
 	return st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{

@@ -22,7 +22,7 @@ type live struct {
 	message *pb.Live           // nil once it is decoded
 	chunk   *attribution.Chunk // of one second; nil while it waits
 	roster  *roster
-	bytes   int64                    // part of the pool of live seconds
+	bytes   int64                    // part of the pool of live seconds; 0: it is not kept
 	shared  int64                    // of bytes, the roster's
 	encoded atomic.Pointer[pb.Chunk] // for other collectors, once one has asked
 }
@@ -61,7 +61,7 @@ func (n *node) addLive(l *live, h wire.LiveHead, wanted bool) (kept bool) {
 	case !wanted || n.has.has(l.second):
 		l.bytes = 0 // it waits for those that are told by it alone
 		n.count.liveDropped.Add(1)
-		n.decodeLive()
+		n.decodeLive(nil)
 		return false
 	case there:
 		again := n.live[at]
@@ -71,7 +71,7 @@ func (n *node) addLive(l *live, h wire.LiveHead, wanted bool) (kept bool) {
 	n.live = slices.Insert(n.live, at, l)
 	n.lives.change(&n.liveLen, l.bytes)
 	if l.message.GetBase() == 0 || len(n.tail.waiting) >= mostWaiting || h.Bytes > largestWaiting {
-		n.decodeLive()
+		n.decodeLive(nil)
 	}
 	n.trimLive()
 	return slices.Contains(n.live, l)
@@ -82,10 +82,16 @@ func (n *node) liveAt(second attribution.Second) (at int, there bool) {
 }
 
 // decodeLive decodes what waits, and drops what can't be read. What is kept then
-// may be more than may be, see trimLive. The node's mutex must be held.
-func (n *node) decodeLive() {
+// may be more than may be, see trimLive. With a work the seconds are decoded into
+// its memory: ownLive must follow before the node's mutex is let go of, which must
+// be held.
+func (n *node) decodeLive(w *work) {
+	var mem *wire.Arena
+	if w != nil {
+		mem = &w.mem
+	}
 	for _, l := range n.tail.waiting {
-		c, err := n.tail.decoder.Decode(l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.facts.Roster())
+		c, err := n.tail.decoder.DecodeIn(mem, l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.facts.Roster())
 		switch {
 		case err == nil && c.Key.Sequence != l.second:
 			panic("BUG: a live second is another than it looked like")
@@ -93,6 +99,9 @@ func (n *node) decodeLive() {
 			more := memory(c) + l.shared - l.bytes
 			l.message, l.chunk, l.bytes = nil, c, l.bytes+more
 			n.lives.change(&n.liveLen, more)
+			if w != nil {
+				w.lent = append(w.lent, l)
+			}
 		case err != nil:
 			if !errors.Is(err, wire.ErrNoBase) {
 				n.tail.err = status.Errorf(codes.InvalidArgument, "live second: %v", err)
@@ -107,12 +116,24 @@ func (n *node) decodeLive() {
 	n.tail.waiting = n.tail.waiting[:0]
 }
 
+// ownLive has the seconds that are still kept outlive the work that they were
+// decoded for.
+func (n *node) ownLive(w *work) {
+	for _, l := range w.lent {
+		if l.bytes > 0 {
+			l.chunk = clone(l.chunk)
+		}
+	}
+	clear(w.lent)
+	w.lent = w.lent[:0]
+}
+
 // trimLive drops the oldest live seconds while they are more than may be kept.
 func (n *node) trimLive() {
 	if !n.tooMuchLive() {
 		return
 	}
-	n.decodeLive() // others may be told by those that go
+	n.decodeLive(nil) // others may be told by those that go
 	for len(n.live) > n.limits.LiveSeconds || n.liveLen > n.limits.LiveBytes {
 		n.dropLiveAt(0)
 		n.count.liveDropped.Add(1)
@@ -134,11 +155,11 @@ func (n *node) tooMuchLive() bool {
 // told by them.
 func (n *node) dropLive(drop func(*live) bool) {
 	if len(n.tail.waiting) > 0 && slices.ContainsFunc(n.live, drop) {
-		n.decodeLive()
+		n.decodeLive(nil)
 	}
 	n.live = slices.DeleteFunc(n.live, func(l *live) bool {
 		if drop(l) {
-			n.lives.change(&n.liveLen, -l.bytes)
+			n.uncount(l)
 			return true
 		}
 		return false
@@ -146,13 +167,19 @@ func (n *node) dropLive(drop func(*live) bool) {
 }
 
 func (n *node) dropLiveAt(i int) {
-	n.lives.change(&n.liveLen, -n.live[i].bytes)
+	n.uncount(n.live[i])
 	n.live = slices.Delete(n.live, i, i+1)
+}
+
+// uncount gives back the memory of a second that goes.
+func (n *node) uncount(l *live) {
+	n.lives.change(&n.liveLen, -l.bytes)
+	l.bytes = 0
 }
 
 // seenLive is the node's live seconds decoded, in order, for somebody who asks.
 func (n *node) seenLive() []*live {
-	n.decodeLive()
+	n.decodeLive(nil)
 	n.trimLive()
 	return n.live
 }

@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"sync"
+	"runtime"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -54,7 +54,7 @@ func EncodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Ch
 		return nil, err
 	}
 	d := digest(c.Key, c.Seconds, rosterID, w.plain)
-	w.packed = w.encoder.EncodeAll(w.plain, w.packed[:0])
+	w.packed = compressor.EncodeAll(w.plain, w.packed[:0])
 	if len(w.packed) > MaxBody {
 		return nil, malformed(8, "chunk.body", "%d bytes: at most %d travel", len(w.packed), MaxBody)
 	}
@@ -73,6 +73,11 @@ func EncodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Ch
 // RosterID names. What it returns has passed Check, and has the digest that
 // the message claims.
 func DecodeChunk(m *pb.Chunk, cluster, node string, roster *attribution.Roster) (*attribution.Chunk, error) {
+	return DecodeChunkIn(nil, m, cluster, node, roster)
+}
+
+// DecodeChunkIn is DecodeChunk into memory of an arena.
+func DecodeChunkIn(mem *Arena, m *pb.Chunk, cluster, node string, roster *attribution.Roster) (*attribution.Chunk, error) {
 	key, err := ChunkKey(m, cluster, node)
 	if err != nil {
 		return nil, err
@@ -95,7 +100,7 @@ func DecodeChunk(m *pb.Chunk, cluster, node string, roster *attribution.Roster) 
 	if w.columns.GetSeconds() != m.GetSeconds() {
 		return nil, malformed(4, "columns.seconds", "%d in a chunk of %d", w.columns.GetSeconds(), m.GetSeconds())
 	}
-	return DecodeColumns(&w.columns, key, roster)
+	return decodeColumns(&w.columns, nil, key, roster, (*attribution.Chunk).Derive, mem)
 }
 
 // ChunkKey is the key of a chunk that came on a node's stream.
@@ -156,43 +161,67 @@ func RosterID(b []byte) (id attribution.Fingerprint, err error) {
 	return attribution.Fingerprint(b), nil
 }
 
-// workspace holds what encoding and decoding need besides their result. It is
-// costly to make and used by one goroutine at a time.
+// workspace holds what encoding and decoding need besides their result. It is used
+// by one goroutine at a time.
 type workspace struct {
 	columns pb.Columns
 	plain   []byte // the columns' encoding
 	packed  []byte // the same, compressed
-	encoder *zstd.Encoder
-	decoder *zstd.Decoder
 }
 
-// workspaces are interchangeable and hold no state from use to use.
-var workspaces = sync.Pool{New: func() any { return newWorkspace() }}
+// mostAtWork is how many goroutines compress at a time, and how many workspaces
+// are kept; it is no more than there are processors.
+const mostAtWork = 8
 
-func newWorkspace() *workspace {
-	// Bodies are a few KiB: a small window costs no compression, and a
-	// goroutine more costs more than it brings. The digest is the checksum.
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
-	if err != nil {
-		panic(fmt.Sprintf("BUG: zstd encoder options: %v", err))
+// workspaces are interchangeable and hold no state from use to use. They are kept
+// whatever the garbage collector does.
+var workspaces = make(chan *workspace, mostAtWork)
+
+func borrow() *workspace {
+	select {
+	case w := <-workspaces:
+		return w
+	default:
+		return &workspace{}
 	}
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(MaxColumns), zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		panic(fmt.Sprintf("BUG: zstd decoder options: %v", err))
-	}
-	return &workspace{encoder: e, decoder: d}
 }
-
-func borrow() *workspace { return workspaces.Get().(*workspace) }
 
 // giveBack returns a workspace, unless one huge chunk made it huge.
 func (w *workspace) giveBack() {
 	if cap(w.plain)+cap(w.packed) > MaxBody || cap(w.columns.TimeNsDelta) > 1<<17 {
 		return
 	}
-	workspaces.Put(w)
+	select {
+	case workspaces <- w:
+	default:
+	}
+}
+
+// compressor and decompressor hold no state from use to use either.
+var (
+	compressor   = newCompressor()
+	decompressor = newDecompressor()
+)
+
+func newCompressor() *zstd.Encoder {
+	// Bodies are a few KiB: a small window costs no compression, and a
+	// goroutine more costs more than it brings. The digest is the checksum.
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(min(mostAtWork, runtime.GOMAXPROCS(0))),
+		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
+	if err != nil {
+		panic(fmt.Sprintf("BUG: zstd encoder options: %v", err))
+	}
+	e.EncodeAll(nil, nil) // it makes its parts with its first use
+	return e
+}
+
+func newDecompressor() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(min(mostAtWork, runtime.GOMAXPROCS(0))), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(MaxColumns), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		panic(fmt.Sprintf("BUG: zstd decoder options: %v", err))
+	}
+	return d
 }
 
 // encode fills plain.
@@ -234,7 +263,7 @@ func (w *workspace) decompress(field string, body []byte) error {
 		w.plain = make([]byte, 0, n)
 	}
 	var err error
-	if w.plain, err = w.decoder.DecodeAll(body, w.plain[:0:h.FrameContentSize]); err != nil {
+	if w.plain, err = decompressor.DecodeAll(body, w.plain[:0:h.FrameContentSize]); err != nil {
 		return malformed(4, field, "can't be decompressed: %v", err)
 	}
 	return nil

@@ -11,11 +11,11 @@ import (
 // The columns must cover the seconds from key.Sequence on. The chunk shares
 // nothing with m; it keeps the roster.
 func DecodeColumns(m *pb.Columns, key attribution.ChunkKey, roster *attribution.Roster) (*attribution.Chunk, error) {
-	return decodeColumns(m, nil, key, roster, (*attribution.Chunk).Derive)
+	return decodeColumns(m, nil, key, roster, (*attribution.Chunk).Derive, nil)
 }
 
 func decodeColumns(
-	m *pb.Columns, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error,
+	m *pb.Columns, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error, mem *Arena,
 ) (*attribution.Chunk, error) {
 	if attribution.Second(m.GetFirstSecond()) != key.Sequence {
 		return nil, malformed(4, "columns.first_second", "%d in chunk %d", m.GetFirstSecond(), key.Sequence)
@@ -32,10 +32,8 @@ func decodeColumns(
 		return nil, err
 	}
 	c := &attribution.Chunk{Key: key, Seconds: int(m.GetSeconds()), Roster: roster}
-	d := newColumnsReader(m, b, make([]attribution.Slice, slices))
-	if windows > 0 {
-		c.Windows = make([]attribution.DeviceWindow, windows)
-	}
+	d := newColumnsReader(m, b, mem.Slices(slices))
+	c.Windows = mem.Windows(windows)
 	for i := range c.Windows {
 		if err := d.window(c, i); err != nil {
 			return nil, err
@@ -44,7 +42,7 @@ func decodeColumns(
 	if field := d.unread(); field != "" {
 		return nil, malformed(4, "columns."+field, "does not have as many entries as slice_count tells")
 	}
-	if c.Tallies, err = decodeTallies(m); err != nil {
+	if c.Tallies, err = decodeTallies(m, mem); err != nil {
 		return nil, err
 	}
 	if err := derive(c); err != nil {
@@ -115,8 +113,8 @@ type columnsReader struct {
 	method, energy, price, revision, time, sm, memory  column[int64]
 }
 
-func newColumnsReader(m *pb.Columns, b base, arena []attribution.Slice) *columnsReader {
-	return &columnsReader{
+func newColumnsReader(m *pb.Columns, b base, arena []attribution.Slice) columnsReader {
+	return columnsReader{
 		base:           b,
 		arena:          arena,
 		deviceStep:     column[uint32]{values: m.GetDeviceStep()},
@@ -280,7 +278,7 @@ func (d *columnsReader) activity(ss, previous []attribution.Slice, same bool) {
 	}
 }
 
-func decodeTallies(m *pb.Columns) ([]attribution.Tally, error) {
+func decodeTallies(m *pb.Columns, mem *Arena) ([]attribution.Tally, error) {
 	steps, values := m.GetTallyKeyStep(), m.GetTallyValue()
 	if err := checkCount("columns.tally_key_step", len(steps), MaxTallies); err != nil {
 		return nil, err
@@ -288,10 +286,7 @@ func decodeTallies(m *pb.Columns) ([]attribution.Tally, error) {
 	if len(steps) != len(values) {
 		return nil, malformed(4, "columns.tally_value", "%d values of %d tallies", len(values), len(steps))
 	}
-	if len(steps) == 0 {
-		return nil, nil
-	}
-	ts := make([]attribution.Tally, len(steps))
+	ts := mem.Tallies(len(steps))
 	key := uint64(0)
 	for i := range ts {
 		key += steps[i]

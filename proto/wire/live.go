@@ -92,7 +92,7 @@ func encodeLive(c *attribution.Chunk, b base) (*pb.Live, error) {
 		return nil, err
 	}
 	if len(w.plain) >= tryZstd {
-		w.packed = w.encoder.EncodeAll(w.plain, w.packed[:0])
+		w.packed = compressor.EncodeAll(w.plain, w.packed[:0])
 		if len(w.packed) > MaxBody {
 			return nil, malformed(8, "live.zstd", "%d bytes: at most %d travel", len(w.packed), MaxBody)
 		}
@@ -201,6 +201,13 @@ func firstSecond(b []byte) (first int64, err error) {
 // Peek named, and never change. A message whose base could not be read fails
 // with ErrNoBase; the stream goes on.
 func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster) (*attribution.Chunk, error) {
+	return d.DecodeIn(nil, m, cluster, node, boot, roster)
+}
+
+// DecodeIn is Decode into memory of an arena.
+func (d *LiveDecoder) DecodeIn(
+	mem *Arena, m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster,
+) (*attribution.Chunk, error) {
 	var b base
 	if m.GetBase() != 0 {
 		if b = d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
@@ -211,7 +218,7 @@ func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.
 	if roster == d.roster && cluster == d.cluster && node == d.node {
 		derive = (*attribution.Chunk).DeriveOnCheckedRoster
 	}
-	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster, derive)
+	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster, derive, mem)
 	if err != nil {
 		d.last.windows = nil
 		return nil, err
@@ -224,7 +231,7 @@ func (d *LiveDecoder) Decode(m *pb.Live, cluster, node string, boot attribution.
 
 // decodeLive reads the columns, and the key's sequence from them.
 func decodeLive(
-	m *pb.Live, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error,
+	m *pb.Live, b base, key attribution.ChunkKey, roster *attribution.Roster, derive func(*attribution.Chunk) error, mem *Arena,
 ) (*attribution.Chunk, error) {
 	w := borrow()
 	defer w.giveBack()
@@ -250,7 +257,7 @@ func decodeLive(
 		w.columns.FirstSecond += int64(b[0].Second)
 	}
 	key.Sequence = attribution.Second(w.columns.GetFirstSecond())
-	return decodeColumns(&w.columns, b, key, roster, derive)
+	return decodeColumns(&w.columns, b, key, roster, derive, mem)
 }
 
 // keptSecond is the windows of a live second, in memory of its own.

@@ -72,7 +72,7 @@ func encodeLabels(ls attribution.Labels) []*pb.Label {
 func PackRoster(encoding []byte) *pb.Roster {
 	w := borrow()
 	defer w.giveBack()
-	w.packed = w.encoder.EncodeAll(encoding, w.packed[:0])
+	w.packed = compressor.EncodeAll(encoding, w.packed[:0])
 	return &pb.Roster{Zstd: append([]byte(nil), w.packed...)}
 }
 
