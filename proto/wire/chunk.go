@@ -8,7 +8,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -231,11 +230,7 @@ func (w *workspace) encode(c *attribution.Chunk, b base) error {
 	if len(b) > 0 {
 		w.columns.FirstSecond -= int64(b[0].Second)
 	}
-	var err error
-	w.plain, err = proto.MarshalOptions{Deterministic: true}.MarshalAppend(w.plain[:0], &w.columns)
-	if err != nil {
-		return fmt.Errorf("encode chunk: %w", err)
-	}
+	w.plain = appendColumns(w.plain[:0], &w.columns)
 	if len(w.plain) > MaxColumns {
 		return malformed(8, "columns", "%d bytes: at most %d travel", len(w.plain), MaxColumns)
 	}
@@ -271,52 +266,6 @@ func (w *workspace) decompress(field string, body []byte) error {
 
 // decode fills columns from plain.
 func (w *workspace) decode() error {
-	if err := checkSizes(w.plain); err != nil {
-		return err
-	}
 	emptyColumns(&w.columns)
-	if err := (proto.UnmarshalOptions{Merge: true, DiscardUnknown: true}).Unmarshal(w.plain, &w.columns); err != nil {
-		return malformed(4, "columns", "can't be read: %v", err)
-	}
-	return nil
-}
-
-// checkSizes bounds the entries of every column before any is allocated: one
-// byte of text becomes eight of memory.
-func checkSizes(b []byte) error {
-	for len(b) > 0 {
-		field, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return malformed(4, "columns", "can't be read: %v", protowire.ParseError(n))
-		}
-		b = b[n:]
-		size := protowire.ConsumeFieldValue(field, kind, b)
-		if size < 0 {
-			return malformed(4, "columns", "can't be read: %v", protowire.ParseError(size))
-		}
-		if kind == protowire.BytesType {
-			entries := 0
-			for _, x := range b[:size] {
-				if x < 0x80 {
-					entries++
-				}
-			}
-			if entries > MaxSlices+10 { // the length's own bytes are counted too
-				return malformed(8, "columns", "field %d has %d entries: at most %d are taken", field, entries, MaxSlices)
-			}
-		}
-		b = b[size:]
-	}
-	return nil
-}
-
-// emptyColumns resets a message and keeps the columns' memory.
-func emptyColumns(m *pb.Columns) {
-	m.FirstSecond, m.Seconds = 0, 0
-	m.DeviceStep, m.SecondStep, m.SliceCount = m.DeviceStep[:0], m.SecondStep[:0], m.SliceCount[:0]
-	m.MethodDelta, m.EnergyUjDelta = m.MethodDelta[:0], m.EnergyUjDelta[:0]
-	m.PriceNanoPerHourDelta, m.PriceRevisionDelta = m.PriceNanoPerHourDelta[:0], m.PriceRevisionDelta[:0]
-	m.OwnerBasisStep, m.TimeNsDelta, m.IdleSmNs = m.OwnerBasisStep[:0], m.TimeNsDelta[:0], m.IdleSmNs[:0]
-	m.MemoryByteSecondsDelta = m.MemoryByteSecondsDelta[:0]
-	m.TallyKeyStep, m.TallyValue = m.TallyKeyStep[:0], m.TallyValue[:0]
+	return readColumns(w.plain, &w.columns)
 }
