@@ -25,11 +25,12 @@ import (
 // What BenchmarkLoad does unless the environment says otherwise:
 // GPULEDGER_LOAD is how long each fleet is live, GPULEDGER_LOAD_AGENTS how large
 // the fleets are, GPULEDGER_LOAD_BACKLOG what one of the first size catches up
-// with.
+// with. The collector has a container's memory limit, where cgroups can be made.
 const (
 	loadFor     = 20 * time.Second
 	loadAgents  = "200"
 	loadBacklog = 5 * time.Minute
+	loadMemory  = 2 << 30 // bytes
 )
 
 // BenchmarkLoad holds a collector under whole fleets of agents, made by
@@ -109,7 +110,11 @@ func loaded(b *testing.B, size, how string, args ...string) borne {
 		b.Fatal(err)
 	}
 	dir := b.TempDir()
-	c := startCollector(b, dir)
+	group, err := memoryGroup(b, loadMemory)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "the collector's memory has no limit: %v\n", err)
+	}
+	c := startCollectorIn(b, group, dir)
 	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
 	load := exec.Command(ours(b, "gpuledger"), append([]string{
 		"loadgen", "--collector", c.GRPC, "--agents", count, "--devices", devices, "--ramp", ramp.String(),

@@ -184,12 +184,23 @@ type collector struct {
 // priced at 2.50 an hour.
 func startCollector(b *testing.B, dir string, settings ...string) *collector {
 	b.Helper()
+	return startCollectorIn(b, "", dir, settings...)
+}
+
+// startCollectorIn starts one in a cgroup, unless that is "".
+func startCollectorIn(b *testing.B, group, dir string, settings ...string) *collector {
+	b.Helper()
 	config, card, ready := filepath.Join(dir, "collector.yaml"), filepath.Join(dir, "card.yaml"), filepath.Join(dir, "ready.json")
 	write(b, config, `retention: {seconds: "0", minutes: "0", hours: "0", days: "0"}`+"\n"+strings.Join(settings, ""))
 	write(b, card, flatCard)
-	c := &collector{program: start(b, dir, ours(b, "gpuledger-collector"),
-		"--config", config, "--data-dir", filepath.Join(dir, "ledger"), "--rate-card", card,
-		"--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--ready-file", ready)}
+	command := []string{
+		ours(b, "gpuledger-collector"), "--config", config, "--data-dir", filepath.Join(dir, "ledger"), "--rate-card", card,
+		"--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--ready-file", ready,
+	}
+	if group != "" { // from its first moment, since it asks for the limit
+		command = append([]string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group}, command...)
+	}
+	c := &collector{program: start(b, dir, command[0], command[1:]...)}
 	c.await(b, func() bool {
 		text, err := os.ReadFile(ready)
 		return err == nil && json.Unmarshal(text, c) == nil && c.GRPC != ""

@@ -202,12 +202,17 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 		Number: number, Journal: s.journal.Load().Next() - 1,
 		Owners: make(map[rollup.Fingerprint]*attribution.Owner), Devices: make(map[rollup.Fingerprint]*attribution.Device),
 	}
-	rosters := make(map[rollup.Fingerprint]bool)
+	rosters := make(map[rollup.Fingerprint]bool, len(gs))
+	rows, chunks := 0, 0
 	for _, g := range gs {
 		g.node.mu.Lock()
 		g.batch = number
 		s.rated(g)
 		g.node.mu.Unlock()
+		rows, chunks = rows+len(g.fold.Rows()), chunks+len(g.chunks)
+	}
+	b.Rows, b.Chunks = make([]rollup.Row, 0, rows), make([]store.Chunk, 0, chunks)
+	for _, g := range gs {
 		for _, c := range g.chunks {
 			b.Chunks = append(b.Chunks, c.stored)
 			if !rosters[c.stored.RosterID] {
