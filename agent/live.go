@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"github.com/gpuledger/gpuledger/agent/meter"
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/agent/spool"
-	"github.com/gpuledger/gpuledger/agent/workload"
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
@@ -283,180 +280,10 @@ func (l *liveNode) keepState(now bool) error {
 	return nil
 }
 
-// emitOrLetGo hands a second to the chunker. While the spool is full, seconds
-// are let go; when there is space again, they are made up for as unobserved.
-func (l *liveNode) emitOrLetGo(s *meter.Sealed) error {
-	if l.letGo {
-		if !l.space() {
-			l.dropped.Add(1)
-			return nil
-		}
-		if err := l.makeUp(s.Second); err != nil {
-			return l.full(err)
-		}
-		l.letGo, l.holders = false, meter.State{}
-		l.log.Info("the spool has space again")
-	}
-	return l.full(l.emit(s))
-}
-
-// full takes a full spool as the beginning of letting go.
-func (l *liveNode) full(err error) error {
-	if !errors.Is(err, spool.ErrFull) {
-		return err
-	}
-	if !l.letGo {
-		l.letGo, l.holders = true, l.meter.State()
-		l.log.Error("THE SPOOL IS FULL: new seconds are let go, and will be unobserved", "error", err)
-	}
-	l.dropped.Add(1)
-	return nil
-}
-
-// space reports whether the spool takes chunks again.
-func (l *liveNode) space() bool {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return l.spool.AwaitSpace(ctx, nil) == nil && l.chunks.Flush() == nil
-}
-
-// makeUp seals what was let go before a second as unobserved, billed to those
-// who held the devices when it began.
-func (l *liveNode) makeUp(before attribution.Second) error {
-	from := max(l.chunks.Next(), before-attribution.Second(l.limits.MaxGap.Duration/time.Second))
-	m := meter.New(meter.Options{From: from})
-	if err := m.Restore(l.holders, from); err != nil {
-		return fmt.Errorf("make up for %d seconds: %w", before-from, err)
-	}
-	if l.rater != nil {
-		m.SetPolicy(l.rater.Policy())
-	}
-	if err := m.Seal(before-1, l.emit); err != nil {
-		return err
-	}
-	return l.chunks.Flush() // its numbers are another meter's
-}
-
 // unsealed is the first second that is not sealed yet. Any goroutine may ask.
 func (l *liveNode) unsealed() attribution.Second {
 	if m := l.metered.Load(); m != nil {
 		return m.Next()
 	}
 	return 0
-}
-
-// producer gives a goroutine of the source a feed.
-func (l *liveNode) producer() sampler.Producer {
-	feed, err := workload.NewFeed(l.meter)
-	if err != nil {
-		l.log.Error("a producer is refused: what it sees is unobserved", "error", err)
-	}
-	return &liveProducer{node: l, feed: feed}
-}
-
-// liveProducer is a sampler.Producer.
-type liveProducer struct {
-	node     *liveNode
-	feed     *workload.Feed // nil: refused
-	refusing bool
-}
-
-// Yield implements sampler.Producer.
-func (p *liveProducer) Yield(e *sampler.Event) {
-	l := p.node
-	if p.feed == nil {
-		l.refused.Add(1)
-		return
-	}
-	switch e.Kind {
-	case sampler.DeviceAdded:
-		l.restored.seen(e.DeviceID)
-		l.change(e.Time)
-	case sampler.DeviceRemoved, sampler.Held, sampler.Released:
-		l.change(e.Time)
-	case sampler.Sampled, sampler.Tallied:
-	}
-	err := p.feed.Apply(e)
-	if err != nil {
-		l.refused.Add(1)
-		if !p.refusing { // the first of a row: the rest is counted
-			l.log.Warn("an event is refused", "error", err)
-		}
-	}
-	p.refusing = err != nil
-}
-
-// change notes that something changed that a restart has to know.
-func (l *liveNode) change(at int64) {
-	second := int64(attribution.SecondOf(at))
-	for old := l.changed.Load(); old < second && !l.changed.CompareAndSwap(old, second); old = l.changed.Load() {
-	}
-}
-
-// Close implements sampler.Producer.
-func (p *liveProducer) Close() {
-	if p.feed != nil {
-		p.feed.Close()
-	}
-}
-
-// forgetAfter is how long a device that is only known from an earlier run is
-// waited for.
-const forgetAfter = 600 // seconds
-
-// restoredDevices are the devices that a restart found in the kept state, and
-// that the source has not shown yet.
-type restoredDevices struct {
-	mu    sync.Mutex
-	ids   map[string]bool
-	until attribution.Second
-}
-
-func (r *restoredDevices) begin(st meter.State, until attribution.Second) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ids, r.until = make(map[string]bool, len(st.Devices)), until
-	for i := range st.Devices {
-		r.ids[st.Devices[i].Device.ID] = true
-	}
-}
-
-func (r *restoredDevices) seen(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.ids, id)
-}
-
-// overdue takes the ids of those that have not come in time.
-func (r *restoredDevices) overdue(now attribution.Second) (ids []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now < r.until {
-		return nil
-	}
-	ids = slices.Sorted(maps.Keys(r.ids))
-	r.ids = nil
-	return ids
-}
-
-// forgetGone ends devices that were there before a restart and have not come
-// back: taken out, or cut in other instances, while nobody looked. Until then
-// they are unobserved, as a lost GPU is.
-func (l *liveNode) forgetGone() error {
-	ids := l.restored.overdue(l.meter.Next())
-	if len(ids) == 0 {
-		return nil
-	}
-	lane, err := l.meter.Lane()
-	if err != nil {
-		return err
-	}
-	defer lane.Close()
-	for _, id := range ids {
-		if h, ok := l.meter.Lookup(id); ok {
-			l.log.Warn("a device of before the restart has not come back and is no longer billed", "device", id)
-			lane.Record(meter.Removed(h, l.meter.Next().Nanos()))
-		}
-	}
-	return nil
 }
