@@ -53,8 +53,8 @@ func (d *disk) left(fs *memfs.FS, r *rand.Rand) *memfs.FS {
 }
 
 // light starts the agent, unless it runs, and has it end in the first to last of
-// its next writes: of a new process the first repairs, two or three begin a segment,
-// and the one after that holds what the time that it was away gave. then is called
+// its next writes: of a new process the first is recovery's, the second begins a
+// segment, and the third holds what the time gave that it was away. then is called
 // when it has.
 func (w *world) light(n *node, power bool, first, last int, then func()) {
 	n.start()
@@ -99,10 +99,14 @@ func (w *world) away(n *node) {
 	n.powerOn()
 }
 
-// tear cuts a machine's power in the middle of a write.
+// tear cuts a machine's power in the middle of a write, mostly of a large one.
 func (w *world) tear(n *node) {
 	w.away(n)
-	w.light(n, true, 1, 6, func() {})
+	first, last := 1, 6
+	if w.r.IntN(3) > 0 {
+		first, last = 3, 3
+	}
+	w.light(n, true, first, last, func() {})
 	on := 20*time.Second + w.sometime()
 	w.later(on, n.powerOn)
 	w.later(on+w.upTo(20*time.Second), n.start)

@@ -33,7 +33,7 @@ func (w *world) live() {
 	}
 	stretches := 1 + w.r.IntN(3)
 	for i := range stretches {
-		w.trouble(w.upTo(time.Duration(scale*int64(6*time.Minute)))+time.Minute, time.Duration(2+w.r.IntN(20))*time.Second)
+		w.trouble(w.upTo(time.Duration(scale*int64(20*time.Minute)))+time.Minute, time.Duration(2+w.r.IntN(45))*time.Second)
 		if w.isBroken() {
 			return
 		}

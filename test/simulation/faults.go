@@ -257,8 +257,8 @@ func (w *world) quiet(d time.Duration, scale int64) {
 	w.wait(w.upTo(90 * time.Second))
 	end := time.Now().Add(d)
 	switch way {
-	case 0: // everything works
-		w.wait(min(w.upTo(time.Duration(scale*int64(15*time.Minute))), d))
+	case 0, 5: // everything works
+		w.wait(min(w.upTo(time.Duration(scale*int64(time.Hour))), d))
 	case 1: // no collector
 		for _, c := range w.at {
 			c.crash()

@@ -191,6 +191,9 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 	if b.young() {
 		loose = b.opened0 - young
 	}
+	if b.again != 0 { // with what was sealed when that began
+		loose = min(loose, b.again-2)
+	}
 	for s := added; s < b.end-1; s++ {
 		o := e.at(s)
 		// A new node begins with the next whole second.

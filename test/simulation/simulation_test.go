@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"testing"
 	"testing/cryptotest"
@@ -17,7 +18,8 @@ func simulate(t *testing.T, seed uint64, o Options) (result Result) {
 	t.Helper()
 	t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, seed)
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one thing after the other
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))   // one thing after the other
+		defer debug.SetGCPercent(debug.SetGCPercent(400)) // the heap is small
 		empty := func() {
 			runtime.GC()
 			runtime.GC()
