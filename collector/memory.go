@@ -19,26 +19,25 @@ import (
 // let it be more. The environment's GOMEMLIMIT counts more. It changes the whole
 // process: call it from main, once, before the collector is made.
 //
-// Without a limit Go's garbage may take half as much as what is in use, not as much
-// again, unless GOGC says otherwise: most of what is in use are seconds and chunks
-// that live for a minute and come by the thousand, so that marking them more often
-// costs some hundredths of the processor time. With a limit it may take as much
-// again, as far as the limit goes.
+// Go's garbage may take half as much as what is in use, not as much again, unless
+// GOGC says otherwise: most of what is in use are chunks that live for a minute and
+// come by the thousand, so that marking them more often costs some hundredths of the
+// processor time.
 func LimitMemory(cfg *Config, logger *slog.Logger) {
-	limit, err := memlimit.FromCgroup()
-	limited := err == nil && limit < noLimit && os.Getenv("GOMEMLIMIT") == ""
-	if os.Getenv("GOGC") == "" && !limited {
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
-	switch {
-	case os.Getenv("GOMEMLIMIT") != "":
+	if os.Getenv("GOMEMLIMIT") != "" {
 		return
+	}
+	limit, err := memlimit.FromCgroup()
+	switch {
 	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
 		return
 	case err != nil:
 		logger.Warn("the cgroup's memory limit can't be read; Go's garbage collector goes by none", "error", err, "hint", "set GOMEMLIMIT")
 		return
-	case !limited:
+	case limit >= noLimit:
 		return
 	}
 	heap, enough := goMemory(limit, cfg.DuckDB.MemoryBytes)
@@ -56,8 +55,7 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 	}
 }
 
-// garbagePercent is how much garbage may lie about, as a part of what is in use,
-// where there is no limit to memory.
+// garbagePercent is how much garbage may lie about, as a part of what is in use.
 const garbagePercent = 50
 
 // pendingPart is the part of Go's memory that may be pending; what was just
