@@ -9,11 +9,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -31,18 +29,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// bubble is synctest.Test with empty pools before and after: a pooled
-// compressor holds a channel, which belongs to the bubble that made it.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	empty := func() {
-		runtime.GC()
-		runtime.GC() // what a pool holds survives one collection
-	}
-	empty()
-	defer empty()
-	synctest.Test(t, f)
-}
 
 // ledger is a collector that keeps chunks in memory, acknowledges them at
 // once, and insists that a chunk that comes again is the same.

@@ -179,7 +179,7 @@ func (b *box) want(from, to attribution.Second, unobserved func(attribution.Seco
 func now() attribution.Second { return attribution.Second(time.Now().Unix()) }
 
 func TestLiveNodeSealsEachSecondInTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		start := now()
 		b.run(60*time.Second, false, func() {
@@ -203,7 +203,7 @@ func TestLiveNodeSealsEachSecondInTime(t *testing.T) {
 func TestLaw3RestartBillsTheTimeAway(t *testing.T) {
 	for name, kill := range map[string]bool{"stopped": false, "killed": true} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				b := newBox(t)
 				start := now()
 				b.run(63*time.Second, kill)
@@ -225,7 +225,7 @@ func TestLaw3RestartBillsTheTimeAway(t *testing.T) {
 func TestLaw3EverySecondIsJournaledFromTheStartOn(t *testing.T) {
 	for name, away := range map[string]time.Duration{"at once": 0, "after catching up": 200 * time.Second} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				b := newBox(t)
 				b.run(63*time.Second, true)
 				<-time.After(away)
@@ -241,7 +241,7 @@ func TestLaw3EverySecondIsJournaledFromTheStartOn(t *testing.T) {
 // A source that knows the holdings of before gets them, and they stay when it
 // adds their device; a change of one is kept with its second, not with its ten.
 func TestLaw3HoldingsOutliveARestart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.holds, b.hold = true, make(chan string)
 		// It holds from second 5 and from second 15 on; the tens' state is kept at 2 and 12.
@@ -266,7 +266,7 @@ func TestLaw3HoldingsOutliveARestart(t *testing.T) {
 // time: what it sealed after its state was kept is not taken for time that is
 // still to come.
 func TestLaw3RestartsDoNotRunAhead(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		start := now()
 		for range 12 {
@@ -285,7 +285,7 @@ func TestLaw3RestartsDoNotRunAhead(t *testing.T) {
 
 // While the machine was down nothing ran, and nothing is billed.
 func TestLaw3RebootBillsFromTheMachinesStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.run(63*time.Second, true)
 		stop := now()
@@ -305,7 +305,7 @@ func TestLaw3RebootBillsFromTheMachinesStart(t *testing.T) {
 }
 
 func TestMaxGapBoundsWhatIsBilled(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.run(35*time.Second, true)
 		stop := now()
@@ -329,7 +329,7 @@ func TestMaxGapBoundsWhatIsBilled(t *testing.T) {
 func TestLaw8SteppedClockBillsNoSecondTwice(t *testing.T) {
 	for _, step := range []int64{3600 * sec, -3600 * sec} {
 		t.Run(fmt.Sprint(time.Duration(step)), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				b := newBox(t)
 				start := now()
 				b.run(200*time.Second, false, func() { b.step.Store(step) })
@@ -357,7 +357,7 @@ func TestLaw8SteppedClockBillsNoSecondTwice(t *testing.T) {
 // The spool fills while the collector is stuck: seconds are let go, and made
 // up for as unobserved when there is space. None is missing in the end.
 func TestFullSpoolLetsGoAndMakesUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.spool = 64 << 10
 		b.ledger.gate = make(chan struct{})
@@ -384,7 +384,7 @@ func TestFullSpoolLetsGoAndMakesUp(t *testing.T) {
 // not lost, and when acknowledgements make room on the disk it is written,
 // sent and journaled as ever.
 func TestLaw8LiveNodeOnAFullDisk(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.disk.SetCapacity(48 << 10)
 		b.ledger.gate = make(chan struct{})
@@ -409,7 +409,7 @@ func TestLaw8LiveNodeOnAFullDisk(t *testing.T) {
 // A device that does not come back after a restart is billed for a while, as
 // a lost one, and then no longer.
 func TestDeviceThatIsGoneAfterARestart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.run(60*time.Second, false)
 		b.gone = true
@@ -423,7 +423,7 @@ func TestDeviceThatIsGoneAfterARestart(t *testing.T) {
 }
 
 func TestLiveNodeWithoutRateCardGoesOnUnpriced(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.ledger.card = nil
 		start := now()

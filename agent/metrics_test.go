@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,7 @@ import (
 // The page of a live node is what Prometheus' linter and its own parser want,
 // and shows the ledger's totals beside the agent's own.
 func TestMetricsOfALiveNode(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := newBox(t)
 		b.during = func(a *Agent) {
 			registry := prometheus.NewPedanticRegistry()

@@ -135,7 +135,7 @@ func difference(got, want map[attribution.Second]string) string {
 func TestPlayerInRealTime(t *testing.T) {
 	for _, speed := range []float64{1, 4} {
 		t.Run(fmt.Sprint(speed), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				start := time.Now().Unix() + 2
 				script := record(3, 2, 60, start)
 				want, _ := play(t, script.again())
@@ -180,7 +180,7 @@ func TestPlayerInRealTime(t *testing.T) {
 
 // As fast as possible means that prices are waited for, however long.
 func TestPlayerWaitsForTheRateCard(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		k := dial(t, l)
 		defer k.close()
@@ -215,7 +215,7 @@ func TestPlayerWaitsForTheRateCard(t *testing.T) {
 func TestPlayerWaitsForSpace(t *testing.T) {
 	script := record(5, 1, 3000, 1_700_000_000)
 	want, _ := play(t, script.again())
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		l.gate = make(chan struct{})
 		k := dial(t, l)
@@ -247,7 +247,7 @@ func TestLaw8PlayerOnAFullDisk(t *testing.T) {
 	const nodes = 4
 	script := record(8, nodes, 3000, 1_700_000_000)
 	want, _ := play(t, script.again())
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		l.hold = true
 		k := dial(t, l)
@@ -280,7 +280,7 @@ func TestLaw3PlayerGoesBackToDamage(t *testing.T) {
 	want, _ := play(t, script.again())
 	disk := memfs.New()
 	var left *memfs.FS // when the power is cut
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		l.gate = make(chan struct{})
 		k := dial(t, l)

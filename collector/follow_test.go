@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -112,21 +111,8 @@ func rerateOn(t *testing.T, st store.Store, id uint32) error {
 	}})
 }
 
-// bubble is synctest.Test with empty pools before and after: a pooled compressor
-// holds a channel, which belongs to the bubble that made it.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	empty := func() {
-		runtime.GC()
-		runtime.GC()
-	}
-	empty()
-	defer empty()
-	synctest.Test(t, f)
-}
-
 func TestWhatOthersChangeComesIntoForce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		ledger := querytest.NewLedger()
 		x := follow(t, ledger)
 		defer x.running(t)()
@@ -157,7 +143,7 @@ func TestWhatOthersChangeComesIntoForce(t *testing.T) {
 // What was changed between opening the documents and following them is taken in,
 // though Refresh tells of no change.
 func TestNothingIsMissedAtTheStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		ledger := querytest.NewLedger()
 		x := follow(t, ledger)
 		changeAll(t, ledger)
@@ -179,7 +165,7 @@ func TestNothingIsMissedAtTheStart(t *testing.T) {
 func TestAFollowerCatchesUp(t *testing.T) {
 	for _, method := range []string{"Refresh", "Document", "View"} {
 		t.Run(method, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				ledger := querytest.NewLedger()
 				var fails atomic.Bool
 				ledger.Fault = func(m string) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -26,17 +25,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	empty := func() {
-		runtime.GC()
-		runtime.GC()
-	}
-	empty()
-	defer empty()
-	synctest.Test(t, f)
-}
 
 // network is machines that can be connected to while they are up.
 type network struct {
@@ -138,7 +126,7 @@ var (
 // A node goes through the collectors in its order while they fail, comes back
 // to those whose time is up, and never stops trying.
 func TestFailuresAreTriedInOrder(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newNetwork(t, three...)
 		n := w.fleet(t, three...).Node("east", "n1")
 		order := rendezvous.Order("east/n1", three)
@@ -180,7 +168,7 @@ func better(n *placement.Node, d time.Duration) (bool, time.Duration) {
 // A node that had to go elsewhere goes back when its first choice can be reached
 // again, and not before.
 func TestGoesBackWhenReachable(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newNetwork(t, three...)
 		n := w.fleet(t, three...).Node("east", "n1")
 		order := rendezvous.Order("east/n1", three)
@@ -216,7 +204,7 @@ func TestGoesBackWhenReachable(t *testing.T) {
 // A first choice that can be connected to and then refuses costs ever fewer
 // moves.
 func TestNoFlapping(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newNetwork(t, three...)
 		n := w.fleet(t, three...).Node("east", "n1")
 		order := rendezvous.Order("east/n1", three)
@@ -246,7 +234,7 @@ func TestNoFlapping(t *testing.T) {
 // A host name is looked up again: what it stands for is placed by address, and
 // one that comes takes its nodes over.
 func TestHostNameWithSeveralAddresses(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newNetwork(t, "10.0.0.1:9440", "10.0.0.2:9440", "10.0.0.3:9440")
 		ip := netip.MustParseAddr
 		w.hosts = []netip.Addr{ip("10.0.0.2"), ip("10.0.0.1"), ip("fd00::1"), ip("10.0.0.2")}
@@ -303,7 +291,7 @@ func TestHostNameWithSeveralAddresses(t *testing.T) {
 // Targets that can only be one collector are never looked up, and nobody looks
 // for a better one.
 func TestOneCollectorIsOne(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		for _, a := range []string{"127.0.0.1:9440", "[::1]:9440", "localhost:9440", "passthrough:///x:1", "unix:///run/c.sock", "dns:///c:9440"} {
 			w := newNetwork(t)
 			f := w.fleet(t, a)
@@ -329,7 +317,7 @@ func TestOneCollectorIsOne(t *testing.T) {
 // Nodes of one process share connections, which are closed when nobody streams
 // over them.
 func TestConnectionsAreShared(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newNetwork(t, "a:1")
 		f := w.fleet(t, "a:1")
 		var cs []uplink.Collector

@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -29,19 +27,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// bubble is synctest.Test with empty pools before and after: a pooled
-// compressor holds a channel, which belongs to the bubble that made it.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	empty := func() {
-		runtime.GC()
-		runtime.GC()
-	}
-	empty()
-	defer empty()
-	synctest.Test(t, f)
-}
 
 const start = attribution.Second(1_700_000_000)
 

@@ -19,7 +19,7 @@ import (
 // TestLaw5AnHourAway: what was appended while the collector was away arrives,
 // complete and in order.
 func TestLaw5AnHourAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		away := time.Now().Add(time.Hour)
 		col := &collector{storedThrough: 77}
 		w := newWorld(t, col, func(o *uplink.Options) { o.Client = flaky{o.Client, func() bool { return time.Now().Before(away) }} })
@@ -50,7 +50,7 @@ type flaky struct {
 }
 
 func TestLiveThenAnnounced(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{}
 		w := newWorld(t, col, nil)
 		defer w.end()
@@ -81,7 +81,7 @@ func TestLiveThenAnnounced(t *testing.T) {
 }
 
 func TestLiveIsDroppedWhileBehind(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{keep: true}
 		w := newWorld(t, col, func(o *uplink.Options) { o.InFlightChunks = 4 })
 		defer w.end()
@@ -100,7 +100,7 @@ func TestLiveIsDroppedWhileBehind(t *testing.T) {
 
 // TestLaw4ReconnectSendsAgain ends streams with chunks in flight.
 func TestLaw4ReconnectSendsAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{}
 		seen := 0
 		col.onChunk = func(_ pb.Ingest_StreamServer, c *pb.Chunk) (bool, error) {
@@ -132,7 +132,7 @@ func TestLaw4ReconnectSendsAgain(t *testing.T) {
 }
 
 func TestBackoffGrowsAndResets(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{}
 		fails := 0
 		col.onHello = func(s pb.Ingest_StreamServer) {
@@ -169,7 +169,7 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 }
 
 func TestResendAndReject(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{}
 		again := map[int64]int{}
 		col.asked = map[int64]bool{}
@@ -229,7 +229,7 @@ func TestResendAndReject(t *testing.T) {
 
 // TestHostileCollector says things about chunks that were never sent.
 func TestHostileCollector(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{keep: true}
 		col.onHello = func(s pb.Ingest_StreamServer) {
 			for _, m := range []*pb.ToAgent{
@@ -263,7 +263,7 @@ func TestHostileCollector(t *testing.T) {
 }
 
 func TestRateCardsAndSilence(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var got []uint32
 		col := &collector{cards: []*pb.RateCard{{Revision: 1}, {Revision: 2}}}
 		w := newWorld(t, col, func(o *uplink.Options) {
@@ -276,7 +276,7 @@ func TestRateCardsAndSilence(t *testing.T) {
 			t.Fatalf("cards %v", got)
 		}
 	})
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{silent: true}
 		w := newWorld(t, col, nil)
 		defer w.end()
@@ -298,7 +298,7 @@ func TestRateCardsAndSilence(t *testing.T) {
 
 // TestDamagedChunk gives up what the disk has lost, and only that.
 func TestDamagedChunk(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		col := &collector{}
 		w := newWorld(t, col, nil)
 		defer w.end()

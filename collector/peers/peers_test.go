@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,17 +27,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	empty := func() {
-		runtime.GC()
-		runtime.GC()
-	}
-	empty()
-	defer empty()
-	synctest.Test(t, f)
-}
 
 // other is a collector that can be asked.
 type other struct {
@@ -145,7 +133,7 @@ var addresses = []string{"10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"}
 // answer.
 func TestOpenOfTheOthers(t *testing.T) {
 	w := querytest.NewWorld()
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, addresses, addresses...)
 		defer r.close()
 		r.others[addresses[0]].open = []*attribution.Chunk{w.Chunk("n2", querytest.Start, 10)} // this one's
@@ -174,7 +162,7 @@ func TestOpenOfTheOthers(t *testing.T) {
 func TestLaw8SlowAndDeadPeers(t *testing.T) {
 	w := querytest.NewWorld()
 	for _, hangs := range []bool{true, false} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, addresses, addresses...)
 			defer r.close()
 			bad := r.others[addresses[1]]
@@ -221,7 +209,7 @@ func TestWrongAnswersDoNotCount(t *testing.T) {
 		"a roster under another's id":       func(o *ingest.Open) { o.RosterID[0] ^= 1 },
 		"no body":                           func(o *ingest.Open) { o.Chunk.Body = nil },
 	} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, addresses, addresses...)
 			defer r.close()
 			o := r.others[addresses[2]]
@@ -236,7 +224,7 @@ func TestWrongAnswersDoNotCount(t *testing.T) {
 // A host name stands for all of its addresses, which are looked up again.
 func TestHostName(t *testing.T) {
 	w := querytest.NewWorld()
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, addresses, "collectors.example:1")
 		defer r.close()
 		r.others[addresses[1]].open = []*attribution.Chunk{w.Chunk("n1", querytest.Start, 10)}
