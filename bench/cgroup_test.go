@@ -25,7 +25,7 @@ func memoryGroup(b *testing.B, limit int64) (dir string, err error) {
 		if len(part) != 3 {
 			continue
 		}
-		root, file := "", ""
+		var root, file string
 		switch part[1] {
 		case "memory":
 			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
