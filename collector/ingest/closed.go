@@ -63,7 +63,7 @@ func (st *stream) close(key attribution.ChunkKey, m *pb.ChunkClosed, w *work) (*
 	if c == nil {
 		return nil, st.resendLocked(key)
 	}
-	full, err := wire.EncodeChunk(c, r.id)
+	full, err := wire.EncodeKept(c, r.id)
 	if err != nil || string(full.Digest) != string(m.GetDigest()) {
 		return nil, st.resendLocked(key)
 	}

@@ -10,7 +10,11 @@ import (
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
-func BenchmarkEncodeChunk(b *testing.B) {
+func BenchmarkEncodeChunk(b *testing.B) { benchmarkEncode(b, wire.EncodeChunk) }
+
+func BenchmarkEncodeKept(b *testing.B) { benchmarkEncode(b, wire.EncodeKept) }
+
+func benchmarkEncode(b *testing.B, encode func(*attribution.Chunk, attribution.Fingerprint) (*pb.Chunk, error)) {
 	for _, s := range shapes {
 		b.Run(s.name, func(b *testing.B) {
 			c := s.chunk()
@@ -18,7 +22,7 @@ func BenchmarkEncodeChunk(b *testing.B) {
 			n, bytes := slicesOf(c), 0
 			b.ReportAllocs()
 			for b.Loop() {
-				m, err := wire.EncodeChunk(c, id)
+				m, err := encode(c, id)
 				if err != nil {
 					b.Fatal(err)
 				}

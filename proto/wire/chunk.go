@@ -47,13 +47,23 @@ func digest(key attribution.ChunkKey, seconds int, rosterID attribution.Fingerpr
 // roster's fingerprint. It fails where the chunk exceeds what DecodeChunk
 // takes.
 func EncodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Chunk, error) {
+	return encodeChunk(c, rosterID, compressor)
+}
+
+// EncodeKept is EncodeChunk for a chunk that is kept for some hours where it is
+// made: its body is a tenth or two larger, and compressed in a quarter of the time.
+func EncodeKept(c *attribution.Chunk, rosterID attribution.Fingerprint) (*pb.Chunk, error) {
+	return encodeChunk(c, rosterID, quick)
+}
+
+func encodeChunk(c *attribution.Chunk, rosterID attribution.Fingerprint, z *zstd.Encoder) (*pb.Chunk, error) {
 	w := borrow()
 	defer w.giveBack()
 	if err := w.encode(c, nil); err != nil {
 		return nil, err
 	}
 	d := digest(c.Key, c.Seconds, rosterID, w.plain)
-	w.packed = compressor.EncodeAll(w.plain, w.packed[:0])
+	w.packed = z.EncodeAll(w.plain, w.packed[:0])
 	if len(w.packed) > MaxBody {
 		return nil, malformed(8, "chunk.body", "%d bytes: at most %d travel", len(w.packed), MaxBody)
 	}
@@ -196,17 +206,19 @@ func (w *workspace) giveBack() {
 	}
 }
 
-// compressor and decompressor hold no state from use to use either.
+// Compressors and the decompressor hold no state from use to use either. The quick
+// one finds what repeats, and leaves the rest as it is.
 var (
-	compressor   = newCompressor()
+	compressor   = newCompressor(zstd.WithNoEntropyCompression(false))
+	quick        = newCompressor(zstd.WithNoEntropyCompression(true))
 	decompressor = newDecompressor()
 )
 
-func newCompressor() *zstd.Encoder {
+func newCompressor(o zstd.EOption) *zstd.Encoder {
 	// Bodies are a few KiB: a small window costs no compression, and a
 	// goroutine more costs more than it brings. The digest is the checksum.
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(min(mostAtWork, runtime.GOMAXPROCS(0))),
-		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
+		zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), o)
 	if err != nil {
 		panic(fmt.Sprintf("BUG: zstd encoder options: %v", err))
 	}

@@ -163,6 +163,25 @@ func TestLaw4AChunkArrivesAsItWasSent(t *testing.T) {
 		if d := must(wire.Digest(got, id)); !bytes.Equal(d[:], m.GetDigest()) {
 			t.Fatalf("digest %x, was %x", d, m.GetDigest())
 		}
+		kept := must(wire.EncodeKept(c, id))
+		if !bytes.Equal(kept.GetDigest(), m.GetDigest()) {
+			t.Fatalf("kept under digest %x, sent under %x", kept.GetDigest(), m.GetDigest())
+		}
+		var mem wire.Arena
+		for range 2 { // the second time into memory that was used
+			again, err := wire.DecodeChunkIn(&mem, kept, "c", "n", roster)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, again, c)
+			for i := range again.Windows {
+				again.Windows[i].Energy = -1
+				for j := range again.Windows[i].Slices {
+					again.Windows[i].Slices[j].Cost = -1
+				}
+			}
+			mem.Reset()
+		}
 	})
 }
 
