@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -78,7 +79,7 @@ func (n *node) addLive(l *live, h wire.LiveHead, wanted bool) (kept bool) {
 }
 
 func (n *node) liveAt(second attribution.Second) (at int, there bool) {
-	return slices.BinarySearchFunc(n.live, second, func(o *live, s attribution.Second) int { return int(o.second - s) })
+	return slices.BinarySearchFunc(n.live, second, func(o *live, s attribution.Second) int { return cmp.Compare(o.second, s) })
 }
 
 // decodeLive decodes what waits, and drops what can't be read. What is kept then
