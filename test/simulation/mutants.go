@@ -64,8 +64,8 @@ func Mutants() []Mutant {
 		},
 		{
 			Name: "live windows count beside their chunk", File: "collector/ingest/node.go",
-			Old: "return l.Key.Sequence >= c.from() && l.Key.Sequence < c.end() })",
-			New: "return !PLANTED && l.Key.Sequence >= c.from() && l.Key.Sequence < c.end() })",
+			Old: "return l.second >= c.from() && l.second < c.end() })",
+			New: "return !PLANTED && l.second >= c.from() && l.second < c.end() })",
 		},
 		{
 			Name: "what is written is not synced", File: "agent/spool/sync.go",
@@ -93,7 +93,7 @@ func Mutants() []Mutant {
 			New: "\t\tif g.end = d.durableEnd(len(g.content)); PLANTED {\n\t\t\tg.end = len(g.content)\n\t\t}\n",
 		},
 		{
-			Name: "time that a full disk cost is not made up for", File: "agent/live.go",
+			Name: "time that a full disk cost is not made up for", File: "agent/letgo.go",
 			Old: "if err := l.makeUp(s.Second); err != nil {",
 			New: "if PLANTED {\n\t\t} else if err := l.makeUp(s.Second); err != nil {",
 		},
@@ -156,6 +156,11 @@ func Mutants() []Mutant {
 			Name: "what a killed process wrote is not synced by the next", File: "agent/spool/recover.go",
 			Old: "return errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))",
 			New: "if PLANTED {\n\t\treturn f.Close()\n\t}\n\treturn errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))",
+		},
+		{
+			Name: "what a chunk was made in is not copied", File: "collector/ingest/chunk.go",
+			Old: "c.decoded, c.lent = clone(c.decoded), false",
+			New: "if c.lent = false; !PLANTED {\n\t\t\tc.decoded = clone(c.decoded)\n\t\t}",
 		},
 	}
 }
