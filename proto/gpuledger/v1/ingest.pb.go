@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Pace is what an agent may send. A collector has the agents that bring a
+// backlog take turns, and does without live seconds while it is behind. What may
+// not be sent waits in the spool; an agent that does not know this message is
+// held back by flow control alone.
+type Pace int32
+
+const (
+	Pace_PACE_EVERYTHING Pace = 0
+	Pace_PACE_CHUNKS     Pace = 1 // no live seconds
+	Pace_PACE_NOTHING    Pace = 2 // but what a Resend asks for
+)
+
+// Enum value maps for Pace.
+var (
+	Pace_name = map[int32]string{
+		0: "PACE_EVERYTHING",
+		1: "PACE_CHUNKS",
+		2: "PACE_NOTHING",
+	}
+	Pace_value = map[string]int32{
+		"PACE_EVERYTHING": 0,
+		"PACE_CHUNKS":     1,
+		"PACE_NOTHING":    2,
+	}
+)
+
+func (x Pace) Enum() *Pace {
+	p := new(Pace)
+	*p = x
+	return p
+}
+
+func (x Pace) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Pace) Descriptor() protoreflect.EnumDescriptor {
+	return file_gpuledger_v1_ingest_proto_enumTypes[0].Descriptor()
+}
+
+func (Pace) Type() protoreflect.EnumType {
+	return &file_gpuledger_v1_ingest_proto_enumTypes[0]
+}
+
+func (x Pace) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Pace.Descriptor instead.
+func (Pace) EnumDescriptor() ([]byte, []int) {
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{0}
+}
+
 type FromAgent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -436,6 +489,7 @@ type ToAgent struct {
 	//	*ToAgent_Resend
 	//	*ToAgent_Reject
 	//	*ToAgent_RateCard
+	//	*ToAgent_Pace
 	Message       isToAgent_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -523,6 +577,15 @@ func (x *ToAgent) GetRateCard() *RateCard {
 	return nil
 }
 
+func (x *ToAgent) GetPace() Pace {
+	if x != nil {
+		if x, ok := x.Message.(*ToAgent_Pace); ok {
+			return x.Pace
+		}
+	}
+	return Pace_PACE_EVERYTHING
+}
+
 type isToAgent_Message interface {
 	isToAgent_Message()
 }
@@ -547,6 +610,10 @@ type ToAgent_RateCard struct {
 	RateCard *RateCard `protobuf:"bytes,5,opt,name=rate_card,json=rateCard,proto3,oneof"` // after Welcome, and again whenever it changes
 }
 
+type ToAgent_Pace struct {
+	Pace Pace `protobuf:"varint,6,opt,name=pace,proto3,enum=gpuledger.v1.Pace,oneof"` // whenever it changes
+}
+
 func (*ToAgent_Welcome) isToAgent_Message() {}
 
 func (*ToAgent_Ack) isToAgent_Message() {}
@@ -557,10 +624,13 @@ func (*ToAgent_Reject) isToAgent_Message() {}
 
 func (*ToAgent_RateCard) isToAgent_Message() {}
 
+func (*ToAgent_Pace) isToAgent_Message() {}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`                                   // of the collector
 	StoredThrough int64                  `protobuf:"varint,2,opt,name=stored_through,json=storedThrough,proto3" json:"stored_through,omitempty"` // first second after the newest stored one of this node; 0: none
+	Pace          Pace                   `protobuf:"varint,3,opt,name=pace,proto3,enum=gpuledger.v1.Pace" json:"pace,omitempty"`                 // to begin with
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,6 +677,13 @@ func (x *Welcome) GetStoredThrough() int64 {
 		return x.StoredThrough
 	}
 	return 0
+}
+
+func (x *Welcome) GetPace() Pace {
+	if x != nil {
+		return x.Pace
+	}
+	return Pace_PACE_EVERYTHING
 }
 
 // Ack says: every chunk of this boot sent on this stream with a sequence up to
@@ -804,17 +881,19 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x1a\n" +
 	"\bprevious\x18\x04 \x01(\fR\bprevious\"\a\n" +
-	"\x05Flush\"\x85\x02\n" +
+	"\x05Flush\"\xaf\x02\n" +
 	"\aToAgent\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.gpuledger.v1.WelcomeH\x00R\awelcome\x12%\n" +
 	"\x03ack\x18\x02 \x01(\v2\x11.gpuledger.v1.AckH\x00R\x03ack\x12.\n" +
 	"\x06resend\x18\x03 \x01(\v2\x14.gpuledger.v1.ResendH\x00R\x06resend\x12.\n" +
 	"\x06reject\x18\x04 \x01(\v2\x14.gpuledger.v1.RejectH\x00R\x06reject\x125\n" +
-	"\trate_card\x18\x05 \x01(\v2\x16.gpuledger.v1.RateCardH\x00R\brateCardB\t\n" +
-	"\amessage\"J\n" +
+	"\trate_card\x18\x05 \x01(\v2\x16.gpuledger.v1.RateCardH\x00R\brateCard\x12(\n" +
+	"\x04pace\x18\x06 \x01(\x0e2\x12.gpuledger.v1.PaceH\x00R\x04paceB\t\n" +
+	"\amessage\"r\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
-	"\x0estored_through\x18\x02 \x01(\x03R\rstoredThrough\"5\n" +
+	"\x0estored_through\x18\x02 \x01(\x03R\rstoredThrough\x12&\n" +
+	"\x04pace\x18\x03 \x01(\x0e2\x12.gpuledger.v1.PaceR\x04pace\"5\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\"8\n" +
@@ -824,7 +903,11 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\x06Reject\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason2F\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*>\n" +
+	"\x04Pace\x12\x13\n" +
+	"\x0fPACE_EVERYTHING\x10\x00\x12\x0f\n" +
+	"\vPACE_CHUNKS\x10\x01\x12\x10\n" +
+	"\fPACE_NOTHING\x10\x022F\n" +
 	"\x06Ingest\x12<\n" +
 	"\x06Stream\x12\x17.gpuledger.v1.FromAgent\x1a\x15.gpuledger.v1.ToAgent(\x010\x01B?Z=github.com/gpuledger/gpuledger/proto/gpuledger/v1;gpuledgerv1b\x06proto3"
 
@@ -840,41 +923,45 @@ func file_gpuledger_v1_ingest_proto_rawDescGZIP() []byte {
 	return file_gpuledger_v1_ingest_proto_rawDescData
 }
 
+var file_gpuledger_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_gpuledger_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_gpuledger_v1_ingest_proto_goTypes = []any{
-	(*FromAgent)(nil),   // 0: gpuledger.v1.FromAgent
-	(*Hello)(nil),       // 1: gpuledger.v1.Hello
-	(*Live)(nil),        // 2: gpuledger.v1.Live
-	(*ChunkClosed)(nil), // 3: gpuledger.v1.ChunkClosed
-	(*Flush)(nil),       // 4: gpuledger.v1.Flush
-	(*ToAgent)(nil),     // 5: gpuledger.v1.ToAgent
-	(*Welcome)(nil),     // 6: gpuledger.v1.Welcome
-	(*Ack)(nil),         // 7: gpuledger.v1.Ack
-	(*Resend)(nil),      // 8: gpuledger.v1.Resend
-	(*Reject)(nil),      // 9: gpuledger.v1.Reject
-	(*Roster)(nil),      // 10: gpuledger.v1.Roster
-	(*Chunk)(nil),       // 11: gpuledger.v1.Chunk
-	(*RateCard)(nil),    // 12: gpuledger.v1.RateCard
+	(Pace)(0),           // 0: gpuledger.v1.Pace
+	(*FromAgent)(nil),   // 1: gpuledger.v1.FromAgent
+	(*Hello)(nil),       // 2: gpuledger.v1.Hello
+	(*Live)(nil),        // 3: gpuledger.v1.Live
+	(*ChunkClosed)(nil), // 4: gpuledger.v1.ChunkClosed
+	(*Flush)(nil),       // 5: gpuledger.v1.Flush
+	(*ToAgent)(nil),     // 6: gpuledger.v1.ToAgent
+	(*Welcome)(nil),     // 7: gpuledger.v1.Welcome
+	(*Ack)(nil),         // 8: gpuledger.v1.Ack
+	(*Resend)(nil),      // 9: gpuledger.v1.Resend
+	(*Reject)(nil),      // 10: gpuledger.v1.Reject
+	(*Roster)(nil),      // 11: gpuledger.v1.Roster
+	(*Chunk)(nil),       // 12: gpuledger.v1.Chunk
+	(*RateCard)(nil),    // 13: gpuledger.v1.RateCard
 }
 var file_gpuledger_v1_ingest_proto_depIdxs = []int32{
-	1,  // 0: gpuledger.v1.FromAgent.hello:type_name -> gpuledger.v1.Hello
-	10, // 1: gpuledger.v1.FromAgent.roster:type_name -> gpuledger.v1.Roster
-	2,  // 2: gpuledger.v1.FromAgent.live:type_name -> gpuledger.v1.Live
-	11, // 3: gpuledger.v1.FromAgent.chunk:type_name -> gpuledger.v1.Chunk
-	3,  // 4: gpuledger.v1.FromAgent.closed:type_name -> gpuledger.v1.ChunkClosed
-	4,  // 5: gpuledger.v1.FromAgent.flush:type_name -> gpuledger.v1.Flush
-	6,  // 6: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
-	7,  // 7: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
-	8,  // 8: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
-	9,  // 9: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
-	12, // 10: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
-	0,  // 11: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
-	5,  // 12: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	2,  // 0: gpuledger.v1.FromAgent.hello:type_name -> gpuledger.v1.Hello
+	11, // 1: gpuledger.v1.FromAgent.roster:type_name -> gpuledger.v1.Roster
+	3,  // 2: gpuledger.v1.FromAgent.live:type_name -> gpuledger.v1.Live
+	12, // 3: gpuledger.v1.FromAgent.chunk:type_name -> gpuledger.v1.Chunk
+	4,  // 4: gpuledger.v1.FromAgent.closed:type_name -> gpuledger.v1.ChunkClosed
+	5,  // 5: gpuledger.v1.FromAgent.flush:type_name -> gpuledger.v1.Flush
+	7,  // 6: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
+	8,  // 7: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
+	9,  // 8: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
+	10, // 9: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
+	13, // 10: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
+	0,  // 11: gpuledger.v1.ToAgent.pace:type_name -> gpuledger.v1.Pace
+	0,  // 12: gpuledger.v1.Welcome.pace:type_name -> gpuledger.v1.Pace
+	1,  // 13: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
+	6,  // 14: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_ingest_proto_init() }
@@ -898,19 +985,21 @@ func file_gpuledger_v1_ingest_proto_init() {
 		(*ToAgent_Resend)(nil),
 		(*ToAgent_Reject)(nil),
 		(*ToAgent_RateCard)(nil),
+		(*ToAgent_Pace)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_ingest_proto_rawDesc), len(file_gpuledger_v1_ingest_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_gpuledger_v1_ingest_proto_goTypes,
 		DependencyIndexes: file_gpuledger_v1_ingest_proto_depIdxs,
+		EnumInfos:         file_gpuledger_v1_ingest_proto_enumTypes,
 		MessageInfos:      file_gpuledger_v1_ingest_proto_msgTypes,
 	}.Build()
 	File_gpuledger_v1_ingest_proto = out.File
