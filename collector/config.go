@@ -161,6 +161,10 @@ type LimitsConfig struct {
 	// means the default.
 	RosterTotalBytes int64 `yaml:"roster_total_bytes"`
 
+	// CatchingUp is how many agents may bring what they kept during an outage at
+	// once; others wait for their turn. Default: 512. 0 means the default.
+	CatchingUp int `yaml:"catching_up"`
+
 	// Connections is how many connections there may be at grpc_listen; further
 	// ones are closed at once. Default: 20000. 0 means the default.
 	Connections int `yaml:"connections"`
@@ -182,7 +186,9 @@ type LimitsConfig struct {
 // DuckDBConfig is for the embedded store.
 type DuckDBConfig struct {
 	// MemoryBytes bounds DuckDB's own memory; what does not fit is spilled to
-	// data_dir/tmp. Default: 536870912 (512 MiB). 0 means the default.
+	// data_dir/tmp. Default: 536870912 (512 MiB), or a sixth of the cgroup's
+	// memory limit where that is less, and 134217728 (128 MiB) at least. 0 means
+	// the default.
 	MemoryBytes int64 `yaml:"memory_bytes"`
 
 	// Threads are those that one question is spread over. Default 0: one per
@@ -247,7 +253,7 @@ func DefaultConfig() Config {
 		Retention:    RetentionConfig{Duration{r.Second}, Duration{r.Minute}, Duration{r.Hour}, Duration{r.Day}},
 		Limits: LimitsConfig{
 			Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, DecodedBytes: l.DecodedBytes, BatchRows: l.BatchRows,
-			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Connections: defaultConnections,
+			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, CatchingUp: l.CatchingUp, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
 		ClickHouse:  ClickHouseConfig{Addresses: []string{}, Database: "gpuledger"},
@@ -317,6 +323,7 @@ func (c *Config) checkNumbers(bad func(key, format string, args ...any)) {
 		{"limits.live_seconds", int64(c.Limits.LiveSeconds)},
 		{"limits.live_total_bytes", c.Limits.LiveTotalBytes},
 		{"limits.roster_total_bytes", c.Limits.RosterTotalBytes},
+		{"limits.catching_up", int64(c.Limits.CatchingUp)},
 		{"limits.connections", int64(c.Limits.Connections)},
 		{"limits.ranges", int64(c.Limits.Ranges)},
 		{"limits.queries", int64(c.Limits.Queries)},
@@ -371,6 +378,7 @@ func (c *Config) ingestLimits() ingest.Limits {
 	l := &c.Limits
 	return ingest.Limits{
 		Nodes: l.Nodes, PendingChunks: l.PendingChunks, PendingBytes: l.PendingBytes, DecodedBytes: l.DecodedBytes,
-		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, Ranges: l.Ranges,
+		BatchRows: l.BatchRows, LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes,
+		CatchingUp: l.CatchingUp, Ranges: l.Ranges,
 	}
 }

@@ -62,20 +62,3 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Error("accepted after the end")
 	}
 }
-
-func TestGoMemory(t *testing.T) {
-	for _, c := range []struct {
-		limit  uint64
-		duckdb int64
-		want   int64
-		enough bool
-	}{
-		{2 << 30, 512 << 20, (2<<30 - (2<<30)/10 - 512<<20), true},
-		{2 << 30, 0, (2<<30 - (2<<30)/10 - 512<<20), true},
-		{512 << 20, 512 << 20, leastGoMemory, false},
-	} {
-		if got, enough := goMemory(c.limit, c.duckdb); got < c.want || got > c.want+1 || enough != c.enough {
-			t.Errorf("%d with %d for DuckDB: %d, %v; want %d, %v", c.limit, c.duckdb, got, enough, c.want, c.enough)
-		}
-	}
-}

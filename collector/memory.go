@@ -16,8 +16,10 @@ import (
 // that is its own, so that it works harder before the kernel ends the process:
 // DuckDB's memory and a tenth for what neither of the two counts are left out. A
 // third of Go's memory may be taken by what is pending, if the configuration would
-// let it be more. The environment's GOMEMLIMIT counts more. It changes the whole
-// process: call it from main, once, before the collector is made.
+// let it be more; DuckDB takes a sixth of a limit that its default is more of, and
+// what was configured for it in any case. The environment's GOMEMLIMIT counts more.
+// It changes the whole process: call it from main, once, before the collector is
+// made.
 //
 // Go's garbage may take half as much as what is in use, not as much again, unless
 // GOGC says otherwise: most of what is in use are chunks that live for a minute and
@@ -40,19 +42,18 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 	case limit >= noLimit:
 		return
 	}
-	heap, enough := goMemory(limit, cfg.DuckDB.MemoryBytes)
+	fitted, heap, enough := fitMemory(limit, *cfg)
 	debug.SetMemoryLimit(heap)
-	pending, most := cfg.Limits.PendingBytes, heap/pendingPart
-	if pending == 0 {
-		pending = ingest.DefaultLimits().PendingBytes
+	if got := fitted.DuckDB.MemoryBytes; got != cfg.DuckDB.MemoryBytes && cfg.Store == storeDuckDB {
+		logger.Info("DuckDB gets less than its default, since memory is limited", "limit_bytes", limit, "duckdb_bytes", got, "hint", "duckdb.memory_bytes")
 	}
-	if pending > most {
-		logger.Info("less may be pending than is configured, since memory is limited", "limit_bytes", limit, "pending_bytes", most, "configured", pending)
-		cfg.Limits.PendingBytes = most
+	if got := fitted.Limits.PendingBytes; got != cfg.Limits.PendingBytes {
+		logger.Info("less may be pending than is configured, since memory is limited", "limit_bytes", limit, "pending_bytes", got, "configured", configuredPending(cfg))
 	}
 	if !enough {
 		logger.Warn("the memory limit is tight: lower duckdb.memory_bytes, or raise it", "limit_bytes", limit, "go_bytes", heap)
 	}
+	*cfg = fitted
 }
 
 // garbagePercent is how much garbage may lie about, as a part of what is in use.
@@ -67,6 +68,45 @@ const noLimit = 1 << 62
 
 // leastGoMemory is what a collector without agents is comfortable with.
 const leastGoMemory = 256 << 20
+
+// duckdbPart is the part of a limit that DuckDB may take where nobody said what it
+// may take.
+const duckdbPart = 6
+
+// leastDuckDBMemory is what DuckDB can work with.
+const leastDuckDBMemory = 128 << 20
+
+// fitMemory is the configuration as it fits into a limit, what Go may take of the
+// limit, and whether that is enough to work well.
+func fitMemory(limit uint64, cfg Config) (fitted Config, heap int64, enough bool) {
+	cfg.DuckDB.MemoryBytes = duckdbMemory(limit, cfg.DuckDB.MemoryBytes)
+	heap, enough = goMemory(limit, cfg.DuckDB.MemoryBytes)
+	if most := heap / pendingPart; configuredPending(&cfg) > most {
+		cfg.Limits.PendingBytes = most
+	}
+	return cfg, heap, enough
+}
+
+// configuredPending is how many bytes may be pending by the configuration.
+func configuredPending(cfg *Config) int64 {
+	if n := cfg.Limits.PendingBytes; n != 0 {
+		return n
+	}
+	return ingest.DefaultLimits().PendingBytes
+}
+
+// duckdbMemory is what DuckDB may take of a limit. The default written out is as
+// the default: a configuration does not tell the two apart.
+func duckdbMemory(limit uint64, configured int64) int64 {
+	otherwise := DefaultConfig().DuckDB.MemoryBytes
+	if configured != 0 && configured != otherwise {
+		return configured
+	}
+	if part := int64(limit / duckdbPart); part < otherwise {
+		return max(part, leastDuckDBMemory)
+	}
+	return configured
+}
 
 // goMemory is what Go may take of a limit, and whether that is enough to work
 // well.

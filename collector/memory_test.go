@@ -1,0 +1,82 @@
+package collector
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/gpuledger/gpuledger/collector/ingest"
+)
+
+func TestGoMemory(t *testing.T) {
+	for _, c := range []struct {
+		limit  uint64
+		duckdb int64
+		want   int64
+		enough bool
+	}{
+		{2 << 30, 512 << 20, (2<<30 - (2<<30)/10 - 512<<20), true},
+		{2 << 30, 0, (2<<30 - (2<<30)/10 - 512<<20), true},
+		{512 << 20, 512 << 20, leastGoMemory, false},
+	} {
+		if got, enough := goMemory(c.limit, c.duckdb); got < c.want || got > c.want+1 || enough != c.enough {
+			t.Errorf("%d with %d for DuckDB: %d, %v; want %d, %v", c.limit, c.duckdb, got, enough, c.want, c.enough)
+		}
+	}
+}
+
+// What is pending gets a third of Go's memory at most, DuckDB a sixth of a small
+// limit unless it was told otherwise, and nothing else of the configuration changes.
+func TestFitMemory(t *testing.T) {
+	const mib, gib = 1 << 20, 1 << 30
+	const thirdOfGo = -1
+	d := DefaultConfig()
+	if d.Limits.PendingBytes != gib || d.DuckDB.MemoryBytes != 512*mib || ingest.DefaultLimits().PendingBytes != gib {
+		t.Fatal("the defaults are others: this table is about 1 GiB pending and 512 MiB for DuckDB")
+	}
+	for _, c := range []struct {
+		what               string
+		limit              int64 // all in MiB
+		pending, duckdb    int64 // configured
+		wantPending        int64 // thirdOfGo: a third of wantGo
+		wantDuckDB, wantGo int64
+		enough             bool
+	}{
+		{"defaults, plenty", 10_240, 0, 0, 0, 0, 8704, true},
+		{"defaults written out, plenty", 10_240, 1024, 512, 1024, 512, 8704, true},
+		{"less pending than a third", 10_240, 100, 0, 100, 0, 8704, true},
+		{"more pending than a third", 10_240, 4000, 0, thirdOfGo, 0, 8704, true},
+		{"just too little for the default of what is pending", 3980, 0, 0, thirdOfGo, 0, 3070, true},
+		{"just enough for it", 3990, 0, 0, 0, 0, 3079, true},
+		{"DuckDB's default is less than a sixth", 3080, 0, 0, thirdOfGo, 0, 2260, true},
+		{"and a little more", 3060, 0, 0, thirdOfGo, 510, 2244, true},
+		{"the same, written out", 3060, 1024, 512, thirdOfGo, 510, 2244, true},
+		{"more configured for DuckDB", 3060, 0, 1000, thirdOfGo, 1000, 1754, true},
+		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2654, true},
+		{"small", 1200, 0, 0, thirdOfGo, 200, 880, true},
+		{"DuckDB's least", 600, 0, 0, thirdOfGo, 128, 412, true},
+		{"tight for what is configured", 600, 64, 400, 64, 400, 256, false},
+		{"tight", 400, 0, 0, thirdOfGo, 128, 256, false},
+		{"tighter than Go's least", 100, 0, 0, thirdOfGo, 128, 256, false},
+	} {
+		cfg := DefaultConfig()
+		cfg.Limits.PendingBytes, cfg.DuckDB.MemoryBytes = c.pending*mib, c.duckdb*mib
+		want := cfg
+		want.Limits.PendingBytes, want.DuckDB.MemoryBytes = c.wantPending*mib, c.wantDuckDB*mib
+		if c.wantPending == thirdOfGo {
+			want.Limits.PendingBytes = c.wantGo * mib / 3
+		}
+		got, heap, enough := fitMemory(uint64(c.limit*mib), cfg)
+		if heap != c.wantGo*mib || enough != c.enough {
+			t.Errorf("%s: %d bytes for Go, enough: %v; want %d, %v", c.what, heap, enough, c.wantGo*mib, c.enough)
+		}
+		if got.Limits.PendingBytes != want.Limits.PendingBytes || got.DuckDB.MemoryBytes != want.DuckDB.MemoryBytes {
+			t.Errorf("%s: %d pending and %d for DuckDB; want %d and %d", c.what,
+				got.Limits.PendingBytes, got.DuckDB.MemoryBytes, want.Limits.PendingBytes, want.DuckDB.MemoryBytes)
+		} else if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: more of the configuration changed: %+v; want %+v", c.what, got, want)
+		}
+		if err := got.Validate(); err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+}
