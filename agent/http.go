@@ -20,8 +20,9 @@ import (
 //
 //	/healthz   200 while the sealer is within 15 s of the timeline, or has
 //	           got further since it was asked last
-//	/readyz    200 once there is a rate card, the collector is connected, and
-//	           the kubelet, where there is one, has said who holds what
+//	/readyz    200 once there is a rate card, the collector is connected, even
+//	           where it has the node wait its turn, and the kubelet, where there
+//	           is one, has said who holds what
 //	/metrics   the totals of what a live node has sealed, and what the agent
 //	           counts of itself
 //

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/exporter/otlp"
 	"github.com/gpuledger/gpuledger/agent/meter"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // metrics collects what the pipelines count of themselves: every bound and
@@ -112,6 +113,13 @@ func (c *nodeCollector) uplink(n *node) {
 		connected = 1
 	}
 	c.gauge("connected", "1 while the collector is connected.", connected)
+	for kind, from := range map[string]pb.Pace{"live_second": pb.Pace_PACE_CHUNKS, "chunk": pb.Pace_PACE_NOTHING} {
+		held := 0.0
+		if s.Pace >= from {
+			held = 1
+		}
+		c.gauge("held", "1 while the collector takes none of the kind from this node for now.", held, "kind", kind)
+	}
 	c.gauge("in_flight_chunks", "Chunks sent and not yet acknowledged.", float64(s.InFlight))
 	c.count("streams_total", "Streams begun.", s.Streams)
 	c.count("moves_total", "Streams begun with another collector than the one before.", s.Moves)

@@ -25,6 +25,8 @@ func (u *Uplink) receive(s *session) error {
 			u.rejected(s, x.Reject)
 		case *pb.ToAgent_RateCard:
 			u.o.OnRateCard(x.RateCard)
+		case *pb.ToAgent_Pace:
+			u.setPace(s, x.Pace)
 		default: // a second Welcome, or a message of a newer collector
 			u.ignore("unexpected message", 0)
 		}
@@ -84,6 +86,27 @@ func (u *Uplink) resend(s *session, r *pb.Resend) {
 	u.mu.Unlock()
 	if !known {
 		u.ignore("resend of a chunk that is not in flight", r.GetSequence())
+	}
+}
+
+// setPace has the sender keep to what the collector takes. One that it does not
+// know changes nothing.
+func (u *Uplink) setPace(s *session, p pb.Pace) {
+	if _, known := pb.Pace_name[int32(p)]; !known {
+		u.ignore("unknown pace", 0)
+		return
+	}
+	u.mu.Lock()
+	before := s.pace
+	s.pace = p
+	if p != pb.Pace_PACE_EVERYTHING {
+		u.status.LiveDropped += uint64(len(u.live.seconds))
+		u.live = liveQueue{}
+	}
+	u.signal()
+	u.mu.Unlock()
+	if p != before { // with thousands that take turns, this is no news
+		u.o.Logger.Debug("uplink: the collector changes what may be sent", "node", u.o.Node, "pace", p.String())
 	}
 }
 

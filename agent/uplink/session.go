@@ -54,6 +54,7 @@ type session struct {
 	bytes    int64
 	resend   map[attribution.Second]struct{} // of those in flight
 	anew     bool                            // the next live second is to stand alone
+	pace     pb.Pace                         // what may be sent
 }
 
 // flight is a chunk that was sent and not yet acknowledged.
@@ -75,6 +76,7 @@ func (u *Uplink) runSession(ctx context.Context, c *Collector) (welcomed time.Ti
 		return welcomed, err
 	}
 	welcomed = time.Now()
+	u.setPace(s, w.GetPace())
 	u.begin(s, w, c.Name)
 	defer u.end()
 
@@ -208,10 +210,15 @@ func (u *Uplink) leave(ctx context.Context, s *session) error {
 }
 
 // sendOne sends what is most urgent, if there is anything: what was asked for
-// again, a live second, the next chunk, a flush.
+// again and, as far as the collector's pace allows, a live second, the next
+// chunk, a flush.
 func (u *Uplink) sendOne(s *session) (busy bool, err error) {
-	if q, ok := u.takeResend(s); ok {
+	q, asked, held := u.takeResend(s)
+	if asked {
 		return true, u.sendAgain(s, q)
+	}
+	if held {
+		return false, nil // another pace wakes us
 	}
 	backlog := u.o.Spool.Waiting(s.sent)
 	if backlog <= 1 { // caught up: the chunk that has just been closed may lie there
@@ -225,14 +232,17 @@ func (u *Uplink) sendOne(s *session) (busy bool, err error) {
 	return u.sendFlush(s)
 }
 
-func (u *Uplink) takeResend(s *session) (attribution.Second, bool) {
+// takeResend is a chunk that was asked for again, if there is one, and whether
+// nothing else may be sent.
+func (u *Uplink) takeResend(s *session) (sequence attribution.Second, asked, held bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	held = s.pace == pb.Pace_PACE_NOTHING
 	for q := range s.resend {
 		delete(s.resend, q)
-		return q, true
+		return q, true, held
 	}
-	return 0, false
+	return 0, false, held
 }
 
 // sendAgain sends a chunk in full that is in flight already.

@@ -7,7 +7,7 @@
 //	collector  Welcome, RateCard
 //	agent      Roster…, Chunk… from the first unacknowledged one on, and once it
 //	           has caught up Roster…, Live every second, ChunkClosed every ten
-//	collector  Ack…, now and then Resend, Reject, RateCard
+//	collector  Ack…, now and then Resend, Reject, RateCard, Pace
 //
 // What is sent is read from the spool, hence durable; what is not acknowledged
 // when a stream ends is sent again on the next. A chunk whose seconds all went
@@ -15,6 +15,10 @@
 // windows. Live seconds are for freshness alone: they are dropped, and counted,
 // whenever they would have to wait. Each is told by the last one sent; the first
 // of a stream, and the first after a Resend, stands alone.
+//
+// A collector that has too much to do says so by its Pace, in Welcome and
+// whenever it changes: first the live seconds stop, then everything but what it
+// asks for again. Chunks wait in the spool meanwhile, and the stream stays.
 //
 // The collector is not trusted: what it says about chunks that were never sent
 // on the stream is ignored and counted.
@@ -165,7 +169,8 @@ type Status struct {
 	LastError     string             // why the last stream ended, "" while connected
 	Unacked       int                // chunks in the spool
 	UnackedBytes  int64
-	InFlight      int // of those, sent on this stream
+	InFlight      int     // of those, sent on this stream
+	Pace          pb.Pace // what the collector lets this stream send; everything where there is none
 	LastAck       attribution.Second
 	LastAckAt     time.Time
 
@@ -277,13 +282,13 @@ func (u *Uplink) ended(err error, wait time.Duration) {
 }
 
 // Live offers a durable second, a chunk of one second, for sending now. It
-// never blocks: where the stream is down, behind or slow, the second is
-// dropped, and its chunk travels in full. rosterID is its roster's
-// fingerprint. The roster must not change; the rest is copied.
+// never blocks: where the stream is down, behind or slow, or the collector
+// wants no live seconds, it is dropped, and its chunk travels in full. rosterID
+// is its roster's fingerprint. The roster must not change; the rest is copied.
 func (u *Uplink) Live(second *attribution.Chunk, rosterID attribution.Fingerprint) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.session == nil || !u.live.push(second, rosterID, &u.o) {
+	if u.session == nil || u.session.pace != pb.Pace_PACE_EVERYTHING || !u.live.push(second, rosterID, &u.o) {
 		u.status.LiveDropped++
 		return
 	}
@@ -291,7 +296,8 @@ func (u *Uplink) Live(second *attribution.Chunk, rosterID attribution.Fingerprin
 }
 
 // Flush asks the collector, once everything in the spool has been sent, to
-// make it durable now. On a new stream it is asked again as long as anything
+// make it durable now; while the collector takes nothing, the request waits, too.
+// On a new stream it is asked again as long as anything
 // is unacknowledged.
 func (u *Uplink) Flush() {
 	u.mu.Lock()
@@ -341,7 +347,7 @@ func (u *Uplink) Status() Status {
 	s := u.status
 	s.Unacked, s.UnackedBytes = sp.UnackedChunks, sp.UnackedBytes
 	if u.session != nil {
-		s.InFlight = len(u.session.inFlight)
+		s.InFlight, s.Pace = len(u.session.inFlight), u.session.pace
 	}
 	return s
 }
