@@ -167,8 +167,8 @@ func playLoad(ctx context.Context, l *loadgen.Load, o *loadgenOptions, stderr io
 		s, now := l.Stats(), time.Now()
 		rate := float64(s.SlicesSent-last.SlicesSent) / now.Sub(at).Seconds()
 		last, at = s, now
-		bar.show("loading", int64(now.Sub(began)/time.Second), int64(whole/time.Second), fmt.Sprintf("%d of %d agents, %s slices/s, %s unacked chunks, fresh p99 %s",
-			s.Connected, o.load.Agents, thousands(fmt.Sprintf("%.0f", rate)), thousands(fmt.Sprint(s.ChunksSent-s.ChunksAcked)), seconds(s.FreshP99, s.FreshOnes)))
+		bar.show("loading", int64(now.Sub(began)/time.Second), int64(whole/time.Second), fmt.Sprintf("%d of %d agents, %d of them held back, %s slices/s, %s unacked chunks, fresh p99 %s",
+			s.Connected, o.load.Agents, s.Held, thousands(fmt.Sprintf("%.0f", rate)), thousands(fmt.Sprint(s.ChunksSent-s.ChunksAcked)), seconds(s.FreshP99, s.FreshOnes)))
 	}
 }
 

@@ -41,6 +41,7 @@ type agent struct {
 	unacked []sentChunk          // by sequence
 	resend  []attribution.Second // asked for
 	acked   int64                // seconds
+	pace    pb.Pace              // what this stream may be sent
 	wake    chan struct{}        // has room for one: something changed
 }
 
@@ -123,6 +124,8 @@ func (a *agent) session(ctx context.Context, until attribution.Second) error {
 	}
 	a.count.connected.Add(1)
 	defer a.count.connected.Add(-1)
+	a.setPace(m.GetWelcome().GetPace())
+	defer a.setPace(pb.Pace_PACE_EVERYTHING)
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
 	defer cancel()
@@ -160,11 +163,30 @@ func (a *agent) receive(stream grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent
 			}
 		case *pb.ToAgent_Reject:
 			a.rejected(attribution.Second(m.Reject.GetSequence()))
+		case *pb.ToAgent_Pace:
+			a.paced(m.Pace)
 		default: // a rate card: the run keeps the one that it began with
 		}
 		a.mu.Unlock()
 		a.signal()
 	}
+}
+
+func (a *agent) setPace(p pb.Pace) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paced(p)
+}
+
+// paced notes what may be sent from here on, and counts the agents that wait.
+func (a *agent) paced(p pb.Pace) {
+	if a.pace == pb.Pace_PACE_NOTHING {
+		a.count.held.Add(-1)
+	}
+	if p == pb.Pace_PACE_NOTHING {
+		a.count.held.Add(1)
+	}
+	a.pace = p
 }
 
 // acknowledged notes that everything sent on this stream up to a sequence is

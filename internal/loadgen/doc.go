@@ -6,9 +6,10 @@
 // Every agent has its own node, devices, pods, boot, stream and chain, and speaks
 // the protocol of package proto/gpuledger/v1 as a real one does: Hello, rosters,
 // each second as it is sealed, the digests of the chunks that they make, chunks in
-// full where they are asked for or while it catches up. What it sends keeps all
-// laws, and differs from agent to agent and from second to second, so that
-// `gpuledger verify` has something to check.
+// full where they are asked for or while it catches up. It waits where the
+// collector says so (Pace). What it sends keeps all laws, and differs from agent to
+// agent and from second to second, so that `gpuledger verify` has something to
+// check.
 //
 // There is no GPU, meter or spool behind it. A node's seconds are a function of
 // the seed, the node and the second ([Fleet]): an agent keeps no data, and what a

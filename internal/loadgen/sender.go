@@ -67,19 +67,26 @@ func (s *sender) settled() bool {
 
 // step sends one thing, if any is due; otherwise it says how long none is.
 func (s *sender) step(now time.Time) (busy bool, wait time.Duration, err error) {
-	if c, ok := s.again(); ok {
+	pace := s.mayBeSent()
+	if c, ok := s.again(pace); ok {
 		return true, 0, s.chunk(c)
 	}
 	sealed := attribution.Second(now.Add(-s.phase-sealedAfter).Unix() - 1) // the newest
 	second := max(s.next, s.live)
+	if pace == pb.Pace_PACE_CHUNKS && s.next < s.until { // whole chunks, when their last second is sealed
+		second = s.next + attribution.Second(s.span(s.next)) - 1
+	}
 	switch {
+	case pace == pb.Pace_PACE_NOTHING:
+		return false, time.Second, nil // another pace wakes it
 	case s.next >= s.until:
 		if !s.flushed {
 			s.flushed = true
 			return true, 0, s.send(&pb.FromAgent{Message: &pb.FromAgent_Flush{Flush: &pb.Flush{}}})
 		}
 		return false, time.Second, nil
-	case second <= sealed-attribution.ChunkSeconds: // behind: whole chunks
+	case second <= sealed-attribution.ChunkSeconds, // behind: whole chunks
+		second <= sealed && pace == pb.Pace_PACE_CHUNKS:
 		return s.catchUp(sealed)
 	case second <= sealed:
 		return true, 0, s.second(second)
@@ -88,8 +95,15 @@ func (s *sender) step(now time.Time) (busy bool, wait time.Duration, err error) 
 	return false, max(time.Until(due), time.Millisecond), nil
 }
 
-// again is a chunk that was asked for, or that another stream sent before.
-func (s *sender) again() (sentChunk, bool) {
+func (s *sender) mayBeSent() pb.Pace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pace
+}
+
+// again is a chunk that was asked for, or, where the pace allows it, one that
+// another stream sent before.
+func (s *sender) again(pace pb.Pace) (sentChunk, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.resend) > 0 {
@@ -102,6 +116,9 @@ func (s *sender) again() (sentChunk, bool) {
 				return s.unacked[i], true
 			}
 		}
+	}
+	if pace == pb.Pace_PACE_NOTHING {
+		return sentChunk{}, false
 	}
 	flying := 0
 	for i := range s.unacked {

@@ -9,6 +9,7 @@ import (
 // Stats is what happened so far.
 type Stats struct {
 	Connected   int64 `json:"connected"`   // agents, now
+	Held        int64 `json:"held"`        // of them, those that wait because the collector said so
 	SlicesSent  int64 `json:"slices_sent"` // in live seconds and full chunks
 	SlicesAcked int64 `json:"slices_acked"`
 	ChunksSent  int64 `json:"chunks_sent"` // announced, or sent in full for the first time
@@ -31,14 +32,14 @@ type Stats struct {
 }
 
 type counters struct {
-	connected, slicesSent, slicesAcked, chunksSent, chunksAcked, bytes, live atomic.Int64
-	resends, rejects, ends, skipped, hostile                                 atomic.Int64
-	ack, fresh                                                               histogram
+	connected, held, slicesSent, slicesAcked, chunksSent, chunksAcked, bytes, live atomic.Int64
+	resends, rejects, ends, skipped, hostile                                       atomic.Int64
+	ack, fresh                                                                     histogram
 }
 
 func (c *counters) stats() Stats {
 	s := Stats{
-		Connected: c.connected.Load(), SlicesSent: c.slicesSent.Load(), SlicesAcked: c.slicesAcked.Load(),
+		Connected: c.connected.Load(), Held: c.held.Load(), SlicesSent: c.slicesSent.Load(), SlicesAcked: c.slicesAcked.Load(),
 		ChunksSent: c.chunksSent.Load(), ChunksAcked: c.chunksAcked.Load(), Bytes: c.bytes.Load(), Live: c.live.Load(),
 		Resends: c.resends.Load(), Rejects: c.rejects.Load(), Ends: c.ends.Load(), Skipped: c.skipped.Load(), Hostile: c.hostile.Load(),
 	}
