@@ -24,6 +24,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		value      int64
 	}{
 		{"streams", "Agents connected now.", prometheus.GaugeValue, s.Streams},
+		{"streams_held", "Of those, the ones that wait for their turn to bring what they kept.", prometheus.GaugeValue, s.Held},
 		{"connections", "Connections over gRPC now.", prometheus.GaugeValue, m.c.open.Load()},
 		{"connections_refused_total", "Connections closed at once because there were too many.", prometheus.CounterValue, m.c.refused.Load()},
 		{"pending_chunks", "Chunks accepted and not stored yet.", prometheus.GaugeValue, chunks},
@@ -38,6 +39,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		{"live_windows_total", "Seconds taken live.", prometheus.CounterValue, s.Live},
 		{"live_windows_dropped_total", "Live seconds not kept; their chunks bring them again.", prometheus.CounterValue, s.LiveDropped},
 		{"live_windows_shed_total", "Of those, the ones that went because all nodes held too many.", prometheus.CounterValue, s.LiveShed},
+		{"live_paused_total", "Times that an agent was told to send no live seconds for a while, because they came late.", prometheus.CounterValue, s.LivePaused},
 		{"streams_unread_total", "Streams ended because their agent did not read its answers.", prometheus.CounterValue, s.Unread},
 		{"streams_invalid_total", "Streams ended because of what they sent.", prometheus.CounterValue, s.Invalid},
 		{"streams_superseded_total", "Streams ended by a newer one of their node.", prometheus.CounterValue, s.Superseded},

@@ -106,15 +106,19 @@ func (c *chunk) content(kept *attribution.Chunk) *attribution.Chunk {
 }
 
 // fold notes that the chunk has been folded: it stays decoded where there is
-// room. The node's mutex must be held.
-func (c *chunk) fold(r *room) {
-	if bytes := memory(c.decoded); r.take(bytes) {
+// room for a minute of so many nodes like its own. Of a larger fleet nothing is
+// kept decoded: a question would have to decode most of it all the same. The node's
+// mutex must be held.
+func (c *chunk) fold(r *room, nodes int64) {
+	if bytes := memory(c.decoded); bytes*nodes*chunksPerMinute <= r.most && r.take(bytes) {
 		c.kept = bytes
 		c.own()
 		return
 	}
 	c.decoded = nil
 }
+
+const chunksPerMinute = int64(rollup.Minute) / attribution.ChunkSeconds
 
 // own has decoded outlive the work that it was made in.
 func (c *chunk) own() {

@@ -66,6 +66,9 @@
 // pending, and ready groups are committed in an order that is fair by bytes: a
 // node that floods waits behind those that do not. Live seconds and rosters are
 // bounded over all streams; at the bound those that hold more than an equal
-// share drop their oldest, and the others nothing ([pool]). A stream whose agent
+// share drop their oldest, and the others nothing ([pool]). Agents that bring a
+// backlog take turns with it ([turns]), and where live seconds come late, which
+// they do when the processor is short, agents are asked to do without for a while
+// ([pause]): so what was sent and not read is little. A stream whose agent
 // does not read its acks holds up itself alone, and is ended after a minute.
 package ingest

@@ -18,17 +18,16 @@ import (
 func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	switch m := m.GetMessage().(type) {
 	case *pb.FromAgent_Roster:
-		r, err := decodeRoster(m.Roster)
-		if err != nil {
-			return status.Errorf(codes.InvalidArgument, "roster: %v", err)
-		}
-		return st.rosters.put(r)
+		return apart(func() error { return st.takeRoster(m.Roster) })
 	case *pb.FromAgent_Live:
+		st.turn.caughtUp()
 		return st.takeLive(m.Live)
 	case *pb.FromAgent_Chunk:
-		return st.takeChunk(ctx, m.Chunk)
+		st.paceChunk(attribution.Second(m.Chunk.GetSequence()))
+		return apart(func() error { return st.takeChunk(ctx, m.Chunk) })
 	case *pb.FromAgent_Closed:
-		return st.takeClosed(ctx, m.Closed)
+		st.turn.caughtUp()
+		return apart(func() error { return st.takeClosed(ctx, m.Closed) })
 	case *pb.FromAgent_Flush:
 		st.s.flush(st.node)
 		return nil
@@ -37,6 +36,23 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	default:
 		return status.Error(codes.InvalidArgument, "a message is of no kind that this version knows")
 	}
+}
+
+// apart runs f on a goroutine of its own, and waits for it. Making a chunk needs a
+// deep stack, once in ten seconds; a goroutine that stays has it until the garbage
+// collector finds it unused, and there are as many that stay as there are agents.
+func apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return <-done
+}
+
+func (st *stream) takeRoster(m *pb.Roster) error {
+	r, err := decodeRoster(m)
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "roster: %v", err)
+	}
+	return st.rosters.put(r)
 }
 
 func (st *stream) roster(id attribution.Fingerprint) (*roster, error) {
@@ -70,6 +86,7 @@ func (st *stream) takeLive(m *pb.Live) error {
 	if err != nil {
 		return err
 	}
+	st.paceLive(h.Second + 1)
 	shared := st.firstLive(r)
 	l := &live{second: h.Second, message: m, roster: r, shared: shared, bytes: liveMemory + int64(len(m.GetPlain())+len(m.GetZstd())) + shared}
 	if n.addLive(l, h, st.s.tooEarlyOrLate(l.second, l.end()) == "") {

@@ -108,7 +108,7 @@ func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, e
 	spare := rollup.RowMemory * int64(c.mostRows-(g.rows()-before))
 	c.bytes -= spare
 	n.budget.give(charge{n.holder, 0, spare})
-	c.fold(n.decoded)
+	c.fold(n.decoded, n.count.streams.Load())
 	g.hold(c)
 	g.bytes += c.bytes
 	n.has.add(c.span())

@@ -72,6 +72,9 @@ type Limits struct {
 	// limit streams that hold more than an equal share drop those not used for
 	// longest; one whose newest roster alone is more than that is ended.
 	RosterTotalBytes int64
+	// CatchingUp is the number of streams that may bring a backlog at once.
+	// Default 512. Others wait for their turn.
+	CatchingUp int
 	// Ranges is the number of separate runs of seconds that a node may have.
 	// Default 100,000. At the limit chunks that would open another are
 	// rejected.
@@ -103,7 +106,7 @@ type Timing struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Nodes: 50_000, PendingChunks: 131_072, PendingBytes: 1 << 30, DecodedBytes: 128 << 20, BatchRows: 100_000, LiveSeconds: 30,
-		LiveBytes: 8 << 20, LiveTotalBytes: 512 << 20, Rosters: 64, RosterBytes: 8 << 20, RosterTotalBytes: 256 << 20, Ranges: 100_000,
+		LiveBytes: 8 << 20, LiveTotalBytes: 512 << 20, Rosters: 64, RosterBytes: 8 << 20, RosterTotalBytes: 256 << 20, CatchingUp: 512, Ranges: 100_000,
 	}
 }
 
@@ -130,6 +133,7 @@ func (o Options) withDefaults() Options {
 	orElse(&l.Rosters, d.Rosters)
 	orElse(&l.RosterBytes, d.RosterBytes)
 	orElse(&l.RosterTotalBytes, d.RosterTotalBytes)
+	orElse(&l.CatchingUp, d.CatchingUp)
 	orElse(&l.Ranges, d.Ranges)
 	orElse(&t.Linger, 250*time.Millisecond)
 	orElse(&t.MaxAge, 90*time.Second)
@@ -164,6 +168,7 @@ func (l *Limits) Validate() error {
 		{"rosters", int64(l.Rosters)},
 		{"roster_bytes", l.RosterBytes},
 		{"roster_total_bytes", l.RosterTotalBytes},
+		{"catching_up", int64(l.CatchingUp)},
 		{"ranges", int64(l.Ranges)},
 	} {
 		if f.value < 0 {

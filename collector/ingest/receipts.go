@@ -47,6 +47,12 @@ func (r *receipts) put(x receipt, most int) error {
 	return nil
 }
 
+// asked reports whether a chunk was asked for in full, and has not come since.
+func (r *receipts) asked(from attribution.Second) bool {
+	i, found := slices.BinarySearchFunc(r.list, from, func(r receipt, s attribution.Second) int { return cmp.Compare(r.from, s) })
+	return found && r.list[i].state == asked
+}
+
 // settle drops the chunks before the first that is not durable, and returns the
 // last of them.
 func (r *receipts) settle(durable func(from, to attribution.Second) bool) (sequence attribution.Second, ok bool) {

@@ -39,6 +39,7 @@ type Server struct {
 	journal  atomic.Pointer[rerating.Journal]
 	budget   *budget
 	own      holder      // of the budget: what the collector makes itself
+	turns    turns       // of streams that bring a backlog
 	lives    pool        // of live seconds
 	rosters  pool        // of streams' rosters
 	decoded  room        // of pending chunks that are kept decoded
@@ -77,7 +78,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
-	s.decoded.most = o.Limits.DecodedBytes
+	s.turns.most, s.decoded.most = o.Limits.CatchingUp, o.Limits.DecodedBytes
 	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
 	s.shared, _ = st.(store.Shared)
 	err := st.View(ctx, func(r store.Reader) error {
@@ -148,7 +149,7 @@ func (s *Server) allNodes() []*node {
 // connect makes st the stream of its node, in place of an older one, and
 // welcomes it. stored is what the store has of the node, nil where that is known
 // already. The node's lock is never held while the server's is asked for.
-func (s *Server) connect(st *stream, id nodeID, stored *seconds) error {
+func (s *Server) connect(st *stream, id nodeID, stored *seconds) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st.gone {
@@ -174,9 +175,12 @@ func (s *Server) connect(st *stream, id nodeID, stored *seconds) error {
 	n.decodeLive(nil) // of the older stream
 	n.stream, n.boot, n.version, n.tail = st, st.boot, st.version, tail{boot: st.boot}
 	st.node = n
-	return st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
-		Version: s.o.Version, StoredThrough: int64(n.storedThrough),
-	}}})
+	st.turn.welcome(func(p pb.Pace) {
+		err = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
+			Version: s.o.Version, StoredThrough: int64(n.storedThrough), Pace: p,
+		}}})
+	})
+	return err
 }
 
 // disconnect notes the end of a stream.

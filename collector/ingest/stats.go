@@ -14,6 +14,7 @@ import (
 // duplicate, a conflict, rejected or asked for again.
 type Stats struct {
 	Streams        int64 // connected now
+	Held           int64 // of those, told to wait for their turn to bring a backlog
 	Accepted       int64 // chunks
 	Duplicate      int64 // chunks whose seconds were there from the same boot
 	Conflict       int64 // chunks rejected because other seconds are in their place
@@ -22,6 +23,7 @@ type Stats struct {
 	Live           int64 // seconds taken live
 	LiveDropped    int64 // seconds not kept live: of no use, too far ahead, or over the limit
 	LiveShed       int64 // of those dropped, seconds that went because all nodes held too many
+	LivePaused     int64 // times that a stream was told to send no live seconds for a while
 	Unread         int64 // streams ended because their agent did not read its answers
 	LetGo          int64 // accepted chunks let go of when their stream ended: another collector may store them
 	Invalid        int64 // streams ended because of what they sent
@@ -34,17 +36,17 @@ type Stats struct {
 }
 
 type counters struct {
-	streams, accepted, duplicate, conflict, rejected, resend, live, liveDropped, liveShed, unread, letGo atomic.Int64
-	invalid, superseded, unpriced, commits, commitFailures, rows, slices                                 atomic.Int64
+	streams, accepted, duplicate, conflict, rejected, resend, live, liveDropped, liveShed, livePaused, unread, letGo atomic.Int64
+	invalid, superseded, unpriced, commits, commitFailures, rows, slices                                             atomic.Int64
 }
 
 // Stats is the counts so far.
 func (s *Server) Stats() Stats {
 	c := &s.count
 	return Stats{
-		Streams: c.streams.Load(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
+		Streams: c.streams.Load(), Held: s.turns.queued(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
 		Rejected: c.rejected.Load(), Resend: c.resend.Load(), Live: c.live.Load(), LiveDropped: c.liveDropped.Load(),
-		LiveShed: c.liveShed.Load(), Unread: c.unread.Load(), LetGo: c.letGo.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
+		LiveShed: c.liveShed.Load(), LivePaused: c.livePaused.Load(), Unread: c.unread.Load(), LetGo: c.letGo.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
 		Commits: c.commits.Load(), CommitFailures: c.commitFailures.Load(), Rows: c.rows.Load(), Slices: c.slices.Load(),
 	}
 }

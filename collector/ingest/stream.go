@@ -44,6 +44,8 @@ type stream struct {
 	counted *roster // whose memory has been counted, with a chunk's
 	lived   *roster // the same, with a live second's
 	excerpt excerpt
+	turn    turn
+	pause   pause
 
 	// Guarded by the node's mutex.
 	receipts     receipts
@@ -73,11 +75,14 @@ func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 
 	st := &stream{
 		s: s, superseded: make(chan struct{}), outbox: outbox{wake: make(chan struct{}, 1)},
+		turn:    turn{of: &s.turns},
 		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes, pool: &s.rosters},
 	}
+	st.turn.tell = st.tell
 	introduced, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer s.streams.Done()
+		defer st.turn.end()
 		defer st.rosters.release()
 		ended <- st.receive(g, introduced)
 	}()
@@ -102,7 +107,9 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 	}
 	close(introduced)
 	for {
+		came := st.turn.await()
 		m, err := g.Recv()
+		came()
 		if errors.Is(err, io.EOF) {
 			st.s.flush(st.node)
 			return io.EOF

@@ -1,0 +1,89 @@
+package ingest
+
+import (
+	"time"
+
+	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+)
+
+// pause has an agent do without live seconds while they come late, as they do when
+// the collector is short of processor time: what is not read waits in memory, and a
+// chunk in full takes half the work of ten seconds and their announcement. Questions
+// then see the node ten seconds later.
+//
+// Late is what takes longer than it did, so that it makes no difference by how much
+// the node's clock is wrong.
+type pause struct {
+	least time.Duration // that a second took to come since the last pause
+	timed bool          // least is known
+	until time.Time     // of the one that is on; zero: none is
+}
+
+const (
+	// livePatience is by how much later than the quickest a live second may come.
+	livePatience = 5 * time.Second
+	// livePause is the shortest pause; the longest is twice that.
+	livePause = 30 * time.Second
+)
+
+// tooLate notes how long a live second took to come, and reports whether a pause is
+// to begin.
+func (p *pause) tooLate(took time.Duration, now time.Time, rand func() float64) bool {
+	if !p.until.IsZero() && now.Before(p.until) {
+		return false // it was on its way
+	}
+	p.until = time.Time{}
+	if !p.timed || took < p.least {
+		p.least, p.timed = took, true
+	}
+	if took-p.least <= livePatience {
+		return false
+	}
+	*p = pause{until: now.Add(livePause + time.Duration(rand()*float64(livePause)))}
+	return true
+}
+
+// on reports whether a pause is on, over whether it ends now.
+func (p *pause) on() bool { return !p.until.IsZero() }
+
+func (p *pause) over(now time.Time) bool {
+	if p.until.IsZero() || now.Before(p.until) {
+		return false
+	}
+	p.until = time.Time{}
+	return true
+}
+
+// tell says what the agent may send. One that does not read what it is told is soon
+// ended for that.
+func (st *stream) tell(p pb.Pace) {
+	_ = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Pace{Pace: p}})
+}
+
+// paceLive has the agent pause where its live seconds come late.
+func (st *stream) paceLive(end attribution.Second) {
+	now := st.s.o.Clock()
+	if st.pause.tooLate(now.Sub(time.Unix(int64(end), 0)), now, st.s.o.Rand) {
+		st.s.count.livePaused.Add(1)
+		st.tell(pb.Pace_PACE_CHUNKS)
+	}
+}
+
+// paceChunk has the agent go on after a pause, or take turns where it brings a
+// backlog, as a chunk in full says that nobody asked for.
+func (st *stream) paceChunk(from attribution.Second) {
+	switch {
+	case st.pause.over(st.s.o.Clock()):
+		st.tell(pb.Pace_PACE_EVERYTHING)
+	case st.pause.on() || st.askedFor(from):
+	default:
+		st.turn.took()
+	}
+}
+
+func (st *stream) askedFor(from attribution.Second) bool {
+	st.node.mu.Lock()
+	defer st.node.mu.Unlock()
+	return st.receipts.asked(from)
+}
