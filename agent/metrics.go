@@ -113,13 +113,7 @@ func (c *nodeCollector) uplink(n *node) {
 		connected = 1
 	}
 	c.gauge("connected", "1 while the collector is connected.", connected)
-	for kind, from := range map[string]pb.Pace{"live_second": pb.Pace_PACE_CHUNKS, "chunk": pb.Pace_PACE_NOTHING} {
-		held := 0.0
-		if s.Pace >= from {
-			held = 1
-		}
-		c.gauge("held", "1 while the collector takes none of the kind from this node for now.", held, "kind", kind)
-	}
+	c.held(s.Pace)
 	c.gauge("in_flight_chunks", "Chunks sent and not yet acknowledged.", float64(s.InFlight))
 	c.count("streams_total", "Streams begun.", s.Streams)
 	c.count("moves_total", "Streams begun with another collector than the one before.", s.Moves)
@@ -134,6 +128,16 @@ func (c *nodeCollector) uplink(n *node) {
 	c.count("resends_total", "Chunks that the collector asked for again.", s.Resends)
 	c.count("rejected_chunks_total", "Chunks that the collector refused for good.", s.Rejected)
 	c.count("ignored_messages_total", "Messages of the collector that made no sense.", s.Ignored)
+}
+
+func (c *nodeCollector) held(pace pb.Pace) {
+	for kind, from := range map[string]pb.Pace{"live_second": pb.Pace_PACE_CHUNKS, "chunk": pb.Pace_PACE_NOTHING} {
+		held := 0.0
+		if pace >= from {
+			held = 1
+		}
+		c.gauge("held", "1 while the collector has the node wait with what it has of the kind.", held, "kind", kind)
+	}
 }
 
 func (c *nodeCollector) meter(s meter.Stats) {

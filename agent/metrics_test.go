@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 	"github.com/gpuledger/gpuledger/agent/workload/process"
 	"github.com/gpuledger/gpuledger/agent/workload/slurm"
 	"github.com/gpuledger/gpuledger/attribution"
+	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // The page of a live node is what Prometheus' linter and its own parser want,
@@ -38,7 +40,7 @@ func TestMetricsOfALiveNode(t *testing.T) {
 			for _, p := range problems {
 				t.Errorf("%s: %s", p.Metric, p.Text)
 			}
-			for _, name := range []string{"gpuledger_gpu_seconds_total", "gpuledger_cost_usd_total", "gpuledger_agent_windows_total", "gpuledger_agent_nvml_rescans_total"} {
+			for _, name := range []string{"gpuledger_gpu_seconds_total", "gpuledger_cost_usd_total", "gpuledger_agent_windows_total", "gpuledger_agent_nvml_rescans_total", "gpuledger_agent_held"} {
 				if n, err := testutil.GatherAndCount(registry, name); err != nil || n == 0 {
 					t.Errorf("%s is there %d times: %v", name, n, err)
 				}
@@ -60,6 +62,28 @@ func (everything) collect(c *nodeCollector) {
 	c.pods(podwatch.Stats{Source: "apiserver"}, podwatch.SlicesStats{})
 	c.slurm(slurm.Stats{})
 	c.dcgm(dcgm.Stats{Mode: dcgm.Exporter}, []dcgm.Reading{{GPU: "GPU-A", GPUInstance: -1, ComputeInstance: -1, Field: dcgm.DRAMActive, Share: 1}})
+}
+
+// paced is the page of a node at a pace.
+type paced pb.Pace
+
+func (paced) Describe(chan<- *prometheus.Desc) {}
+
+func (p paced) Collect(out chan<- prometheus.Metric) {
+	(&nodeCollector{out: out, labels: []string{"c", "n"}}).held(pb.Pace(p))
+}
+
+func TestThePageSaysWhatIsHeld(t *testing.T) {
+	for pace, want := range map[pb.Pace][2]int{pb.Pace_PACE_EVERYTHING: {0, 0}, pb.Pace_PACE_CHUNKS: {0, 1}, pb.Pace_PACE_NOTHING: {1, 1}} {
+		page := fmt.Sprintf(`# HELP gpuledger_agent_held 1 while the collector has the node wait with what it has of the kind.
+# TYPE gpuledger_agent_held gauge
+gpuledger_agent_held{cluster="c",kind="chunk",node="n"} %d
+gpuledger_agent_held{cluster="c",kind="live_second",node="n"} %d
+`, want[0], want[1])
+		if err := testutil.CollectAndCompare(paced(pace), strings.NewReader(page)); err != nil {
+			t.Errorf("%v: %v", pace, err)
+		}
+	}
 }
 
 func TestProfilesAreServedWhereAskedFor(t *testing.T) {

@@ -53,13 +53,40 @@ type collector struct {
 
 	storedThrough int64
 	cards         []*pb.RateCard
+	pace          pb.Pace                                                   // in Welcome
+	now           *voice                                                    // the newest stream
 	silent        bool                                                      // no Welcome
 	keep          bool                                                      // acknowledge on Flush only
 	onChunk       func(s pb.Ingest_StreamServer, c *pb.Chunk) (bool, error) // true: handled
 	onHello       func(s pb.Ingest_StreamServer)                            // after Welcome
 }
 
-func (c *collector) Stream(s pb.Ingest_StreamServer) error {
+// voice is a stream on which any goroutine may speak.
+type voice struct {
+	pb.Ingest_StreamServer
+	mu sync.Mutex
+}
+
+func (v *voice) Send(m *pb.ToAgent) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.Ingest_StreamServer.Send(m)
+}
+
+// say says something on the newest stream.
+func (c *collector) say(m *pb.ToAgent) {
+	c.mu.Lock()
+	s := c.now
+	c.mu.Unlock()
+	if err := s.Send(m); err != nil {
+		c.fail("%v", err)
+	}
+}
+
+func (c *collector) setPace(p pb.Pace) { c.say(&pb.ToAgent{Message: &pb.ToAgent_Pace{Pace: p}}) }
+
+func (c *collector) Stream(stream pb.Ingest_StreamServer) error {
+	s := &voice{Ingest_StreamServer: stream}
 	m, err := s.Recv()
 	if err != nil {
 		return err
@@ -70,13 +97,14 @@ func (c *collector) Stream(s pb.Ingest_StreamServer) error {
 	c.mu.Lock()
 	c.streams++
 	c.began = append(c.began, time.Now())
-	c.pending = 0
+	c.pending, c.now = 0, s
+	welcome := &pb.Welcome{Version: "test", StoredThrough: c.storedThrough, Pace: c.pace}
 	c.mu.Unlock()
 	if c.silent {
 		<-s.Context().Done()
 		return s.Context().Err()
 	}
-	err = s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{Version: "test", StoredThrough: c.storedThrough}}})
+	err = s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: welcome}})
 	for _, card := range c.cards {
 		err = errors.Join(err, s.Send(&pb.ToAgent{Message: &pb.ToAgent_RateCard{RateCard: card}}))
 	}
