@@ -31,7 +31,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type ledger struct {
 	pb.UnimplementedIngestServer
 	pb.UnimplementedLedgerServer
-	t *testing.T
+	t    *testing.T
+	load *Load
+
+	paces []pb.Pace // that it goes through, each for as long; the last stays
+	each  time.Duration
+	began time.Time
 
 	mu       sync.Mutex
 	breakOff int // streams that end after their first chunk
@@ -42,6 +47,8 @@ type ledger struct {
 	chunks   map[attribution.ChunkKey]int // seconds
 	extra    map[string]int64             // ns
 	asked    map[attribution.ChunkKey]bool
+	held     int64         // agents at a time, at most
+	latest   time.Duration // that a chunk came after its end
 }
 
 var errBroken = errors.New("broken off")
@@ -52,10 +59,15 @@ func (l *ledger) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 		return err
 	}
 	h := m.GetHello()
-	if err := g.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{}}}); err != nil {
+	s := &peer{ledger: l, BidiStreamingServer: g, hello: h, rosters: make(map[attribution.Fingerprint]*attribution.Roster)}
+	if err := s.welcome(); err != nil {
 		return err
 	}
-	s := &peer{ledger: l, hello: h, rosters: make(map[attribution.Fingerprint]*attribution.Roster)}
+	var pacing sync.WaitGroup
+	defer pacing.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	pacing.Go(func() { s.setThePace(ended) })
 	for {
 		m, err := g.Recv()
 		if errors.Is(err, io.EOF) {
@@ -72,7 +84,7 @@ func (l *ledger) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 			return err
 		}
 		if answer != nil {
-			if err := g.Send(answer); err != nil {
+			if err := s.Send(answer); err != nil {
 				return err
 			}
 		}
@@ -81,15 +93,28 @@ func (l *ledger) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 
 type peer struct {
 	*ledger
+	grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]
+	sending sync.Mutex
+	pace    pb.Pace
+	since   time.Time
 	hello   *pb.Hello
 	rosters map[attribution.Fingerprint]*attribution.Roster
 	lives   wire.LiveDecoder
 	parts   []*attribution.Chunk
 }
 
+func (s *peer) Send(m *pb.ToAgent) error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	return s.BidiStreamingServer.Send(m)
+}
+
 func (s *peer) take(m *pb.FromAgent) (*pb.ToAgent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.allowed(m); err != nil {
+		return nil, err
+	}
 	switch m := m.GetMessage().(type) {
 	case *pb.FromAgent_Roster:
 		r, err := wire.DecodeRoster(m.Roster)
@@ -150,6 +175,11 @@ func (s *peer) keep(c *attribution.Chunk, digest, previous []byte) (*pb.ToAgent,
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	after := time.Since(time.Unix(int64(c.End()), 0))
+	if after < sealedAfter {
+		return nil, errors.New("a chunk comes before it is sealed")
+	}
+	s.latest = max(s.latest, after)
 	if _, again := s.chunks[c.Key]; !again {
 		want := s.links[c.Key.Node]
 		if want == nil {
@@ -179,6 +209,7 @@ func (l *ledger) GetRateCard(context.Context, *pb.GetRateCardRequest) (*pb.RateC
 func (l *ledger) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.held = max(l.held, l.load.Stats().Held)
 	through := make(map[string]attribution.Second)
 	r := &pb.StatusResponse{}
 	for k, n := range l.chunks {
@@ -209,7 +240,7 @@ func play(t *testing.T, o Options, l *ledger, check func(*Load, *Verdict)) {
 	defer runtime.GC()
 	defer runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
-		l.t = t
+		l.t, l.began = t, time.Now()
 		l.links, l.chunks = make(map[string][]byte), make(map[attribution.ChunkKey]int)
 		l.extra, l.asked = make(map[string]int64), make(map[attribution.ChunkKey]bool)
 		pipe := bufconn.Listen(1 << 20)
@@ -228,6 +259,7 @@ func play(t *testing.T, o Options, l *ledger, check func(*Load, *Verdict)) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.load = load
 		if err := load.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
