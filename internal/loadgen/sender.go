@@ -73,7 +73,7 @@ func (s *sender) step(now time.Time) (busy bool, wait time.Duration, err error) 
 	}
 	sealed := attribution.Second(now.Add(-s.phase-sealedAfter).Unix() - 1) // the newest
 	second := max(s.next, s.live)
-	if pace == pb.Pace_PACE_CHUNKS && s.next < s.until { // whole chunks, when their last second is sealed
+	if pace == pb.Pace_PACE_CHUNKS { // whole chunks, when their last second is sealed
 		second = s.next + attribution.Second(s.span(s.next)) - 1
 	}
 	switch {
