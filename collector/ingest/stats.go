@@ -44,7 +44,7 @@ type counters struct {
 func (s *Server) Stats() Stats {
 	c := &s.count
 	return Stats{
-		Streams: c.streams.Load(), Held: s.turns.queued(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
+		Streams: c.streams.Load(), Held: s.turns.held(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
 		Rejected: c.rejected.Load(), Resend: c.resend.Load(), Live: c.live.Load(), LiveDropped: c.liveDropped.Load(),
 		LiveShed: c.liveShed.Load(), LivePaused: c.livePaused.Load(), Unread: c.unread.Load(), LetGo: c.letGo.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
 		Commits: c.commits.Load(), CommitFailures: c.commitFailures.Load(), Rows: c.rows.Load(), Slices: c.slices.Load(),

@@ -107,9 +107,9 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 	}
 	close(introduced)
 	for {
-		came := st.turn.await()
+		st.turn.await()
 		m, err := g.Recv()
-		came()
+		st.turn.came()
 		if errors.Is(err, io.EOF) {
 			st.s.flush(st.node)
 			return io.EOF

@@ -41,13 +41,19 @@ const (
 type turn struct {
 	of   *turns
 	tell func(pb.Pace) // must not block
-	has  atomic.Bool   // changed under of.mu; what is read without it may be of a moment ago
+
+	// Read without a lock with each message. Who changes one of them looks at the
+	// other after it.
+	has      atomic.Bool // changed under of.mu
+	awaiting atomic.Bool // the agent's next message
 
 	// Guarded by of.mu.
-	awaits bool
-	had    int // turns
-	chunks int // in this turn
-	waited time.Duration
+	queued bool
+	had    int           // turns
+	chunks int           // in this turn
+	waited time.Duration // for the agent in this turn, until `since`
+	since  time.Time
+	late   *time.Timer // not nil: the agent is waited for in its turn, since `since`
 }
 
 // welcome begins a stream's first turn, or has it wait for it. tell is called with
@@ -67,7 +73,7 @@ func (t *turn) took() {
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
 	switch {
-	case t.awaits: // it was on its way
+	case t.queued: // it was on its way
 	case !t.has.Load():
 		if !t.ask() {
 			t.tell(pb.Pace_PACE_NOTHING)
@@ -91,8 +97,8 @@ func (t *turn) end() {
 	if t.has.Load() {
 		t.leave()
 	}
-	if t.awaits {
-		t.awaits = false
+	if t.queued {
+		t.queued = false
 		t.of.waiting = slices.DeleteFunc(t.of.waiting, func(o *turn) bool { return o == t })
 	}
 }
@@ -110,26 +116,46 @@ func (t *turn) caughtUp() {
 	}
 }
 
-// await is called before the collector waits for the agent's next message, and the
-// function that it returns after it.
-func (t *turn) await() (came func()) {
+// await is called before the collector waits for the agent's next message, came
+// after it.
+func (t *turn) await() {
+	t.awaiting.Store(true)
 	if !t.has.Load() {
-		return func() {}
+		return
 	}
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
-	nth, began := t.had, time.Now()
-	late := time.AfterFunc(turnPatience-t.waited, func() { t.late(nth) })
-	return func() {
-		late.Stop()
-		t.of.mu.Lock()
-		defer t.of.mu.Unlock()
-		t.waited += time.Since(began)
+	if t.has.Load() && t.late == nil {
+		t.start()
 	}
 }
 
-// late ends the nth turn.
-func (t *turn) late(nth int) {
+func (t *turn) came() {
+	t.awaiting.Store(false)
+	if !t.has.Load() {
+		return
+	}
+	t.of.mu.Lock()
+	defer t.of.mu.Unlock()
+	t.stop()
+}
+
+// start has the turn end when the collector's patience does.
+func (t *turn) start() {
+	nth := t.had
+	t.since = time.Now()
+	t.late = time.AfterFunc(turnPatience-t.waited, func() { t.tooLate(nth) })
+}
+
+func (t *turn) stop() {
+	if t.late != nil {
+		t.late.Stop()
+		t.late, t.waited = nil, t.waited+time.Since(t.since)
+	}
+}
+
+// tooLate ends the nth turn.
+func (t *turn) tooLate(nth int) {
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
 	if t.has.Load() && t.had == nth {
@@ -149,6 +175,7 @@ func (t *turn) ask() bool {
 
 // leave passes a turn on to who is next.
 func (t *turn) leave() {
+	t.stop()
 	t.has.Store(false)
 	t.of.taken--
 	if len(t.of.waiting) > 0 {
@@ -162,19 +189,22 @@ func (t *turn) leave() {
 
 func (s *turns) give(t *turn) {
 	s.taken++
-	t.awaits, t.chunks, t.waited = false, 0, 0
+	t.queued, t.chunks, t.waited = false, 0, 0
 	t.had++
 	t.has.Store(true)
+	if t.awaiting.Load() {
+		t.start()
+	}
 }
 
 func (s *turns) wait(t *turn) {
-	t.awaits = true
+	t.queued = true
 	at, _ := slices.BinarySearchFunc(s.waiting, t.had+1, func(o *turn, had int) int { return cmp.Compare(o.had, had) })
 	s.waiting = slices.Insert(s.waiting, at, t)
 }
 
-// queued is how many wait.
-func (s *turns) queued() int64 {
+// held is how many wait.
+func (s *turns) held() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int64(len(s.waiting))

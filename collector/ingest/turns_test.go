@@ -44,8 +44,8 @@ func TestTurns(t *testing.T) {
 			case "caught up":
 				x.caughtUp()
 			case "late":
-				x.late(x.had)
-				x.late(x.had - 1)
+				x.tooLate(x.had)
+				x.tooLate(x.had - 1)
 			case "end":
 				x.end()
 				gone[x] = true
@@ -72,11 +72,11 @@ func wantTurns(rt *rapid.T, ts *turns, all []*turn, gone map[*turn]bool, told ma
 		if x.has.Load() {
 			have++
 		}
-		if x.has.Load() && x.awaits || gone[x] && (x.has.Load() || x.awaits) {
-			rt.Fatalf("a stream has a turn: %v, waits: %v, is gone: %v", x.has.Load(), x.awaits, gone[x])
+		if x.has.Load() && x.queued || gone[x] && (x.has.Load() || x.queued) {
+			rt.Fatalf("a stream has a turn: %v, waits: %v, is gone: %v", x.has.Load(), x.queued, gone[x])
 		}
-		if !gone[x] && x.awaits != (told[x] == pb.Pace_PACE_NOTHING) {
-			rt.Fatalf("a stream waits: %v, and was told %v", x.awaits, told[x])
+		if !gone[x] && x.queued != (told[x] == pb.Pace_PACE_NOTHING) {
+			rt.Fatalf("a stream waits: %v, and was told %v", x.queued, told[x])
 		}
 	}
 	if have != ts.taken || have > ts.most || (len(ts.waiting) > 0 && have < ts.most) {
@@ -175,6 +175,8 @@ func TestALongBacklogIsBroughtInTurns(t *testing.T) {
 		wantPaces(t, "while it waits", as, nothing, everything)
 		second := chunksOf(as[1].id, as[1].boot, base, 1)
 		as[1].chunk(second[0])
+		as[1].flush()
+		as[1].awaitAck(second[0])
 		as[1].hangUp()
 		wantPaces(t, "when the other has gone", as[:1], everything)
 		for _, c := range first[turnChunks+1:] {
@@ -190,24 +192,65 @@ func TestALongBacklogIsBroughtInTurns(t *testing.T) {
 // it.
 func TestWhoKeepsTheCollectorWaitingLosesItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, _, as := rigOfTurns(t, 2)
+		r, _, as := rigOfTurns(t, 3)
 		time.Sleep(turnPatience - time.Millisecond)
-		wantPaces(t, "a moment before", as, everything, nothing)
+		wantPaces(t, "a moment before", as, everything, nothing, nothing)
 		as[0].flush()
-		wantPaces(t, "for a message", as, everything, nothing)
+		wantPaces(t, "for a message", as, everything, nothing, nothing)
 		time.Sleep(time.Millisecond)
-		wantPaces(t, "at once after", as, everything, everything)
-		// With the next of its backlog it must wait for another.
-		as[0].chunk(makeChunk(as[0].id, as[0].boot, base, 10))
-		wantPaces(t, "later", as, nothing, everything)
-		// A chunk that was asked for is no backlog.
-		as[1].live(secondsOf(makeChunk(as[1].id, as[1].boot, base, 10))[0])
-		wantPaces(t, "when the other is live", as, everything, everything)
-		late := makeChunk(as[1].id, as[1].boot, base, 10)
-		as[1].closed(late)
-		as[1].await("resend", func(m *pb.ToAgent) bool { return m.GetResend() != nil })
-		as[1].chunk(late)
+		wantPaces(t, "at once after", as, everything, everything, nothing)
+		time.Sleep(turnPatience)
+		wantPaces(t, "of one that was let go on and is silent", as, everything, everything, everything)
+		r.drain()
+	})
+}
+
+// What the collector takes to make room for a chunk is not the agent's time.
+func TestATurnLastsWhileTheCollectorIsBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := &turns{most: 1}
+		first, second := &turn{of: ts, tell: func(pb.Pace) {}}, &turn{of: ts, tell: func(pb.Pace) {}}
+		first.welcome(func(pb.Pace) {})
+		second.welcome(func(pb.Pace) {})
+		for range 9 {
+			first.await()
+			time.Sleep(turnPatience / 10)
+			first.came()
+			time.Sleep(time.Hour)
+		}
+		if synctest.Wait(); !first.has.Load() {
+			t.Error("it lost its turn before the collector's patience ended")
+		}
+		second.await() // its turn begins while it is waited for
+		first.await()
+		time.Sleep(turnPatience / 5)
+		if synctest.Wait(); first.has.Load() || !second.has.Load() {
+			t.Error("it has its turn still, after the collector's patience")
+		}
+		first.came()
+		time.Sleep(turnPatience)
+		if synctest.Wait(); second.has.Load() || ts.taken != 0 {
+			t.Error("the second has its turn still")
+		}
+	})
+}
+
+// Who has lost its turn and brings more of its backlog waits for another. A chunk
+// that was asked for is no backlog.
+func TestMoreOfABacklogNeedsAnotherTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, as := rigOfTurns(t, 2)
+		as[0].live(secondsOf(makeChunk(as[0].id, as[0].boot, base, 10))[0])
+		wantPaces(t, "when the first is live", as, everything, everything)
+		late := makeChunk(as[0].id, as[0].boot, base, 10)
+		as[0].closed(late)
+		as[0].await("resend", func(m *pb.ToAgent) bool { return m.GetResend() != nil })
+		as[0].chunk(late)
 		wantPaces(t, "after a resend", as, everything, everything)
+		as[0].chunk(makeChunk(as[0].id, as[0].boot, base+10, 10))
+		wantPaces(t, "with a backlog", as, nothing, everything)
+		as[1].live(secondsOf(makeChunk(as[1].id, as[1].boot, base, 10))[0])
+		wantPaces(t, "when the second is live", as, everything, everything)
 		r.drain()
 	})
 }

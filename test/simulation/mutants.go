@@ -162,5 +162,10 @@ func Mutants() []Mutant {
 			Old: "c.decoded, c.lent = clone(c.decoded), false",
 			New: "if c.lent = false; !PLANTED {\n\t\t\tc.decoded = clone(c.decoded)\n\t\t}",
 		},
+		{
+			Name: "who waits for its turn never has it", File: "collector/ingest/turns.go",
+			Old: "if len(t.of.waiting) > 0 {\n\t\tnext",
+			New: "if len(t.of.waiting) > 0 && !PLANTED {\n\t\tnext",
+		},
 	}
 }

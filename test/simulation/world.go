@@ -103,6 +103,9 @@ func newWorld(seed uint64, o Options) *world {
 	if w.r.IntN(6) == 0 { // short of memory: not all seconds of a chunk are kept live
 		w.limits.LiveSeconds = 1 + w.r.IntN(12)
 	}
+	if seed%3 == 1 { // agents wait for one another
+		w.limits.CatchingUp = 1
+	}
 	for i := range several {
 		w.at = append(w.at, &collector{w: w, name: string(rune('a' + i)), r: rand.New(rand.NewPCG(seed, uint64(2+i)))})
 	}
