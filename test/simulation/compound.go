@@ -16,12 +16,34 @@ import (
 // then, or the process alone is killed, and the machine keeps what was written.
 type fuse struct {
 	power bool // is cut
+	large bool // of writes only large ones count, and a power cut mostly tears them
+	dir   string
 	blown func()
 
 	mu    sync.Mutex
 	left  int // syncs until then
+	holds int // how many seconds and chunks are in the newest write
 	r     *rand.Rand
 	after *memfs.FS // what a power cut leaves of the disk
+}
+
+// largeWrite is how many seconds and chunks are in a large write. Each ten ends
+// with a write of two: its last second, and its chunk.
+const largeWrite = 3
+
+// carry is told what is written before it is synced.
+func (f *fuse) carry(p []byte) {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holds = 0
+	for _, r := range framesFrom(0, p) {
+		if r.holds() {
+			f.holds++
+		}
+	}
 }
 
 // burn is called before a sync, and reports whether that is too late.
@@ -31,13 +53,29 @@ func (f *fuse) burn(fs *memfs.FS) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.left > 0 && f.large && f.holds < largeWrite {
+		return false
+	}
 	if f.left--; f.left == 0 {
 		if f.power {
-			f.after = fs.Crash(f.r)
+			f.after = f.cut(fs)
 		}
 		f.blown()
 	}
 	return f.left <= 0
+}
+
+// cut is what is left of a disk: of a large write mostly some, since one that is
+// gone as a whole, or there, is as none.
+func (f *fuse) cut(fs *memfs.FS) *memfs.FS {
+	after := fs.Crash(f.r)
+	for range 8 {
+		if !f.large || torn(after, f.dir) {
+			break
+		}
+		after = fs.Crash(f.r)
+	}
+	return after
 }
 
 // left is what a power cut leaves of a disk.
@@ -56,18 +94,18 @@ func (d *disk) left(fs *memfs.FS, r *rand.Rand) *memfs.FS {
 // its next writes: of a new process the first is recovery's, the second begins a
 // segment, and the third holds what the time gave that it was away. then is called
 // when it has.
-func (w *world) light(n *node, power bool, first, last int, then func()) {
+func (w *world) light(n *node, f *fuse, first, last int, then func()) {
 	n.start()
 	life := n.alive()
 	if life == nil {
 		return
 	}
-	f := &fuse{power: power, left: first + w.r.IntN(last-first+1), r: rand.New(rand.NewPCG(w.r.Uint64(), 0))}
+	f.dir, f.left, f.r = n.spoolDir(), first+w.r.IntN(last-first+1), rand.New(rand.NewPCG(w.r.Uint64(), 0))
 	f.blown = func() {
 		at := time.Now()
 		w.later(0, func() {
 			if n.alive() == life { // not another by now
-				w.blow(n, power, at)
+				w.blow(n, f.power, at)
 				then()
 			}
 		})
@@ -99,17 +137,24 @@ func (w *world) away(n *node) {
 	n.powerOn()
 }
 
-// tear cuts a machine's power in the middle of a write, mostly of a large one.
+// tear cuts a machine's power in the middle of a write, mostly of a large one: an
+// agent writes what it makes up for first second by second, to the end of a ten,
+// and the rest at once.
 func (w *world) tear(n *node) {
-	w.away(n)
-	first, last := 1, 6
-	if w.r.IntN(3) > 0 {
-		first, last = 3, 3
+	back := func() {
+		on := 20*time.Second + w.sometime()
+		w.later(on, n.powerOn)
+		w.later(on+w.upTo(20*time.Second), n.start)
 	}
-	w.light(n, true, first, last, func() {})
-	on := 20*time.Second + w.sometime()
-	w.later(on, n.powerOn)
-	w.later(on+w.upTo(20*time.Second), n.start)
+	if w.r.IntN(3) == 0 {
+		w.away(n)
+		w.light(n, &fuse{power: true}, 1, 6, back)
+		return
+	}
+	n.powerOn() // it makes up for time in which the machine was up
+	n.kill()
+	w.wait(20*time.Second + w.upTo(2*time.Minute))
+	w.light(n, &fuse{power: true, large: true}, 1, 1, back)
 }
 
 // killInWrite kills an agent in the middle of a write. The next one goes on
@@ -120,7 +165,7 @@ func (w *world) killInWrite(n *node) {
 		n.link.refuse(true)
 		n.link.cut()
 	}
-	w.light(n, false, 2, 4, func() { w.later(w.upTo(2*time.Second), n.start) })
+	w.light(n, &fuse{}, 2, 4, func() { w.later(w.upTo(2*time.Second), n.start) })
 	off := 2*time.Second + w.upTo(time.Minute)
 	on := off + w.sometime()
 	w.later(off, n.powerOff)
@@ -176,7 +221,7 @@ func (w *world) flipAtRestart(n *node) {
 		w.wait(w.upTo(4 * time.Second))
 		n.kill()
 	default:
-		w.light(n, false, 1, 7, n.start)
+		w.light(n, &fuse{}, 1, 7, n.start)
 	}
 	w.later(w.upTo(10*time.Second), n.start)
 }

@@ -105,6 +105,7 @@ func (f diskFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.d.alive(); err != nil {
 		return 0, err
 	}
+	f.d.fuse.Load().carry(p)
 	return f.File.WriteAt(p, off)
 }
 

@@ -44,8 +44,12 @@ func (f *frame) holds() bool { return f.seconds.to > f.seconds.from }
 
 // frames are the records of a segment; none where it is damaged already, since it
 // could not be told what more damage costs.
-func frames(b []byte) (fs []frame) {
-	for off := segmentMagic; off+frameHead <= len(b); {
+func frames(b []byte) []frame { return framesFrom(segmentMagic, b) }
+
+// framesFrom are the records from an offset on, of a segment or of what is written
+// to one; none where anything else is among them.
+func framesFrom(off int, b []byte) (fs []frame) {
+	for off+frameHead <= len(b) {
 		n := int(binary.LittleEndian.Uint32(b[off:]))
 		f := frame{from: off, to: off + frameHead + n, kind: b[off+8]}
 		if n < 0 || f.to > len(b) || crc32.Checksum(b[off+8:f.to], crc32.MakeTable(crc32.Castagnoli)) != binary.LittleEndian.Uint32(b[off+4:]) {
@@ -151,6 +155,12 @@ func newest(fs *memfs.FS, dir string) (name string, all []frame, err error) {
 	name = names[len(names)-1]
 	b, err := content(fs, name)
 	return name, frames(b), err
+}
+
+// torn reports whether the newest segment is damaged.
+func torn(fs *memfs.FS, dir string) bool {
+	name, all, err := newest(fs, dir)
+	return err == nil && name != "" && len(all) == 0
 }
 
 // rotNewest inverts a bit of the last but one second of the journal.
