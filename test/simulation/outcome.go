@@ -143,8 +143,12 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 	if b.opened0 < e.resume { // all was lost, and the timeline has begun anew
 		e.anew, e.resume = m, b.booted-1
 	}
-	if e.anew == m { // the machine came up by another clock
+	if e.anew == m || !e.l.lasting(p) { // the machine may have come up by another clock
 		boot = min(boot, b.booted)
+	}
+	up := m.boot // for sure, as this agent has it
+	if !e.l.lasting(p) {
+		up = max(up, b.booted)
 	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
 	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {
@@ -164,13 +168,16 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		}
 		if o.observed { // of the tail of the life before, which may have kept it
 			o.lo, o.hi = min(o.lo, lo), max(o.hi, hi)
+			if o.life != m { // either's
+				o.life, o.firm = nil, false
+			}
 			continue
 		}
-		o.life, o.firm = m, e.sure && !e.torn && (p.life == b.life || s > p.end) && s > oldest+3 && s > m.boot+2
+		o.life, o.firm = m, e.sure && !e.torn && (p.life == b.life || s > p.end) && s > oldest+3 && s > up+2
 		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second. Where the timeline of another life of the
 		// machine came as far, it may be sealed up to there.
-		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.end-unsealed && s > m.boot+2 && (e.l.lasting(b) || s > again)
+		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.end-unsealed && s > up+2 && (e.l.lasting(b) || s > again)
 		if !o.priced || lo < o.lo { // else an agent that kept little may have sealed it
 			o.lo = lo
 		}
