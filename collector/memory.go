@@ -14,7 +14,8 @@ import (
 // LimitMemory fits the process into the memory that it may take, which is the
 // cgroup's limit, where there is one. It tells Go's garbage collector how much of
 // that is its own, so that it works harder before the kernel ends the process:
-// DuckDB's memory and a tenth for what neither of the two counts are left out. A
+// DuckDB's memory, half of that again for what DuckDB does not count, and a tenth for
+// the rest are left out. A
 // third of Go's memory may be taken by what is pending, if the configuration would
 // let it be more; DuckDB takes a sixth of a limit that its default is more of, and
 // what was configured for it in any case. The environment's GOMEMLIMIT counts more.
@@ -111,6 +112,6 @@ func goMemory(limit uint64, duckdb int64) (bytes int64, enough bool) {
 	if duckdb == 0 {
 		duckdb = DefaultConfig().DuckDB.MemoryBytes
 	}
-	bytes = int64(limit-limit/10) - duckdb
+	bytes = int64(limit-limit/10) - duckdb - duckdb/2
 	return max(bytes, leastGoMemory), bytes >= leastGoMemory
 }

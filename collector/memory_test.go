@@ -14,8 +14,8 @@ func TestGoMemory(t *testing.T) {
 		want   int64
 		enough bool
 	}{
-		{2 << 30, 512 << 20, (2<<30 - (2<<30)/10 - 512<<20), true},
-		{2 << 30, 0, (2<<30 - (2<<30)/10 - 512<<20), true},
+		{2 << 30, 512 << 20, (2<<30 - (2<<30)/10 - 768<<20), true},
+		{2 << 30, 0, (2<<30 - (2<<30)/10 - 768<<20), true},
 		{512 << 20, 512 << 20, leastGoMemory, false},
 	} {
 		if got, enough := goMemory(c.limit, c.duckdb); got < c.want || got > c.want+1 || enough != c.enough {
@@ -41,19 +41,19 @@ func TestFitMemory(t *testing.T) {
 		wantDuckDB, wantGo int64
 		enough             bool
 	}{
-		{"defaults, plenty", 10_240, 0, 0, 0, 0, 8704, true},
-		{"defaults written out, plenty", 10_240, 1024, 512, 1024, 512, 8704, true},
-		{"less pending than a third", 10_240, 100, 0, 100, 0, 8704, true},
-		{"more pending than a third", 10_240, 4000, 0, thirdOfGo, 0, 8704, true},
-		{"just too little for the default of what is pending", 3980, 0, 0, thirdOfGo, 0, 3070, true},
-		{"just enough for it", 3990, 0, 0, 0, 0, 3079, true},
-		{"DuckDB's default is less than a sixth", 3080, 0, 0, thirdOfGo, 0, 2260, true},
-		{"and a little more", 3060, 0, 0, thirdOfGo, 510, 2244, true},
-		{"the same, written out", 3060, 1024, 512, thirdOfGo, 510, 2244, true},
-		{"more configured for DuckDB", 3060, 0, 1000, thirdOfGo, 1000, 1754, true},
-		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2654, true},
-		{"small", 1200, 0, 0, thirdOfGo, 200, 880, true},
-		{"DuckDB's least", 600, 0, 0, thirdOfGo, 128, 412, true},
+		{"defaults, plenty", 10_240, 0, 0, 0, 0, 8448, true},
+		{"defaults written out, plenty", 10_240, 1024, 512, 1024, 512, 8448, true},
+		{"less pending than a third", 10_240, 100, 0, 100, 0, 8448, true},
+		{"more pending than a third", 10_240, 4000, 0, thirdOfGo, 0, 8448, true},
+		{"just too little for the default of what is pending", 4260, 0, 0, thirdOfGo, 0, 3066, true},
+		{"just enough for it", 4270, 0, 0, 0, 0, 3075, true},
+		{"DuckDB's default is less than a sixth", 3080, 0, 0, thirdOfGo, 0, 2004, true},
+		{"and a little more", 3060, 0, 0, thirdOfGo, 510, 1989, true},
+		{"the same, written out", 3060, 1024, 512, thirdOfGo, 510, 1989, true},
+		{"more configured for DuckDB", 3060, 0, 1000, thirdOfGo, 1000, 1254, true},
+		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2604, true},
+		{"small", 1200, 0, 0, thirdOfGo, 200, 780, true},
+		{"DuckDB's least", 600, 0, 0, thirdOfGo, 128, 348, true},
 		{"tight for what is configured", 600, 64, 400, 64, 400, 256, false},
 		{"tight", 400, 0, 0, thirdOfGo, 128, 256, false},
 		{"tighter than Go's least", 100, 0, 0, thirdOfGo, 128, 256, false},
