@@ -24,7 +24,7 @@ import (
 //
 // Where nothing is known to limit memory, Go's garbage may take half as much as what
 // is in use, not as much again, unless GOGC says otherwise: marking more often costs
-// a tenth of a large fleet's processor time and saves a sixth of its memory.
+// a large fleet about a tenth of its processor time.
 func LimitMemory(cfg *Config, logger *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return

@@ -9,7 +9,7 @@ import (
 
 // pause has an agent do without live seconds while they come late, as they do when
 // the collector is short of processor time: what is not read waits in memory, and a
-// chunk in full takes half the work of ten seconds and their announcement. Questions
+// chunk in full takes less work than ten seconds and their announcement. Questions
 // then see the node ten seconds later.
 //
 // Late is what takes longer than it did, so that it makes no difference by how much
