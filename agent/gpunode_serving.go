@@ -73,6 +73,8 @@ func (p pushers) Process(pid uint32) (owner *attribution.Owner, start uint64) {
 	return p.n.processes.Owner("", pid, id), id.Start
 }
 
+func (p pushers) Known() bool { return p.n.watcher == nil || p.n.watcher.Ready() }
+
 // Address finds the one pod that has an address for itself. Of a pod that is
 // over, or on the host's network, the address is others' too.
 func (p pushers) Address(ip netip.Addr, container string) *attribution.Owner {

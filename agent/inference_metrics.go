@@ -42,7 +42,7 @@ func (c *nodeCollector) pushed(s *push.Stats) {
 	c.count("push_ignored_points_total", "OpenTelemetry metrics that are not about what is served.", s.Ignored)
 	const refused = "What was pushed and did not count, by reason."
 	for reason, v := range map[string]uint64{
-		"point": s.Rejected, "unfit": s.Unfit, "stranger": s.Strangers, "rate": s.TooMany, "connection": s.Connections,
+		"point": s.Rejected, "unfit": s.Unfit, "stranger": s.Strangers, "early": s.Early, "rate": s.TooMany, "connection": s.Connections,
 		"client": s.Clients, "series": s.Series, "value": s.Excess,
 	} {
 		c.count("push_refused_total", refused, v, "reason", reason)

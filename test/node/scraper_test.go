@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -22,21 +23,37 @@ func TestPodOfOneAndAHalfSeconds(t *testing.T) {
 	n.start()
 	n.pause(2 * time.Second)
 	var bills []time.Duration
-	for i, phase := range []time.Duration{0, 300 * time.Millisecond, 700 * time.Millisecond} {
+	for _, phase := range []time.Duration{0, 300 * time.Millisecond, 700 * time.Millisecond} {
+		bills = append(bills, e.play(n, phase))
+	}
+	t.Log(e.table(bills))
+}
+
+// play has the pod live from a place in a second on, and says what it is billed.
+// Where that is wrong it is played again, twice: on a machine that is busy with
+// other tests the agent may hear a second late that a pod has come or gone.
+func (e *episode) play(n *node, phase time.Duration) time.Duration {
+	n.t.Helper()
+	for try := 1; ; try++ {
 		process := n.plan(nvmlstub.Process{Device: gpuA, SM: e.used})
 		at := time.Now().Truncate(time.Second).Add(2*time.Second + phase)
 		n.until(at.Sub(n.gpus.Start))
 		from := time.Now()
-		brief := n.pod(fmt.Sprintf("ci/brief-%d", i), has("main", gpuA+"::1"))
+		brief := n.pod(fmt.Sprintf("ci/brief-%d", len(n.pods)), has("main", gpuA+"::1"))
 		process.start(brief.c("main"))
 		n.until(at.Add(e.lives).Sub(n.gpus.Start))
 		process.stop()
 		brief.delete()
 		held := time.Since(from)
-		l := n.ledger(from.Unix()-1, from.Unix()+5)
-		bills = append(bills, e.bill(l, brief.c("main").owner(), process, held))
+		bill, err := e.bill(n.ledger(from.Unix()-1, from.Unix()+5), brief.c("main").owner(), process, held)
+		if err == nil {
+			return bill
+		}
+		if try == 3 {
+			n.t.Fatalf("three times it is billed for what it was not:\n%v", err)
+		}
+		n.t.Logf("playing it again: %v", err)
 	}
-	t.Log(e.table(bills))
 }
 
 // episode is a pod that lives on a shared GPU beside another. Its process and
@@ -53,23 +70,31 @@ func (e *episode) share() int { return e.used + (100-e.used-e.others)/2 }
 // truth is the device time that the pod answers for.
 func (e *episode) truth() time.Duration { return e.lives * time.Duration(e.share()) / 100 }
 
-// bill is the device time that the ledger has the pod answer for, checked.
-func (e *episode) bill(l *ledger, owner string, process *load, held time.Duration) time.Duration {
+// bill is the device time that the ledger has the pod answer for, and what is
+// wrong with it.
+func (e *episode) bill(l *ledger, owner string, process *load, held time.Duration) (time.Duration, error) {
 	l.t.Helper()
+	var wrong []error
+	near := func(what string, got, want, may time.Duration) {
+		l.t.Logf("%s: %v (true: %v ± %v)", what, got, want, may)
+		if (got - want).Abs() > may {
+			wrong = append(wrong, fmt.Errorf("%s: %v, and not %v ± %v", what, got, want, may))
+		}
+	}
 	used, reserved := l.sum(gpuA, owner, "used"), l.sum(gpuA, owner, "reserved")
 	// It is in up to three readings, of which each rounds, and the stub's scanner
 	// finds it a few milliseconds late, or a few more on a busy machine.
-	near(l.t, "used", used, l.true(process), 3*5*time.Millisecond+100*time.Millisecond*time.Duration(e.used)/100)
+	near("used", used, l.true(process), 3*5*time.Millisecond+100*time.Millisecond*time.Duration(e.used)/100)
 	// While it lives, half of the idle time is the pod's.
 	half := held * time.Duration(100-e.used-e.others) / 200
 	window := time.Second * time.Duration(100-e.others) / 200 // in which it holds and does nothing
-	near(l.t, "reserved", reserved, half, window)
+	near("reserved", reserved, half, window)
 	// Its whole bill says how long it was there.
-	near(l.t, "billed as if it had lived", (used+reserved)*100/time.Duration(e.share()), held, time.Second)
+	near("billed as if it had lived", (used+reserved)*100/time.Duration(e.share()), held, time.Second)
 	if costs := l.cost(gpuA, owner); costs <= 0 {
-		l.t.Errorf("it costs %v\n%s", costs, l)
+		wrong = append(wrong, fmt.Errorf("it costs %v\n%s", costs, l))
 	}
-	return used + reserved
+	return used + reserved, errors.Join(wrong...)
 }
 
 // scraped is what the pod answers for by a scraper that looks at so many

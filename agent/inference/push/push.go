@@ -56,6 +56,9 @@ type Owners interface {
 	// Address is a container of the pod that has an address; "" is the one that
 	// holds a device, else the first.
 	Address(ip netip.Addr, container string) *attribution.Owner
+	// Known reports whether the node's pods have been told: before that, who is
+	// nobody may be somebody yet.
+	Known() bool
 }
 
 // Options say where to listen, and for whom. All but Log, Tenant and Tier are
@@ -174,6 +177,10 @@ func (s *Server) Record(ctx context.Context, q *pb.RecordRequest) (*pb.RecordRep
 // pusher is who is at the other end, where he may push now.
 func (s *Server) pusher(ctx context.Context, container string) (pusher, error) {
 	who := s.pusherOf(ctx, container)
+	if who.owner == nil && !s.o.Owners.Known() {
+		s.counts.early.Add(1)
+		return pusher{}, s.refuse(status.Error(codes.Unavailable, "the node's pods are not known yet: try again"))
+	}
 	if who.owner == nil {
 		s.counts.strangers.Add(1)
 		return pusher{}, s.refuse(status.Error(codes.PermissionDenied, "who pushes is not known: over TCP a pod of this node with an address of its own "+

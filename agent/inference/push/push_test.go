@@ -54,7 +54,10 @@ type agent struct {
 type owners struct {
 	process, address *attribution.Owner
 	later            *atomic.Uint64 // more than 0 where another process has the pid
+	early            bool
 }
+
+func (o owners) Known() bool { return !o.early }
 
 func (o owners) Process(pid uint32) (*attribution.Owner, uint64) {
 	if int(pid) != os.Getpid() {
@@ -76,7 +79,7 @@ func (o owners) Address(ip netip.Addr, container string) *attribution.Owner {
 var trainer = &attribution.Owner{Kind: attribution.Container, Namespace: "ml", Pod: "train", PodUID: "u-1", Container: "main"}
 
 func newAgent(t *testing.T, listen string) *agent {
-	a := &agent{t: t, listen: listen, dir: t.TempDir(), owners: owners{trainer, trainer, new(atomic.Uint64)}, ledger: map[attribution.Measure]int64{}}
+	a := &agent{t: t, listen: listen, dir: t.TempDir(), owners: owners{process: trainer, address: trainer, later: new(atomic.Uint64)}, ledger: map[attribution.Measure]int64{}}
 	a.clock.Store(1_000_000)
 	a.lag.Store(1)
 	a.start()
@@ -309,6 +312,19 @@ func TestStrangers(t *testing.T) {
 				t.Error(err, a.server.Stats())
 			}
 		})
+	}
+}
+
+// Before the pods are known whoever pushes is told to try again: exporters drop
+// what is refused for good.
+func TestEarly(t *testing.T) {
+	a := newAgent(t, tcp(t))
+	a.kill()
+	a.owners = owners{early: true}
+	a.start()
+	_, err := a.record(&pb.RecordRequest{Client: "c", Sequence: 1, Served: []*pb.Served{{Successes: new(uint64(3))}}})
+	if s := a.server.Stats(); status.Code(err) != codes.Unavailable || s.Early != 1 || s.Strangers != 0 {
+		t.Error(err, s)
 	}
 }
 

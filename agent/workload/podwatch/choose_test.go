@@ -22,6 +22,7 @@ type script struct {
 	mu       sync.Mutex
 	works    bool
 	silent   bool // it connects, and tells nothing
+	slow     bool // it is admitted seconds before it has told all pods
 	sessions int
 	began    []time.Time
 	broken   chan struct{} // closed to end what runs
@@ -98,6 +99,17 @@ func (s *script) follow(ctx context.Context, to sink) error {
 	}
 	if !works {
 		return errors.New("out of order")
+	}
+	if s.slow {
+		if err := to.resume(); err != nil {
+			return err
+		}
+		t := time.NewTimer(3 * time.Second)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
 	}
 	if err := to.replace([]*pods.Pod{{Namespace: "ns", Name: s.name, UID: s.name}}); err != nil {
 		return err
@@ -189,6 +201,24 @@ func TestTheBestThatWorksIsUsedAtOnce(t *testing.T) {
 			t.Errorf("pods %s: two sources write", there(w))
 		}
 	}, a, b, c)
+}
+
+// A source that is in use has not filled the directory yet: nobody may be told
+// that pods are known that are not there.
+func TestReadyIsTheDirectory(t *testing.T) {
+	a := newScript("a", true)
+	a.slow = true
+	watching(t, func(t *testing.T, w *Watcher, _ *journal) {
+		synctest.Wait()
+		using(t, w, "a")
+		if w.Ready() || there(w) != "" {
+			t.Errorf("ready %v with pods %q", w.Ready(), there(w))
+		}
+		after(4 * time.Second)
+		if !w.Ready() || there(w) != "a" {
+			t.Errorf("ready %v with pods %q", w.Ready(), there(w))
+		}
+	}, a)
 }
 
 func TestAWorkingSourceIsGivenTime(t *testing.T) {

@@ -169,7 +169,7 @@ func (w *Watcher) Poke() {
 
 // Ready reports whether the directory has been filled. It stays so: pods that
 // are known are known also while no source is reached.
-func (w *Watcher) Ready() bool { return w.using.Load() != 0 }
+func (w *Watcher) Ready() bool { return w.counts.syncs.Load() > 0 }
 
 // Stats are figures about a watcher; counts are since its start.
 type Stats struct {
