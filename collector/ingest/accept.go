@@ -43,7 +43,7 @@ func (s *Server) Accept(ctx context.Context, c *attribution.Chunk) error {
 		return errStopped
 	default:
 	}
-	if err := s.budget.take(ctx, &s.own, x.bytes); err != nil {
+	if err := s.budget.take(ctx, &s.own, x.bytes, func() {}); err != nil {
 		return err
 	}
 	n, gs, v, err := s.placeOwn(x)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // budget bounds what is accepted and not stored, and shares it out: where it is
@@ -41,10 +42,13 @@ func newBudget(chunks, bytes int64, short func()) *budget {
 	return &budget{maxChunks: chunks, maxBytes: bytes, short: short, freed: make(chan struct{})}
 }
 
+// budgetPatience is how long a chunk waits before its sender is told.
+const budgetPatience = time.Second
+
 // take reserves one chunk of so many bytes. Where there is no room, or others
-// wait for it already, it calls short and waits. A chunk larger than the whole
-// budget goes in alone.
-func (b *budget) take(ctx context.Context, by *holder, bytes int64) error {
+// wait for it already, it calls short and waits, and once late where that takes
+// long. A chunk larger than the whole budget goes in alone.
+func (b *budget) take(ctx context.Context, by *holder, bytes int64, late func()) error {
 	b.mu.Lock()
 	if len(b.waiting) == 0 && b.fits(bytes) {
 		b.grant(by, bytes)
@@ -55,10 +59,17 @@ func (b *budget) take(ctx context.Context, by *holder, bytes int64) error {
 	b.waiting = append(b.waiting, w)
 	b.mu.Unlock()
 	b.short()
-	select {
-	case <-w.granted:
-		return nil
-	case <-ctx.Done():
+	patience := time.NewTimer(budgetPatience)
+	defer patience.Stop()
+	for done := ctx.Done(); done != nil; {
+		select {
+		case <-w.granted:
+			return nil
+		case <-patience.C:
+			late()
+		case <-done:
+			done = nil
+		}
 	}
 	b.mu.Lock()
 	if i := slices.Index(b.waiting, w); i >= 0 {
@@ -71,14 +82,20 @@ func (b *budget) take(ctx context.Context, by *holder, bytes int64) error {
 	return context.Cause(ctx)
 }
 
-// try is take that does not wait: it reports whether there was room.
-func (b *budget) try(by *holder, bytes int64) bool {
+// more reserves so many bytes more, or fewer, for a chunk that is taken already. It
+// waits for nothing, and no one who waits: it reports whether there was room.
+func (b *budget) more(by *holder, bytes int64) bool {
+	if bytes <= 0 {
+		b.give(charge{by, 0, -bytes})
+		return true
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiting) > 0 || !b.fits(bytes) {
+	if b.chunks > 1 && b.bytes+bytes > b.maxBytes {
 		return false
 	}
-	b.grant(by, bytes)
+	b.bytes += bytes
+	by.bytes += bytes
 	return true
 }
 

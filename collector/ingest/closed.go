@@ -13,7 +13,7 @@ import (
 )
 
 // takeClosed makes a chunk from the seconds that went live.
-func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
+func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed, room *charge) error {
 	n := st.node
 	key, err := wire.ClosedKey(m, n.id.cluster, n.id.node, st.boot)
 	if err == nil {
@@ -32,13 +32,12 @@ func (st *stream) takeClosed(ctx context.Context, m *pb.ChunkClosed) error {
 		n.mu.Unlock()
 		s.benches.give(w)
 		return err
-	case s.tooEarlyOrLate(c.from(), c.end()) == "" && s.budget.try(n.holder, c.bytes):
+	case s.tooEarlyOrLate(c.from(), c.end()) == "" && st.fits(c, room):
 		return st.place(c, w)
 	default:
-		c.own()
 		n.ownLive(w)
 		n.mu.Unlock()
-		return st.admit(ctx, c, w)
+		return st.admit(ctx, c, w, room)
 	}
 }
 

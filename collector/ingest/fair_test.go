@@ -22,9 +22,10 @@ import (
 func TestBudgetBoundsAndGrants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		most := rapid.Int64Range(10, 100).Draw(rt, "bytes")
-		// Who takes how much; 0: gives all back.
+		// Who takes how much; 0: gives all back; less: needs some more or less for
+		// what it has.
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) charge {
-			return charge{chunks: rapid.Int64Range(0, 3).Draw(t, "holder"), bytes: rapid.Int64Range(0, most+10).Draw(t, "size")}
+			return charge{chunks: rapid.Int64Range(0, 3).Draw(t, "holder"), bytes: rapid.Int64Range(-20, most+10).Draw(t, "size")}
 		}), 1, 60).Draw(rt, "steps")
 		wrong := ""
 		synctest.Test(t, func(t *testing.T) { wrong = playBudget(t.Context(), most, steps) })
@@ -51,12 +52,15 @@ func playBudget(ctx context.Context, most int64, steps []charge) (wrong string) 
 	for _, step := range steps {
 		i := int(step.chunks)
 		switch h := holders[i]; {
+		case step.bytes < 0 && h.chunks > 0:
+			b.more(h, max(step.bytes+10, -h.bytes))
+		case step.bytes < 0:
 		case step.bytes == 0:
 			b.give(charge{h, h.chunks, h.bytes})
 		case !waiting[i]:
 			waiting[i] = true
 			go func() {
-				if b.take(ctx, h, step.bytes) == nil {
+				if b.take(ctx, h, step.bytes, unheard) == nil {
 					granted <- i
 				}
 			}()
@@ -72,6 +76,8 @@ func playBudget(ctx context.Context, most int64, steps []charge) (wrong string) 
 	return wrong
 }
 
+func unheard() {}
+
 // What becomes free goes to whoever holds least, not to who came first.
 func TestBudgetGoesToWhoHoldsLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -79,14 +85,14 @@ func TestBudgetGoesToWhoHoldsLeast(t *testing.T) {
 		b := newBudget(100, 10, func() { asked++ })
 		greedy, modest := &holder{}, &holder{}
 		for range 10 {
-			if err := b.take(t.Context(), greedy, 1); err != nil {
+			if err := b.take(t.Context(), greedy, 1, unheard); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var order []string
 		wait := func(name string, by *holder) {
 			go func() {
-				if b.take(t.Context(), by, 1) == nil {
+				if b.take(t.Context(), by, 1, unheard) == nil {
 					order = append(order, name)
 				}
 			}()
@@ -115,14 +121,14 @@ func TestBudgetWaitersMayGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(100, 10, func() {})
 		h := []*holder{{}, {}, {}}
-		if err := b.take(t.Context(), h[0], 8); err != nil {
+		if err := b.take(t.Context(), h[0], 8, unheard); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 2)
-		go func() { ended <- b.take(ctx, h[1], 5) }()
+		go func() { ended <- b.take(ctx, h[1], 5, unheard) }()
 		synctest.Wait()
-		go func() { ended <- b.take(t.Context(), h[2], 5) }()
+		go func() { ended <- b.take(t.Context(), h[2], 5, unheard) }()
 		synctest.Wait()
 		cancel()
 		if err := <-ended; err == nil {

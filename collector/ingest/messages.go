@@ -24,10 +24,10 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 		return st.takeLive(m.Live)
 	case *pb.FromAgent_Chunk:
 		st.paceChunk(attribution.Second(m.Chunk.GetSequence()))
-		return apart(func() error { return st.takeChunk(ctx, m.Chunk) })
+		return st.makeChunk(ctx, func(room *charge) error { return st.takeChunk(ctx, m.Chunk, room) })
 	case *pb.FromAgent_Closed:
 		st.turn.caughtUp()
-		return apart(func() error { return st.takeClosed(ctx, m.Closed) })
+		return st.makeChunk(ctx, func(room *charge) error { return st.takeClosed(ctx, m.Closed, room) })
 	case *pb.FromAgent_Flush:
 		st.s.flush(st.node)
 		return nil
@@ -36,15 +36,6 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	default:
 		return status.Error(codes.InvalidArgument, "a message is of no kind that this version knows")
 	}
-}
-
-// apart runs f on a goroutine of its own, and waits for it. Making a chunk needs a
-// deep stack, once in ten seconds; a goroutine that stays has it until the garbage
-// collector finds it unused, and there are as many that stay as there are agents.
-func apart(f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return <-done
 }
 
 func (st *stream) takeRoster(m *pb.Roster) error {
@@ -107,7 +98,7 @@ func (st *stream) key(m *pb.Chunk) (attribution.ChunkKey, error) {
 	return key, nil
 }
 
-func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
+func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk, room *charge) error {
 	key, err := st.key(m)
 	if err != nil {
 		return err
@@ -132,7 +123,7 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk) error {
 	}
 	x := st.newChunk(c, m, r)
 	x.lent = true
-	return st.admit(ctx, x, w)
+	return st.admit(ctx, x, w, room)
 }
 
 // newChunk counts a roster with the first of the chunks that share it.
@@ -155,79 +146,6 @@ func (st *stream) firstLive(r *roster) int64 {
 // rosterMemory is about how many bytes of memory a byte of a roster's encoding
 // becomes, once decoded and with its fingerprints.
 const rosterMemory = 2
-
-// admit accepts a chunk that keeps the laws, waiting for memory if it must. It
-// gives back the work that the chunk was made in.
-func (st *stream) admit(ctx context.Context, c *chunk, w *work) error {
-	s, n := st.s, st.node
-	if why := s.tooEarlyOrLate(c.from(), c.end()); why != "" {
-		s.benches.give(w)
-		s.count.rejected.Add(1)
-		return st.reject(c.key(), why)
-	}
-	if s.budget.try(n.holder, c.bytes) {
-		n.mu.Lock()
-		return st.place(c, w)
-	}
-	c.own()
-	s.benches.give(w) // somebody else may have memory already
-	if err := s.budget.take(ctx, n.holder, c.bytes); err != nil {
-		return status.FromContextError(err).Err()
-	}
-	n.mu.Lock()
-	return st.place(c, nil)
-}
-
-// place puts a chunk for which memory is taken among its node's, unless its
-// seconds are there. The node's mutex must be held: place lets go of it, and then
-// gives back the work, if any.
-func (st *stream) place(c *chunk, w *work) error {
-	s, n, whole := st.s, st.node, c.decoded // which it may not keep
-	gs, taken, err := st.placeLocked(c)
-	if w != nil {
-		n.ownLive(w)
-		defer s.benches.give(w)
-	}
-	n.mu.Unlock()
-	if !taken {
-		s.budget.give(charge{n.holder, 1, c.bytes})
-		return err
-	}
-	s.queue.add(gs, s.o.Clock())
-	select {
-	case <-s.draining: // perhaps after Drain made everything ready
-		s.flush(n)
-	default:
-	}
-	s.count.accepted.Add(1)
-	s.count.slices.Add(sliceCount(whole))
-	s.count.unpriced.Add(s.unpriced.note(whole, s.o.Clock()))
-	return err
-}
-
-func (st *stream) placeLocked(c *chunk) (gs []*group, taken bool, err error) {
-	s, n := st.s, st.node
-	if n.stream != st {
-		return nil, false, errSuperseded
-	}
-	switch n.has.judge(c.span()) {
-	case duplicate:
-		return nil, false, st.noteDuplicate(c.from(), c.end())
-	case conflict:
-		s.count.conflict.Add(1)
-		return nil, false, st.rejectLocked(c.key(), "conflict: the node has other data in these seconds, from another boot or in other chunks")
-	case fresh:
-	}
-	if len(n.has.spans) >= s.o.Limits.Ranges && n.has.opens(c.span()) {
-		s.count.rejected.Add(1)
-		return nil, false, st.rejectLocked(c.key(), "the node's seconds have too many gaps: raise limits.ranges")
-	}
-	if gs, err = n.accept(c, s.journal.Load(), s.o.Clock()); err != nil {
-		s.count.rejected.Add(1)
-		return nil, false, st.rejectLocked(c.key(), err.Error())
-	}
-	return gs, true, st.note(receipt{c.from(), c.end(), awaiting})
-}
 
 // noteDuplicate acknowledges what is there already as soon as it is durable.
 func (st *stream) noteDuplicate(from, to attribution.Second) error {

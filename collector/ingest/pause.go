@@ -1,11 +1,6 @@
 package ingest
 
-import (
-	"time"
-
-	"github.com/gpuledger/gpuledger/attribution"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
-)
+import "time"
 
 // pause has an agent do without live seconds while they come late, as they do when
 // the collector is short of processor time: what is not read waits in memory, and a
@@ -53,37 +48,4 @@ func (p *pause) over(now time.Time) bool {
 	}
 	p.until = time.Time{}
 	return true
-}
-
-// tell says what the agent may send. One that does not read what it is told is soon
-// ended for that.
-func (st *stream) tell(p pb.Pace) {
-	_ = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Pace{Pace: p}})
-}
-
-// paceLive has the agent pause where its live seconds come late.
-func (st *stream) paceLive(end attribution.Second) {
-	now := st.s.o.Clock()
-	if st.pause.tooLate(now.Sub(time.Unix(int64(end), 0)), now, st.s.o.Rand) {
-		st.s.count.livePaused.Add(1)
-		st.tell(pb.Pace_PACE_CHUNKS)
-	}
-}
-
-// paceChunk has the agent go on after a pause, or take turns where it brings a
-// backlog, as a chunk in full says that nobody asked for.
-func (st *stream) paceChunk(from attribution.Second) {
-	switch {
-	case st.pause.over(st.s.o.Clock()):
-		st.tell(pb.Pace_PACE_EVERYTHING)
-	case st.pause.on() || st.askedFor(from):
-	default:
-		st.turn.took()
-	}
-}
-
-func (st *stream) askedFor(from attribution.Second) bool {
-	st.node.mu.Lock()
-	defer st.node.mu.Unlock()
-	return st.receipts.asked(from)
 }

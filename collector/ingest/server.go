@@ -175,10 +175,12 @@ func (s *Server) connect(st *stream, id nodeID, stored *seconds) (err error) {
 	n.decodeLive(nil) // of the older stream
 	n.stream, n.boot, n.version, n.tail = st, st.boot, st.version, tail{boot: st.boot}
 	st.node = n
-	st.turn.welcome(func(p pb.Pace) {
-		err = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
-			Version: s.o.Version, StoredThrough: int64(n.storedThrough), Pace: p,
-		}}})
+	st.turn.welcome(func(waits bool) {
+		st.pacing.begin(waits, func(p pb.Pace) {
+			err = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
+				Version: s.o.Version, StoredThrough: int64(n.storedThrough), Pace: p,
+			}}})
+		})
 	})
 	return err
 }

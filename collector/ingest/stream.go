@@ -32,6 +32,7 @@ type stream struct {
 	s          *Server
 	superseded chan struct{} // closed by the stream that takes over
 	outbox     outbox
+	pacing     pacing
 
 	// Set by the receiver when the stream is connected, fixed afterwards.
 	boot    attribution.Boot
@@ -46,6 +47,7 @@ type stream struct {
 	excerpt excerpt
 	turn    turn
 	pause   pause
+	usual   int64 // bytes of the last chunk; 0: there was none
 
 	// Guarded by the node's mutex.
 	receipts     receipts
@@ -78,7 +80,8 @@ func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 		turn:    turn{of: &s.turns},
 		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes, pool: &s.rosters},
 	}
-	st.turn.tell = st.tell
+	st.pacing.outbox = &st.outbox
+	st.turn.hold = func(on bool) { st.pacing.set(&st.pacing.queued, on) }
 	introduced, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer s.streams.Done()

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
 // turns has agents that bring a backlog take turns. What a stream has sent and
@@ -40,7 +38,7 @@ const (
 // turn is one stream's part in it.
 type turn struct {
 	of   *turns
-	tell func(pb.Pace) // must not block
+	hold func(bool) // has the agent wait, or go on; must not block
 
 	// Read without a lock with each message. Who changes one of them looks at the
 	// other after it.
@@ -56,16 +54,12 @@ type turn struct {
 	late   *time.Timer // not nil: the agent is waited for in its turn, since `since`
 }
 
-// welcome begins a stream's first turn, or has it wait for it. tell is called with
-// what the agent may send, before anything else is told.
-func (t *turn) welcome(tell func(pb.Pace)) {
+// welcome begins a stream's first turn, or has it wait for it. begin is called with
+// whether it waits, before hold is.
+func (t *turn) welcome(begin func(waits bool)) {
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
-	if t.ask() {
-		tell(pb.Pace_PACE_EVERYTHING)
-	} else {
-		tell(pb.Pace_PACE_NOTHING)
-	}
+	begin(!t.ask())
 }
 
 // took notes a chunk that came in full, and so was kept for the collector.
@@ -76,7 +70,7 @@ func (t *turn) took() {
 	case t.queued: // it was on its way
 	case !t.has.Load():
 		if !t.ask() {
-			t.tell(pb.Pace_PACE_NOTHING)
+			t.hold(true)
 		}
 	case t.chunks+1 < turnChunks:
 		t.chunks++
@@ -85,7 +79,7 @@ func (t *turn) took() {
 	default:
 		t.leave()
 		t.of.wait(t)
-		t.tell(pb.Pace_PACE_NOTHING)
+		t.hold(true)
 	}
 }
 
@@ -183,7 +177,7 @@ func (t *turn) leave() {
 		t.of.waiting[0] = nil
 		t.of.waiting = t.of.waiting[1:]
 		t.of.give(next)
-		next.tell(pb.Pace_PACE_EVERYTHING)
+		next.hold(false)
 	}
 }
 

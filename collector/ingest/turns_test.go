@@ -20,13 +20,13 @@ func TestTurns(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		ts := &turns{most: rapid.IntRange(1, 4).Draw(rt, "most")}
 		all := make([]*turn, rapid.IntRange(1, 9).Draw(rt, "streams"))
-		told := make(map[*turn]pb.Pace)
+		told := make(map[*turn]bool) // to wait
 		gone := make(map[*turn]bool)
 		for i := range all {
 			x := &turn{of: ts}
-			x.tell = func(p pb.Pace) { told[x] = p }
+			x.hold = func(on bool) { told[x] = on }
 			all[i] = x
-			x.welcome(x.tell)
+			x.welcome(x.hold)
 		}
 		for range rapid.IntRange(0, 300).Draw(rt, "steps") {
 			x := rapid.SampledFrom(all).Draw(rt, "of")
@@ -36,7 +36,7 @@ func TestTurns(t *testing.T) {
 			switch rapid.SampledFrom([]string{"chunks", "chunks", "caught up", "late", "end"}).Draw(rt, "what") {
 			case "chunks":
 				for range rapid.IntRange(1, 2*turnChunks).Draw(rt, "chunks") {
-					if told[x] == pb.Pace_PACE_NOTHING {
+					if told[x] {
 						break
 					}
 					x.took()
@@ -54,7 +54,7 @@ func TestTurns(t *testing.T) {
 		}
 		for len(gone) < len(all) { // whoever waits has its turn in the end
 			for _, x := range all {
-				if !gone[x] && told[x] == pb.Pace_PACE_EVERYTHING {
+				if !gone[x] && !told[x] {
 					x.caughtUp()
 					gone[x] = true
 				}
@@ -66,7 +66,7 @@ func TestTurns(t *testing.T) {
 	})
 }
 
-func wantTurns(rt *rapid.T, ts *turns, all []*turn, gone map[*turn]bool, told map[*turn]pb.Pace) {
+func wantTurns(rt *rapid.T, ts *turns, all []*turn, gone map[*turn]bool, told map[*turn]bool) {
 	have, had := 0, 0
 	for _, x := range all {
 		if x.has.Load() {
@@ -75,8 +75,8 @@ func wantTurns(rt *rapid.T, ts *turns, all []*turn, gone map[*turn]bool, told ma
 		if x.has.Load() && x.queued || gone[x] && (x.has.Load() || x.queued) {
 			rt.Fatalf("a stream has a turn: %v, waits: %v, is gone: %v", x.has.Load(), x.queued, gone[x])
 		}
-		if !gone[x] && x.queued != (told[x] == pb.Pace_PACE_NOTHING) {
-			rt.Fatalf("a stream waits: %v, and was told %v", x.queued, told[x])
+		if !gone[x] && x.queued != told[x] {
+			rt.Fatalf("a stream waits: %v, and was told to: %v", x.queued, told[x])
 		}
 	}
 	if have != ts.taken || have > ts.most || (len(ts.waiting) > 0 && have < ts.most) {
@@ -209,9 +209,9 @@ func TestWhoKeepsTheCollectorWaitingLosesItsTurn(t *testing.T) {
 func TestATurnLastsWhileTheCollectorIsBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ts := &turns{most: 1}
-		first, second := &turn{of: ts, tell: func(pb.Pace) {}}, &turn{of: ts, tell: func(pb.Pace) {}}
-		first.welcome(func(pb.Pace) {})
-		second.welcome(func(pb.Pace) {})
+		first, second := &turn{of: ts, hold: func(bool) {}}, &turn{of: ts, hold: func(bool) {}}
+		first.welcome(func(bool) {})
+		second.welcome(func(bool) {})
 		for range 9 {
 			first.await()
 			time.Sleep(turnPatience / 10)
