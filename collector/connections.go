@@ -21,7 +21,7 @@ func grpcLimits() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(64 << 10), grpc.MaxConcurrentStreams(1024), grpc.ConnectionTimeout(20 * time.Second),
 		grpc.StaticStreamWindowSize(64 << 10), grpc.StaticConnWindowSize(256 << 10),
 		// A live second of a node is some 200 bytes; acks are less.
-		grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(16 << 10),
+		grpc.ReadBufferSize(2 << 10), grpc.WriteBufferSize(16 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second, MaxConnectionIdle: 10 * time.Minute}),
 		// Agents ping every 20 s, also while their stream is quiet.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

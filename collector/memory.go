@@ -17,7 +17,7 @@ import (
 // DuckDB's memory, half of that again for what DuckDB does not count, and a tenth for
 // the rest are left out. A
 // third of Go's memory may be taken by what is pending, if the configuration would
-// let it be more; DuckDB takes a sixth of a limit that its default is more of, and
+// let it be more; DuckDB takes an eighth of a limit that its default is more of, and
 // what was configured for it in any case. The environment's GOMEMLIMIT counts more.
 // It changes the whole process: call it from main, once, before the collector is
 // made.
@@ -69,7 +69,7 @@ const leastGoMemory = 256 << 20
 
 // duckdbPart is the part of a limit that DuckDB may take where nobody said what it
 // may take.
-const duckdbPart = 6
+const duckdbPart = 8
 
 // leastDuckDBMemory is what DuckDB can work with.
 const leastDuckDBMemory = 128 << 20

@@ -24,7 +24,7 @@ func TestGoMemory(t *testing.T) {
 	}
 }
 
-// What is pending gets a third of Go's memory at most, DuckDB a sixth of a small
+// What is pending gets a third of Go's memory at most, DuckDB an eighth of a small
 // limit unless it was told otherwise, and nothing else of the configuration changes.
 func TestFitMemory(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
@@ -47,12 +47,12 @@ func TestFitMemory(t *testing.T) {
 		{"more pending than a third", 10_240, 4000, 0, thirdOfGo, 0, 8448, true},
 		{"just too little for the default of what is pending", 4260, 0, 0, thirdOfGo, 0, 3066, true},
 		{"just enough for it", 4270, 0, 0, 0, 0, 3075, true},
-		{"DuckDB's default is less than a sixth", 3080, 0, 0, thirdOfGo, 0, 2004, true},
-		{"and a little more", 3060, 0, 0, thirdOfGo, 510, 1989, true},
-		{"the same, written out", 3060, 1024, 512, thirdOfGo, 510, 1989, true},
+		{"DuckDB's default is less than an eighth", 4100, 0, 0, thirdOfGo, 0, 2922, true},
+		{"and a little more", 4080, 0, 0, thirdOfGo, 510, 2907, true},
+		{"the same, written out", 4080, 1024, 512, thirdOfGo, 510, 2907, true},
 		{"more configured for DuckDB", 3060, 0, 1000, thirdOfGo, 1000, 1254, true},
 		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2604, true},
-		{"small", 1200, 0, 0, thirdOfGo, 200, 780, true},
+		{"small", 1600, 0, 0, thirdOfGo, 200, 1140, true},
 		{"DuckDB's least", 600, 0, 0, thirdOfGo, 128, 348, true},
 		{"tight for what is configured", 600, 64, 400, 64, 400, 256, false},
 		{"tight", 400, 0, 0, thirdOfGo, 128, 256, false},

@@ -29,6 +29,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		{"connections_refused_total", "Connections closed at once because there were too many.", prometheus.CounterValue, m.c.refused.Load()},
 		{"pending_chunks", "Chunks accepted and not stored yet.", prometheus.GaugeValue, chunks},
 		{"pending_bytes", "Memory of the chunks accepted and not stored yet.", prometheus.GaugeValue, bytes},
+		{"chunks_waiting", "Chunks that wait for memory to be taken in; their agents wait with them.", prometheus.GaugeValue, s.Waiting},
 		{"chunks_accepted_total", "Chunks accepted.", prometheus.CounterValue, s.Accepted},
 		{"chunks_duplicate_total", "Chunks that were there already.", prometheus.CounterValue, s.Duplicate},
 		{"chunks_conflict_total", "Chunks rejected because other seconds are in their place.", prometheus.CounterValue, s.Conflict},

@@ -52,6 +52,9 @@ func TestWhoseChunkWaitsIsToldToSendNothing(t *testing.T) {
 		wantPaces(t, "a moment before", as, everything, everything)
 		time.Sleep(time.Millisecond)
 		wantPaces(t, "when it has waited", as, everything, nothing)
+		if n := r.s.Stats().Waiting; n != 1 {
+			t.Errorf("%d chunks wait: want 1", n)
+		}
 		let()
 		wantPaces(t, "when there is room", as, everything, everything)
 		other.flush()

@@ -158,6 +158,13 @@ func (b *budget) used() (chunks, bytes int64) {
 	return b.chunks, b.bytes
 }
 
+// wait is how many wait.
+func (b *budget) wait() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return int64(len(b.waiting))
+}
+
 // empty waits until nothing is taken, as long as ctx and the writer last.
 func (b *budget) empty(ctx context.Context, dead <-chan struct{}) error {
 	for {

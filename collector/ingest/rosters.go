@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"slices"
+	"weak"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,22 +19,57 @@ import (
 type rosters struct {
 	most      int
 	mostBytes int64
-	list      []*roster
+	list      []kept
 	bytes     int64 // part of pool
 	pool      *pool // of all streams' rosters
 }
 
+// kept is a roster that the agent may refer to. Of a stream the one used last stays
+// decoded, ten times as large as packed; another while anything else has it, and it
+// is decoded again where it is referred to later, as few are.
+type kept struct {
+	id      attribution.Fingerprint
+	packed  *pb.Roster
+	size    int
+	decoded *roster // nil but in the one used last
+	again   weak.Pointer[roster]
+}
+
+// roster is the roster decoded.
+func (k *kept) roster() *roster {
+	if k.decoded != nil {
+		return k.decoded
+	}
+	if r := k.again.Value(); r != nil {
+		return r
+	}
+	r, err := wire.DecodeRoster(k.packed)
+	if err != nil {
+		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
+	}
+	return &roster{id: k.id, facts: rollup.FactsOf(r), packed: k.packed, size: k.size}
+}
+
 // get is the roster of an id, nil where it is not there (any more).
 func (r *rosters) get(id attribution.Fingerprint) *roster {
-	for i, x := range slices.Backward(r.list) {
-		if x.id != id {
-			continue
+	for i := range slices.Backward(r.list) {
+		if r.list[i].id == id {
+			return r.use(i)
 		}
-		copy(r.list[i:], r.list[i+1:])
-		r.list[len(r.list)-1] = x
-		return x
 	}
 	return nil
+}
+
+// use makes the i-th the one used last.
+func (r *rosters) use(i int) *roster {
+	last := len(r.list) - 1
+	x := r.list[i].roster()
+	k := r.list[i]
+	r.list[last].decoded = nil
+	copy(r.list[i:], r.list[i+1:])
+	k.decoded, k.again = x, weak.Make(x)
+	r.list[last] = k
+	return x
 }
 
 // put adds a roster and drops those that there is no room for. Where all
@@ -43,7 +79,10 @@ func (r *rosters) put(x *roster) error {
 	if r.get(x.id) != nil {
 		return nil
 	}
-	r.list = append(r.list, x)
+	if n := len(r.list); n > 0 {
+		r.list[n-1].decoded = nil
+	}
+	r.list = append(r.list, kept{x.id, x.packed, x.size, x, weak.Make(x)})
 	r.pool.change(&r.bytes, int64(x.size))
 	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) || r.pool.over(r.bytes) {
 		r.pool.change(&r.bytes, -int64(r.list[0].size))

@@ -15,6 +15,7 @@ import (
 type Stats struct {
 	Streams        int64 // connected now
 	Held           int64 // of those, told to wait for their turn to bring a backlog
+	Waiting        int64 // chunks that wait for memory now
 	Accepted       int64 // chunks
 	Duplicate      int64 // chunks whose seconds were there from the same boot
 	Conflict       int64 // chunks rejected because other seconds are in their place
@@ -44,7 +45,7 @@ type counters struct {
 func (s *Server) Stats() Stats {
 	c := &s.count
 	return Stats{
-		Streams: c.streams.Load(), Held: s.turns.held(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
+		Streams: c.streams.Load(), Held: s.turns.held(), Waiting: s.budget.wait(), Accepted: c.accepted.Load(), Duplicate: c.duplicate.Load(), Conflict: c.conflict.Load(),
 		Rejected: c.rejected.Load(), Resend: c.resend.Load(), Live: c.live.Load(), LiveDropped: c.liveDropped.Load(),
 		LiveShed: c.liveShed.Load(), LivePaused: c.livePaused.Load(), Unread: c.unread.Load(), LetGo: c.letGo.Load(), Invalid: c.invalid.Load(), Superseded: c.superseded.Load(), Unpriced: c.unpriced.Load(),
 		Commits: c.commits.Load(), CommitFailures: c.commitFailures.Load(), Rows: c.rows.Load(), Slices: c.slices.Load(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 func TestHello(t *testing.T) {
@@ -269,6 +271,43 @@ func TestRostersAreBoundedPerStream(t *testing.T) {
 	if len(r.list) != 1 || r.bytes != 995 {
 		t.Errorf("%d rosters, %d bytes", len(r.list), r.bytes)
 	}
+}
+
+// Of a stream's rosters the one used last stays decoded; of another there is one
+// while anything has it, and then it is as it came.
+func TestLaw8RostersThatNothingHasAreNotDecoded(t *testing.T) {
+	r := &rosters{most: 64, mostBytes: 1 << 20, pool: &pool{most: 1 << 20}}
+	var ids []attribution.Fingerprint
+	for i := range 9 {
+		c := makeChunk(nodeID{"c", fmt.Sprint(i)}, attribution.Boot{1}, base, 10)
+		x, err := decodeRoster(wire.EncodeRoster(c.Roster))
+		if err != nil || r.put(x) != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, x.id)
+	}
+	used := r.get(ids[3])
+	last := r.get(ids[7])
+	runtime.GC()
+	decoded := 0
+	for i := range r.list {
+		if r.list[i].again.Value() != nil {
+			decoded++
+		}
+	}
+	if decoded != 2 || r.get(ids[3]) != used || r.get(ids[7]) != last {
+		t.Errorf("%d of %d rosters are decoded: want the one used last, and one that is in use", decoded, len(r.list))
+	}
+	for i, id := range ids {
+		x := r.get(id)
+		if x == nil || x.id != id || x.facts.Roster().Fingerprint() != id || x.facts.Roster().Devices[0].Node != fmt.Sprint(i) {
+			t.Errorf("roster %d is another: %+v", i, x)
+		}
+		if x != r.get(id) {
+			t.Errorf("there are two of roster %d", i)
+		}
+	}
+	runtime.KeepAlive(used)
 }
 
 func TestNodesAreBounded(t *testing.T) {

@@ -167,5 +167,10 @@ func Mutants() []Mutant {
 			Old: "if len(t.of.waiting) > 0 {\n\t\tnext",
 			New: "if len(t.of.waiting) > 0 && !PLANTED {\n\t\tnext",
 		},
+		{
+			Name: "who waited for memory is held for ever", File: "collector/ingest/admit.go",
+			Old: "st.pacing.set(&st.pacing.full, false)",
+			New: "if !PLANTED {\n\t\tst.pacing.set(&st.pacing.full, false)\n\t}",
+		},
 	}
 }

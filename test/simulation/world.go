@@ -106,6 +106,9 @@ func newWorld(seed uint64, o Options) *world {
 	if seed%3 == 1 { // agents wait for one another
 		w.limits.CatchingUp = 1
 	}
+	if seed%5 == 2 { // chunks wait for memory
+		w.limits.PendingChunks = 3
+	}
 	for i := range several {
 		w.at = append(w.at, &collector{w: w, name: string(rune('a' + i)), r: rand.New(rand.NewPCG(seed, uint64(2+i)))})
 	}
