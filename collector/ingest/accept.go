@@ -86,7 +86,7 @@ func (s *Server) ownChunk(c *attribution.Chunk) (*chunk, error) {
 		return nil, fmt.Errorf("%w: %w", ErrRejected, err)
 	}
 	own := *c
-	own.Roster = r.facts.Roster() // equal, and what it is folded by
+	own.Roster = r.content() // equal
 	m, err := wire.EncodeChunk(&own, r.id)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejected, err)

@@ -96,7 +96,7 @@ func (c *chunk) content(kept *attribution.Chunk) *attribution.Chunk {
 	x, err := wire.DecodeChunk(&pb.Chunk{
 		Boot: k.Boot[:], Sequence: int64(k.Sequence), Seconds: uint32(c.stored.Seconds),
 		RosterId: c.stored.RosterID[:], Body: c.stored.Body, Digest: c.stored.Digest,
-	}, k.Cluster, k.Node, c.roster.facts.Roster())
+	}, k.Cluster, k.Node, c.roster.content())
 	if err != nil {
 		panic("BUG: a chunk that was decoded is not decoded again: " + err.Error())
 	}

@@ -86,7 +86,7 @@ func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, mem 
 	var used []bool
 	if len(seconds) > 0 && !rostersDiffer(seconds) {
 		of := seconds[0].roster
-		used = usedOf(of.facts.Roster(), seconds)
+		used = usedOf(seconds[0].chunk.Roster, seconds)
 		if r := st.excerpt.find(of, used); r != nil {
 			return joinExcerpt(key, n, seconds, r, used, mem), r
 		}
@@ -103,7 +103,6 @@ func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, mem 
 		}
 		_ = st.rosters.put(r) // one that there is no room for serves this chunk all the same
 	}
-	c.Roster = r.facts.Roster() // equal, and what it is folded by
 	if used != nil {
 		st.excerpt = excerpt{seconds[0].roster, used, r}
 	}
@@ -171,8 +170,11 @@ func usedOf(r *attribution.Roster, seconds []*live) []bool {
 // and each was checked, so that the whole keeps the laws, as attribution.Join of
 // them does.
 func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, used []bool, mem *wire.Arena) *attribution.Chunk {
-	of := seconds[0].roster.facts.Roster()
-	c := &attribution.Chunk{Key: key, Seconds: n, Roster: r.facts.Roster()}
+	of := seconds[0].chunk.Roster
+	c := &attribution.Chunk{Key: key, Seconds: n, Roster: of}
+	if r != seconds[0].roster {
+		c.Roster = excerptOf(of, used)
+	}
 	begin := make([]int, len(of.Devices)+1) // where each device's windows begin
 	windows, tallies := 0, 0
 	for _, l := range seconds {
@@ -200,6 +202,35 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 		renumber(c, of, used, mem)
 	}
 	return c
+}
+
+// excerptOf is a roster without what is not used. It shares what is.
+func excerptOf(of *attribution.Roster, used []bool) *attribution.Roster {
+	owners, methods, subjects, measures, _ := places(of)
+	number := make([]uint32, len(of.Owners)) // of the used ones before each
+	for i, n := 0, uint32(0); i < len(of.Owners); i++ {
+		number[i] = n
+		if used[owners+i] {
+			n++
+		}
+	}
+	r := &attribution.Roster{
+		Devices: excerptFrom(of.Devices, used), Owners: excerptFrom(of.Owners, used[owners:]), Methods: excerptFrom(of.Methods, used[methods:]),
+		Subjects: excerptFrom(of.Subjects, used[subjects:]), Measures: excerptFrom(of.Measures, used[measures:]),
+	}
+	for i := range r.Subjects {
+		r.Subjects[i].Owner = number[r.Subjects[i].Owner]
+	}
+	return r
+}
+
+func excerptFrom[T any](of []T, used []bool) (xs []T) {
+	for i := range of {
+		if used[i] {
+			xs = append(xs, of[i])
+		}
+	}
+	return xs
 }
 
 // renumber puts a chunk's entries of a roster in terms of the excerpt with the

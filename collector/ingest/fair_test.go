@@ -333,7 +333,7 @@ func TestRostersOfAllStreamsAreBounded(t *testing.T) {
 		p := &pool{most: 1000}
 		streams := make([]*rosters, 5)
 		for i := range streams {
-			streams[i] = &rosters{most: 64, mostBytes: 800, pool: p}
+			streams[i] = &rosters{most: 64, mostBytes: 800, pool: p, room: &room{}}
 		}
 		for i := range rapid.IntRange(1, 200).Draw(t, "steps") {
 			r := streams[rapid.IntRange(0, 4).Draw(t, "stream")]

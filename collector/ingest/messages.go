@@ -115,7 +115,7 @@ func (st *stream) takeChunk(ctx context.Context, m *pb.Chunk, room *charge) erro
 		return err
 	}
 	w := st.s.benches.take()
-	c, err := wire.DecodeChunkIn(&w.mem, m, key.Cluster, key.Node, r.facts.Roster())
+	c, err := wire.DecodeChunkIn(&w.mem, m, key.Cluster, key.Node, r.content())
 	if err != nil {
 		st.s.benches.give(w)
 		st.s.count.rejected.Add(1)
@@ -144,8 +144,8 @@ func (st *stream) firstLive(r *roster) int64 {
 }
 
 // rosterMemory is about how many bytes of memory a byte of a roster's encoding
-// becomes, once decoded and with its fingerprints.
-const rosterMemory = 2
+// becomes, packed and with its fingerprints.
+const rosterMemory = 1
 
 // noteDuplicate acknowledges what is there already as soon as it is durable.
 func (st *stream) noteDuplicate(from, to attribution.Second) error {

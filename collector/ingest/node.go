@@ -8,9 +8,6 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
-	"github.com/gpuledger/gpuledger/collector/store"
-	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
-	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // nodeID names a node.
@@ -42,23 +39,6 @@ type node struct {
 	// storedThrough is the first second after the newest stored one.
 	storedThrough attribution.Second
 	storedAt      time.Time // when that was last moved
-}
-
-// roster is a roster with its facts, and as it is stored.
-type roster struct {
-	id     attribution.Fingerprint
-	facts  *rollup.Facts
-	packed *pb.Roster // its encoding, compressed to some tenth
-	size   int        // of its encoding, in bytes
-}
-
-// stored is the roster as it is stored.
-func (r *roster) stored() store.Roster {
-	body, err := wire.RosterEncoding(r.packed)
-	if err != nil {
-		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
-	}
-	return store.Roster{ID: r.id, Body: body}
 }
 
 // memory is roughly what a decoded chunk takes.

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"slices"
+	"sync/atomic"
 	"weak"
 
 	"google.golang.org/grpc/codes"
@@ -10,67 +11,122 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
+	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
+
+// roster is what a stream has sent: its fingerprints, and the rest packed as it is
+// stored. Decoded it is some ten times as large, and needed for a moment in ten
+// seconds; of ten thousand streams that is the larger part of the memory in use.
+type roster struct {
+	id     attribution.Fingerprint
+	facts  *rollup.Facts
+	packed *pb.Roster // its encoding, compressed to some tenth
+	size   int        // of its encoding, in bytes
+
+	decoded atomic.Pointer[weak.Pointer[attribution.Roster]]
+}
+
+// decodeRoster reads a roster; its id is what its content says.
+func decodeRoster(m *pb.Roster) (*roster, error) {
+	x, err := wire.DecodeRoster(m)
+	if err != nil {
+		return nil, err
+	}
+	// Encoded anew, so that nothing unknown to this version is stored under
+	// the id of what it does know.
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(x))
+	if err != nil {
+		return nil, err
+	}
+	r := &roster{id: x.Fingerprint(), packed: wire.PackRoster(body), size: len(body)}
+	r.facts = rollup.FactsAgain(x, r.content)
+	r.remember(x)
+	return r, nil
+}
+
+// content is the roster decoded: the same as long as anything has it. Any goroutine
+// may ask. It must not be changed.
+func (r *roster) content() *attribution.Roster {
+	if p := r.decoded.Load(); p != nil {
+		if x := p.Value(); x != nil {
+			return x
+		}
+	}
+	x, err := wire.DecodeRoster(r.packed)
+	if err != nil {
+		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
+	}
+	r.remember(x)
+	return x
+}
+
+func (r *roster) remember(x *attribution.Roster) {
+	p := weak.Make(x)
+	r.decoded.Store(&p)
+}
+
+// stored is the roster as it is stored.
+func (r *roster) stored() store.Roster {
+	body, err := wire.RosterEncoding(r.packed)
+	if err != nil {
+		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
+	}
+	return store.Roster{ID: r.id, Body: body}
+}
 
 // rosters are what a stream has sent, those used last at the end. There are
 // few, so they are searched one by one.
 type rosters struct {
 	most      int
 	mostBytes int64
-	list      []kept
+	list      []*roster
 	bytes     int64 // part of pool
 	pool      *pool // of all streams' rosters
+
+	// The one used last stays decoded where there is room.
+	hot  *attribution.Roster
+	took int64 // of room
+	room *room
 }
 
-// kept is a roster that the agent may refer to. Of a stream the one used last stays
-// decoded, ten times as large as packed; another while anything else has it, and it
-// is decoded again where it is referred to later, as few are.
-type kept struct {
-	id      attribution.Fingerprint
-	packed  *pb.Roster
-	size    int
-	decoded *roster // nil but in the one used last
-	again   weak.Pointer[roster]
-}
-
-// roster is the roster decoded.
-func (k *kept) roster() *roster {
-	if k.decoded != nil {
-		return k.decoded
-	}
-	if r := k.again.Value(); r != nil {
-		return r
-	}
-	r, err := wire.DecodeRoster(k.packed)
-	if err != nil {
-		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
-	}
-	return &roster{id: k.id, facts: rollup.FactsOf(r), packed: k.packed, size: k.size}
-}
+// hotRosters is how many bytes of decoded rosters stay, some 20 KiB each of a node of
+// 8 devices.
+const hotRosters = 64 << 20
 
 // get is the roster of an id, nil where it is not there (any more).
 func (r *rosters) get(id attribution.Fingerprint) *roster {
-	for i := range slices.Backward(r.list) {
-		if r.list[i].id == id {
-			return r.use(i)
+	for i, x := range slices.Backward(r.list) {
+		if x.id != id {
+			continue
 		}
+		if last := len(r.list) - 1; i < last {
+			copy(r.list[i:], r.list[i+1:])
+			r.list[last] = x
+			r.warm(x)
+		}
+		return x
 	}
 	return nil
 }
 
-// use makes the i-th the one used last.
-func (r *rosters) use(i int) *roster {
-	last := len(r.list) - 1
-	x := r.list[i].roster()
-	k := r.list[i]
-	r.list[last].decoded = nil
-	copy(r.list[i:], r.list[i+1:])
-	k.decoded, k.again = x, weak.Make(x)
-	r.list[last] = k
-	return x
+// warm has a roster stay decoded, and no other.
+func (r *rosters) warm(x *roster) {
+	r.cool()
+	if bytes := decodedRoster * int64(x.size); r.room.take(bytes) {
+		r.hot, r.took = x.content(), bytes
+	}
 }
+
+func (r *rosters) cool() {
+	r.room.give(r.took)
+	r.hot, r.took = nil, 0
+}
+
+// decodedRoster is about how many bytes of memory a byte of a roster's encoding
+// becomes, once decoded.
+const decodedRoster = 3
 
 // put adds a roster and drops those that there is no room for. Where all
 // streams together hold too many, and this one alone is more than its share, it
@@ -79,18 +135,17 @@ func (r *rosters) put(x *roster) error {
 	if r.get(x.id) != nil {
 		return nil
 	}
-	if n := len(r.list); n > 0 {
-		r.list[n-1].decoded = nil
-	}
-	r.list = append(r.list, kept{x.id, x.packed, x.size, x, weak.Make(x)})
+	r.list = append(r.list, x)
 	r.pool.change(&r.bytes, int64(x.size))
 	for len(r.list) > 1 && (len(r.list) > r.most || r.bytes > r.mostBytes) || r.pool.over(r.bytes) {
 		r.pool.change(&r.bytes, -int64(r.list[0].size))
 		r.list = slices.Delete(r.list, 0, 1)
 	}
 	if len(r.list) == 0 {
+		r.cool()
 		return status.Errorf(codes.ResourceExhausted, "a roster of %d bytes is more than this stream's share of what all may hold: raise limits.roster_total_bytes", x.size)
 	}
+	r.warm(x)
 	return nil
 }
 
@@ -98,21 +153,7 @@ func (r *rosters) put(x *roster) error {
 func (r *rosters) release() {
 	r.pool.change(&r.bytes, -r.bytes)
 	r.list = nil
-}
-
-// decodeRoster reads a roster; its id is what its content says.
-func decodeRoster(m *pb.Roster) (*roster, error) {
-	r, err := wire.DecodeRoster(m)
-	if err != nil {
-		return nil, err
-	}
-	// Encoded anew, so that nothing unknown to this version is stored under
-	// the id of what it does know.
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))
-	if err != nil {
-		return nil, err
-	}
-	return &roster{id: r.Fingerprint(), facts: rollup.FactsOf(r), packed: wire.PackRoster(body), size: len(body)}, nil
+	r.cool()
 }
 
 // joined numbers the facts of several rosters one after the other.

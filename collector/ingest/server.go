@@ -42,6 +42,7 @@ type Server struct {
 	turns    turns       // of streams that bring a backlog
 	lives    pool        // of live seconds
 	rosters  pool        // of streams' rosters
+	hot      room        // of those that stay decoded
 	decoded  room        // of pending chunks that are kept decoded
 	benches  benches     // for streams that make chunks
 	pressed  atomic.Bool // the budget is short: commit everything
@@ -78,7 +79,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 		draining: make(chan struct{}), drained: make(chan struct{}), dead: make(chan struct{}),
 	}
 	s.budget = newBudget(o.Limits.PendingChunks, o.Limits.PendingBytes, s.press)
-	s.turns.most, s.decoded.most = o.Limits.CatchingUp, o.Limits.DecodedBytes
+	s.turns.most, s.decoded.most, s.hot.most = o.Limits.CatchingUp, o.Limits.DecodedBytes, hotRosters
 	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
 	s.shared, _ = st.(store.Shared)
 	err := st.View(ctx, func(r store.Reader) error {

@@ -78,7 +78,7 @@ func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 	st := &stream{
 		s: s, superseded: make(chan struct{}), outbox: outbox{wake: make(chan struct{}, 1)},
 		turn:    turn{of: &s.turns},
-		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes, pool: &s.rosters},
+		rosters: rosters{most: s.o.Limits.Rosters, mostBytes: s.o.Limits.RosterBytes, pool: &s.rosters, room: &s.hot},
 	}
 	st.pacing.outbox = &st.outbox
 	st.turn.hold = func(on bool) { st.pacing.set(&st.pacing.queued, on) }

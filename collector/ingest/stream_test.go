@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -254,7 +255,7 @@ func TestHostileMessagesEndTheStreamOrAreRejected(t *testing.T) {
 }
 
 func TestRostersAreBoundedPerStream(t *testing.T) {
-	r := &rosters{most: 3, mostBytes: 1000, pool: &pool{most: 1 << 20}}
+	r := &rosters{most: 3, mostBytes: 1000, pool: &pool{most: 1 << 20}, room: &room{}}
 	put := func(i byte, bytes int) {
 		_ = r.put(&roster{id: attribution.Fingerprint{i}, size: bytes})
 	}
@@ -273,41 +274,54 @@ func TestRostersAreBoundedPerStream(t *testing.T) {
 	}
 }
 
-// Of a stream's rosters the one used last stays decoded; of another there is one
-// while anything has it, and then it is as it came.
+// A roster is decoded while anything has it, and is what it was when it is decoded
+// again. The one that each stream used last stays decoded where there is room.
 func TestLaw8RostersThatNothingHasAreNotDecoded(t *testing.T) {
-	r := &rosters{most: 64, mostBytes: 1 << 20, pool: &pool{most: 1 << 20}}
-	var ids []attribution.Fingerprint
+	hot := &room{}
+	r := &rosters{most: 64, mostBytes: 1 << 20, pool: &pool{most: 1 << 20}, room: hot}
+	other := &rosters{most: 64, mostBytes: 1 << 20, pool: &pool{most: 1 << 20}, room: hot}
+	var all []*roster
 	for i := range 9 {
 		c := makeChunk(nodeID{"c", fmt.Sprint(i)}, attribution.Boot{1}, base, 10)
 		x, err := decodeRoster(wire.EncodeRoster(c.Roster))
-		if err != nil || r.put(x) != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
-		ids = append(ids, x.id)
+		hot.most = decodedRoster * int64(x.size)
+		if err := errors.Join(r.put(x), other.put(x)); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, x)
 	}
-	used := r.get(ids[3])
-	last := r.get(ids[7])
-	runtime.GC()
-	decoded := 0
-	for i := range r.list {
-		if r.list[i].again.Value() != nil {
-			decoded++
+	want := func(when string, decoded ...int) {
+		t.Helper()
+		runtime.GC()
+		for i, x := range all {
+			if is := x.decoded.Load().Value() != nil; is != slices.Contains(decoded, i) {
+				t.Errorf("%s roster %d is decoded: %v", when, i, is)
+			}
 		}
 	}
-	if decoded != 2 || r.get(ids[3]) != used || r.get(ids[7]) != last {
-		t.Errorf("%d of %d rosters are decoded: want the one used last, and one that is in use", decoded, len(r.list))
-	}
-	for i, id := range ids {
-		x := r.get(id)
-		if x == nil || x.id != id || x.facts.Roster().Fingerprint() != id || x.facts.Roster().Devices[0].Node != fmt.Sprint(i) {
-			t.Errorf("roster %d is another: %+v", i, x)
-		}
-		if x != r.get(id) {
-			t.Errorf("there are two of roster %d", i)
-		}
+	want("after all came,", 8)
+	used := all[3].content()
+	want("while one is used,", 3, 8)
+	if again := all[3].content(); again != used {
+		t.Error("there are two of a roster")
 	}
 	runtime.KeepAlive(used)
+	r.get(all[5].id)
+	want("when another was used last,", 5)
+	for i, x := range all {
+		if c := x.content(); r.get(x.id) != x || c.Fingerprint() != x.id || c.Devices[0].Node != fmt.Sprint(i) {
+			t.Errorf("roster %d is another: %+v", i, c)
+		}
+	}
+	r.release()
+	other.release()
+	want("when the streams have ended,")
+	if used := hot.used.Load(); used != 0 {
+		t.Errorf("%d bytes are taken of the room that nobody has", used)
+	}
 }
 
 func TestNodesAreBounded(t *testing.T) {

@@ -92,7 +92,7 @@ func (n *node) decodeLive(w *work) {
 		mem = &w.mem
 	}
 	for _, l := range n.tail.waiting {
-		c, err := n.tail.decoder.DecodeIn(mem, l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.facts.Roster())
+		c, err := n.tail.decoder.DecodeIn(mem, l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.content())
 		switch {
 		case err == nil && c.Key.Sequence != l.second:
 			panic("BUG: a live second is another than it looked like")

@@ -22,13 +22,19 @@ const MaxSecond = math.MaxInt64 / int64(Day)
 // Facts are the fingerprints of a roster's devices and owners. Each costs a
 // SHA-256, so they are computed once per roster. They are immutable.
 type Facts struct {
-	roster          *attribution.Roster
+	roster          func() *attribution.Roster
 	devices, owners []Fingerprint
 }
 
 // FactsOf computes the facts of a roster, which must not change afterwards.
 func FactsOf(r *attribution.Roster) *Facts {
-	f := &Facts{roster: r, devices: make([]Fingerprint, len(r.Devices)), owners: make([]Fingerprint, len(r.Owners))}
+	return FactsAgain(r, func() *attribution.Roster { return r })
+}
+
+// FactsAgain computes the facts of a roster, and does not keep it: again, which any
+// goroutine may call, makes an equal one.
+func FactsAgain(r *attribution.Roster, again func() *attribution.Roster) *Facts {
+	f := &Facts{roster: again, devices: make([]Fingerprint, len(r.Devices)), owners: make([]Fingerprint, len(r.Owners))}
 	for i := range r.Devices {
 		f.devices[i] = r.Devices[i].Fingerprint()
 	}
@@ -39,7 +45,7 @@ func FactsOf(r *attribution.Roster) *Facts {
 }
 
 // Roster is the roster that these are the facts of.
-func (f *Facts) Roster() *attribution.Roster { return f.roster }
+func (f *Facts) Roster() *attribution.Roster { return f.roster() }
 
 // Device is the fingerprint of a device by its index in the roster.
 func (f *Facts) Device(i uint32) Fingerprint { return f.devices[i] }
@@ -141,24 +147,25 @@ func (fold *Fold) Devices() map[Fingerprint]*attribution.Device {
 // CopyFacts adds Owners and Devices to maps, of which either may be nil.
 func (fold *Fold) CopyFacts(owners map[Fingerprint]*attribution.Owner, devices map[Fingerprint]*attribution.Device) {
 	for _, f := range fold.facts {
+		r := f.Roster()
 		if devices != nil {
 			for i, id := range f.devices {
-				devices[id] = &f.roster.Devices[i]
+				devices[id] = &r.Devices[i]
 			}
 		}
 		if owners != nil {
 			for i, id := range f.owners {
-				owners[id] = &f.roster.Owners[i]
+				owners[id] = &r.Owners[i]
 			}
 		}
 	}
 }
 
 // Add adds a chunk that keeps the laws ([attribution.Chunk.Check]); f must be
-// the facts of its roster. If a series exceeds [MaxSecond] or a sum 64 bits,
+// the facts of its roster, or of an equal one. If a series exceeds [MaxSecond] or a sum 64 bits,
 // it adds nothing and returns an error that wraps ErrOverflow.
 func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
-	if f.roster != c.Roster {
+	if len(f.devices) != len(c.Roster.Devices) || len(f.owners) != len(c.Roster.Owners) {
 		panic("BUG: a chunk is folded with another roster's facts")
 	}
 	fold.adding = addings.Get().(*adding)

@@ -112,7 +112,7 @@ type LiveDecoder struct {
 
 	last keptSecond // decoded last
 	// Of last as well, to see that the roster need not be checked again.
-	roster        *attribution.Roster
+	rosterID      attribution.Fingerprint
 	cluster, node string
 }
 
@@ -209,13 +209,16 @@ func (d *LiveDecoder) DecodeIn(
 	mem *Arena, m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster,
 ) (*attribution.Chunk, error) {
 	var b base
+	id, err := d.rosterID, error(nil)
 	if m.GetBase() != 0 {
 		if b = d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
 			return nil, fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
 		}
+	} else if id, err = RosterID(m.GetRosterId()); err != nil {
+		return nil, err
 	}
 	derive := (*attribution.Chunk).Derive
-	if roster == d.roster && cluster == d.cluster && node == d.node {
+	if id == d.rosterID && cluster == d.cluster && node == d.node {
 		derive = (*attribution.Chunk).DeriveOnCheckedRoster
 	}
 	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster, derive, mem)
@@ -223,7 +226,7 @@ func (d *LiveDecoder) DecodeIn(
 		d.last.windows = nil
 		return nil, err
 	}
-	d.roster, d.cluster, d.node = roster, cluster, node
+	d.rosterID, d.cluster, d.node = id, cluster, node
 	d.last.keep(c.Windows, nil)
 	d.last.bound()
 	return c, nil
