@@ -54,7 +54,7 @@ func (r *roster) content() *attribution.Roster {
 			return x
 		}
 	}
-	x, err := wire.DecodeRoster(r.packed)
+	x, err := wire.UnpackRoster(r.packed.GetZstd())
 	if err != nil {
 		panic("BUG: a roster that was packed is not unpacked again: " + err.Error())
 	}

@@ -55,6 +55,34 @@ func BenchmarkDecodeChunk(b *testing.B) {
 	}
 }
 
+// BenchmarkDecodeRoster reads rosters as they come and as they are kept.
+func BenchmarkDecodeRoster(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			r := s.chunk().Roster
+			body, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))
+			if err != nil {
+				b.Fatal(err)
+			}
+			packed := wire.PackRoster(body)
+			for name, read := range map[string]func() error{
+				"decode": func() error { _, err := wire.DecodeRoster(packed); return err },
+				"unpack": func() error { _, err := wire.UnpackRoster(packed.GetZstd()); return err },
+			} {
+				b.Run(name, func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						if err := read(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(r.Owners)), "ns/owner")
+				})
+			}
+		})
+	}
+}
+
 // seconds of a chunk, each a chunk of its own under the chunk's roster.
 func secondsOf(c *attribution.Chunk) []*attribution.Chunk {
 	out := make([]*attribution.Chunk, c.Seconds)

@@ -1,6 +1,8 @@
 package wire_test
 
 import (
+	"errors"
+	"reflect"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -64,6 +66,24 @@ func FuzzDecodeRoster(f *testing.F) {
 		again, err := wire.DecodeRoster(wire.EncodeRoster(r))
 		if err != nil || again.Fingerprint() != r.Fingerprint() {
 			t.Fatalf("%+v became %+v, %v", r, again, err)
+		}
+		packed := wire.PackRoster(must(proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))))
+		want, err := wire.DecodeRoster(packed)
+		got, err2 := wire.UnpackRoster(packed.GetZstd())
+		if err != nil || err2 != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v (%v) is unpacked as %+v (%v)", want, err, got, err2)
+		}
+	})
+}
+
+// What was packed by others is an error, or a roster.
+func FuzzUnpackRoster(f *testing.F) {
+	f.Add(must(proto.Marshal(wire.EncodeRoster(shape{devices: 2, owners: 2, seconds: 1, tallies: true}.chunk().Roster))))
+	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, err := wire.UnpackRoster(wire.PackRoster(b).GetZstd())
+		if err != nil && !errors.Is(err, wire.ErrMalformed) {
+			t.Fatal(err)
 		}
 	})
 }

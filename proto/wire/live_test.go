@@ -1,9 +1,11 @@
 package wire_test
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -412,4 +414,22 @@ func FuzzLive(f *testing.F) {
 			same(t, again, got)
 		}
 	})
+}
+
+// A roster as large as travels, of texts that compress badly, is unpacked too.
+func TestALargeRosterIsUnpacked(t *testing.T) {
+	r := &attribution.Roster{Methods: []string{"m"}}
+	text := make([]byte, wire.MaxText/2)
+	for i := range 1800 {
+		_, _ = rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(text)
+		r.Owners = append(r.Owners, attribution.Owner{Kind: attribution.Container, Cluster: "c", Node: "n", Pod: hex.EncodeToString(text)})
+	}
+	packed := wire.PackRoster(must(proto.MarshalOptions{Deterministic: true}.Marshal(wire.EncodeRoster(r))))
+	if n := len(packed.GetZstd()); n < wire.MaxBody {
+		t.Fatalf("%d bytes: this is about more than %d", n, wire.MaxBody)
+	}
+	got, err := wire.UnpackRoster(packed.GetZstd())
+	if err != nil || got.Fingerprint() != r.Fingerprint() {
+		t.Fatal("it is another", err)
+	}
 }
