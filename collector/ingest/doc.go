@@ -57,8 +57,9 @@
 // # Bounds
 //
 // Pending chunks are bounded in number and bytes ([Limits]). At the bound every
-// group becomes ready, streams are no longer read, and gRPC's flow control
-// makes the agents wait; they have it all on disk. A store that fails has the
+// group becomes ready, streams are no longer read, and their agents are told to
+// send nothing, or gRPC's flow control makes them wait; they have it all on disk.
+// What waits is what came: a chunk is made once there is room for it. A store that fails has the
 // same effect: nothing is acknowledged, nothing is lost, and the writer tries
 // again.
 //
@@ -66,9 +67,11 @@
 // pending, and ready groups are committed in an order that is fair by bytes: a
 // node that floods waits behind those that do not. Live seconds and rosters are
 // bounded over all streams; at the bound those that hold more than an equal
-// share drop their oldest, and the others nothing ([pool]). Agents that bring a
+// share drop their oldest, and the others nothing ([pool]). Rosters are kept packed,
+// and decoded while anything has them ([roster]). Agents that bring a
 // backlog take turns with it ([turns]), and where live seconds come late, which
 // they do when the processor is short, agents are asked to do without for a while
-// ([pause]): so what was sent and not read is little. A stream whose agent
+// ([pause]): so what was sent and not read is little. What an agent may send, by all of
+// them, is one state ([pacing]). A stream whose agent
 // does not read its acks holds up itself alone, and is ended after a minute.
 package ingest

@@ -111,7 +111,8 @@ type LiveDecoder struct {
 	peeked LiveHead // of the newest message that Peek took
 
 	last keptSecond // decoded last
-	// Of last as well, to see that the roster need not be checked again.
+	// Of last as well, to see that the roster, of which the id is the fingerprint,
+	// need not be checked again.
 	rosterID      attribution.Fingerprint
 	cluster, node string
 }
@@ -209,13 +210,16 @@ func (d *LiveDecoder) DecodeIn(
 	mem *Arena, m *pb.Live, cluster, node string, boot attribution.Boot, roster *attribution.Roster,
 ) (*attribution.Chunk, error) {
 	var b base
-	id, err := d.rosterID, error(nil)
+	id := d.rosterID
 	if m.GetBase() != 0 {
 		if b = d.last.windows; len(b) == 0 || int64(b[0].Second) != m.GetBase() {
 			return nil, fmt.Errorf("live second after %d: %w", m.GetBase(), ErrNoBase)
 		}
-	} else if id, err = RosterID(m.GetRosterId()); err != nil {
-		return nil, err
+	} else {
+		var err error
+		if id, err = RosterID(m.GetRosterId()); err != nil {
+			return nil, err
+		}
 	}
 	derive := (*attribution.Chunk).Derive
 	if id == d.rosterID && cluster == d.cluster && node == d.node {

@@ -68,7 +68,7 @@ type unpacking struct {
 // count counts what there is, so that memory is taken once.
 func (p *unpacking) count() error {
 	return p.each(0, len(p.text), func(f field) error {
-		labels := protowire.Number(0)
+		labels := 0
 		switch f.number {
 		case 1:
 			p.devices++
@@ -241,7 +241,7 @@ func (p *unpacking) subject(of field, s *attribution.Subject) error {
 
 // field is one of a message: a number, or what lies in [from, to) of the text.
 type field struct {
-	number   protowire.Number
+	number   int
 	value    uint64
 	from, to int
 }
@@ -256,7 +256,7 @@ func (t *fields) part(f field) string { return t.text[f.from:f.to] }
 func (t *fields) each(at, end int, f func(field) error) error {
 	for at < end {
 		tag, n := t.varint(at, end)
-		x := field{number: protowire.Number(tag >> 3)}
+		x := field{number: int(tag >> 3)}
 		at = n
 		switch value, n := t.varint(at, end); {
 		case n < 0 || at < 0:

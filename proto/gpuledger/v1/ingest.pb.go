@@ -24,7 +24,8 @@ const (
 )
 
 // Pace is what an agent may send. A collector has the agents that bring a
-// backlog take turns, and does without live seconds while it is behind. What may
+// backlog take turns, and those wait whose chunk it has no memory for, and does
+// without live seconds while it is behind. What may
 // not be sent waits in the spool; an agent that does not know this message is
 // held back by flow control alone.
 type Pace int32
