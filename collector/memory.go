@@ -16,7 +16,7 @@ import (
 // that is its own, so that it works harder before the kernel ends the process:
 // DuckDB's memory, half of that again for what DuckDB does not count, and a tenth for
 // the rest are left out. A
-// third of Go's memory may be taken by what is pending, if the configuration would
+// quarter of Go's memory may be taken by what is pending, if the configuration would
 // let it be more; DuckDB takes an eighth of a limit that its default is more of, and
 // what was configured for it in any case. The environment's GOMEMLIMIT counts more.
 // It changes the whole process: call it from main, once, before the collector is
@@ -59,7 +59,7 @@ const garbagePercent = 50
 
 // pendingPart is the part of Go's memory that may be pending; what was just
 // committed takes up to half as much again.
-const pendingPart = 3
+const pendingPart = 4
 
 // noLimit is from where on a limit is none: some cgroups say so.
 const noLimit = 1 << 62

@@ -24,11 +24,11 @@ func TestGoMemory(t *testing.T) {
 	}
 }
 
-// What is pending gets a third of Go's memory at most, DuckDB an eighth of a small
+// What is pending gets a quarter of Go's memory at most, DuckDB an eighth of a small
 // limit unless it was told otherwise, and nothing else of the configuration changes.
 func TestFitMemory(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
-	const thirdOfGo = -1
+	const quarterOfGo = -1
 	d := DefaultConfig()
 	if d.Limits.PendingBytes != gib || d.DuckDB.MemoryBytes != 512*mib || ingest.DefaultLimits().PendingBytes != gib {
 		t.Fatal("the defaults are others: this table is about 1 GiB pending and 512 MiB for DuckDB")
@@ -37,33 +37,33 @@ func TestFitMemory(t *testing.T) {
 		what               string
 		limit              int64 // all in MiB
 		pending, duckdb    int64 // configured
-		wantPending        int64 // thirdOfGo: a third of wantGo
+		wantPending        int64 // quarterOfGo: a quarter of wantGo
 		wantDuckDB, wantGo int64
 		enough             bool
 	}{
 		{"defaults, plenty", 10_240, 0, 0, 0, 0, 8448, true},
 		{"defaults written out, plenty", 10_240, 1024, 512, 1024, 512, 8448, true},
-		{"less pending than a third", 10_240, 100, 0, 100, 0, 8448, true},
-		{"more pending than a third", 10_240, 4000, 0, thirdOfGo, 0, 8448, true},
-		{"just too little for the default of what is pending", 4260, 0, 0, thirdOfGo, 0, 3066, true},
-		{"just enough for it", 4270, 0, 0, 0, 0, 3075, true},
-		{"DuckDB's default is less than an eighth", 4100, 0, 0, thirdOfGo, 0, 2922, true},
-		{"and a little more", 4080, 0, 0, thirdOfGo, 510, 2907, true},
-		{"the same, written out", 4080, 1024, 512, thirdOfGo, 510, 2907, true},
-		{"more configured for DuckDB", 3060, 0, 1000, thirdOfGo, 1000, 1254, true},
+		{"less pending than a quarter", 10_240, 100, 0, 100, 0, 8448, true},
+		{"more pending than a quarter", 10_240, 4000, 0, quarterOfGo, 0, 8448, true},
+		{"just too little for the default of what is pending", 5400, 0, 0, quarterOfGo, 0, 4092, true},
+		{"just enough for it", 5410, 0, 0, 0, 0, 4101, true},
+		{"DuckDB's default is less than an eighth", 4100, 0, 0, quarterOfGo, 0, 2922, true},
+		{"and a little more", 4080, 0, 0, quarterOfGo, 510, 2907, true},
+		{"the same, written out", 4080, 1024, 512, quarterOfGo, 510, 2907, true},
+		{"more configured for DuckDB", 3060, 0, 1000, quarterOfGo, 1000, 1254, true},
 		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2604, true},
-		{"small", 1600, 0, 0, thirdOfGo, 200, 1140, true},
-		{"DuckDB's least", 600, 0, 0, thirdOfGo, 128, 348, true},
+		{"small", 1600, 0, 0, quarterOfGo, 200, 1140, true},
+		{"DuckDB's least", 600, 0, 0, quarterOfGo, 128, 348, true},
 		{"tight for what is configured", 600, 64, 400, 64, 400, 256, false},
-		{"tight", 400, 0, 0, thirdOfGo, 128, 256, false},
-		{"tighter than Go's least", 100, 0, 0, thirdOfGo, 128, 256, false},
+		{"tight", 400, 0, 0, quarterOfGo, 128, 256, false},
+		{"tighter than Go's least", 100, 0, 0, quarterOfGo, 128, 256, false},
 	} {
 		cfg := DefaultConfig()
 		cfg.Limits.PendingBytes, cfg.DuckDB.MemoryBytes = c.pending*mib, c.duckdb*mib
 		want := cfg
 		want.Limits.PendingBytes, want.DuckDB.MemoryBytes = c.wantPending*mib, c.wantDuckDB*mib
-		if c.wantPending == thirdOfGo {
-			want.Limits.PendingBytes = c.wantGo * mib / 3
+		if c.wantPending == quarterOfGo {
+			want.Limits.PendingBytes = c.wantGo * mib / 4
 		}
 		got, heap, enough := fitMemory(uint64(c.limit*mib), cfg)
 		if heap != c.wantGo*mib || enough != c.enough {

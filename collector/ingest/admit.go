@@ -28,13 +28,20 @@ func (st *stream) makeChunk(ctx context.Context, make func(room *charge) error) 
 }
 
 // await takes room for a chunk. An agent whose chunk waits for long is told to send
-// nothing meanwhile.
+// nothing meanwhile. It has a backlog then, and needs a turn to go on.
 func (st *stream) await(ctx context.Context, bytes int64) error {
-	err := st.s.budget.take(ctx, st.node.holder, bytes, func() { st.pacing.set(&st.pacing.full, true) })
+	waited := false
+	err := st.s.budget.take(ctx, st.node.holder, bytes, func() {
+		waited = true
+		st.pacing.set(&st.pacing.full, true)
+	})
 	if err != nil {
 		return status.FromContextError(err).Err()
 	}
-	st.pacing.set(&st.pacing.full, false)
+	if waited {
+		st.turn.need()
+		st.pacing.set(&st.pacing.full, false)
+	}
 	return nil
 }
 

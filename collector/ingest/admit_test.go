@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,7 +15,7 @@ import (
 
 // full is a collector whose store commits nothing until it is let, and two agents:
 // the chunks of the first are all that may be pending.
-func full(t *testing.T) (r *rig, st *memStore, greedy, other *agent, sent []*attribution.Chunk, let func()) {
+func full(t *testing.T, turns int) (r *rig, st *memStore, greedy, other *agent, sent []*attribution.Chunk, let func()) {
 	st = newMemStore()
 	stuck := make(chan struct{})
 	st.fault = func(*store.Batch) error {
@@ -22,7 +23,7 @@ func full(t *testing.T) (r *rig, st *memStore, greedy, other *agent, sent []*att
 		return nil
 	}
 	o := quick()
-	o.Limits.PendingChunks = 6
+	o.Limits.PendingChunks, o.Limits.CatchingUp = 6, turns
 	r = start(t, st, o)
 	greedy = r.connect(nodeID{"c", "greedy"}, attribution.Boot{1})
 	other = r.connect(nodeID{"c", "other"}, attribution.Boot{1})
@@ -43,7 +44,7 @@ func TestWhoseChunkWaitsIsToldToSendNothing(t *testing.T) {
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
-		r, st, greedy, other, sent, let := full(t)
+		r, st, greedy, other, sent, let := full(t, 0)
 		defer let()
 		as := []*agent{greedy, other}
 		c := makeChunk(other.id, other.boot, base, 10)
@@ -64,12 +65,50 @@ func TestWhoseChunkWaitsIsToldToSendNothing(t *testing.T) {
 	})
 }
 
+// Who was told to send nothing needs a turn to go on: it has a backlog by then.
+func TestWhoWaitedForMemoryGoesOnInTurn(t *testing.T) {
+	emptyPools()
+	defer emptyPools()
+	synctest.Test(t, func(t *testing.T) {
+		r, st, _, other, sent, let := full(t, 1)
+		defer let()
+		as := []*agent{other}
+		for i := range 4 {
+			as = append(as, r.connect(nodeID{"c", fmt.Sprint(i)}, attribution.Boot{1}))
+		}
+		time.Sleep(6 * turnPatience) // virtual: all have had their first turn
+		for _, a := range as {
+			c := makeChunk(a.id, a.boot, base, 10)
+			sent = append(sent, c)
+			a.chunk(c)
+		}
+		time.Sleep(budgetPatience)
+		wantPaces(t, "when all have waited", as, nothing, nothing, nothing, nothing, nothing)
+		let()
+		for n := 1; n <= len(as); n++ {
+			synctest.Wait()
+			going := 0
+			for _, a := range as {
+				if a.pace() == everything {
+					going++
+				}
+			}
+			if going != n {
+				t.Errorf("%d go on at the time of turn %d", going, n)
+			}
+			time.Sleep(turnPatience)
+		}
+		r.drain()
+		st.wantExactly(t, sent)
+	})
+}
+
 // What waits for memory is what came, not what becomes of it.
 func TestLaw8WhatWaitsForMemoryIsNotDecoded(t *testing.T) {
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
-		r, st, _, other, sent, let := full(t)
+		r, st, _, other, sent, let := full(t, 0)
 		defer let()
 		c := makeChunk(other.id, other.boot, base, 10)
 		for _, s := range secondsOf(c) {

@@ -143,7 +143,10 @@ func (b *budget) give(back ...charge) {
 // grantWaiting grants in order of what is held, and stops at the first that
 // does not fit: otherwise large chunks would wait for ever behind small ones.
 func (b *budget) grantWaiting() {
-	slices.SortStableFunc(b.waiting, func(x, y *waiter) int { return cmp.Compare(x.by.bytes, y.by.bytes) })
+	if len(b.waiting) == 0 || !b.fits(slices.MinFunc(b.waiting, leastHeld).bytes) {
+		return // as is mostly so, of thousands that wait
+	}
+	slices.SortStableFunc(b.waiting, leastHeld)
 	k := 0
 	for ; k < len(b.waiting) && b.fits(b.waiting[k].bytes); k++ {
 		b.grant(b.waiting[k].by, b.waiting[k].bytes)
@@ -151,6 +154,8 @@ func (b *budget) grantWaiting() {
 	}
 	b.waiting = slices.Delete(b.waiting, 0, k)
 }
+
+func leastHeld(x, y *waiter) int { return cmp.Compare(x.by.bytes, y.by.bytes) }
 
 func (b *budget) used() (chunks, bytes int64) {
 	b.mu.Lock()

@@ -93,7 +93,7 @@ type rosters struct {
 
 // hotRosters is how many bytes of decoded rosters stay, some 20 KiB each of a node of
 // 8 devices.
-const hotRosters = 64 << 20
+const hotRosters = 32 << 20
 
 // get is the roster of an id, nil where it is not there (any more).
 func (r *rosters) get(id attribution.Fingerprint) *roster {

@@ -18,7 +18,8 @@ import (
 // with a chunk in full. It ends when the agent has caught up, which its first live
 // second or announced chunk says, when it has kept the collector waiting, and when
 // others wait and it has had its share: then it is told to send nothing, and waits
-// again.
+// again. Who was told to send nothing because its chunk waited for memory needs a turn
+// to go on.
 type turns struct {
 	most int // at once
 
@@ -79,6 +80,15 @@ func (t *turn) took() {
 	default:
 		t.leave()
 		t.of.wait(t)
+		t.hold(true)
+	}
+}
+
+// need has an agent that is to have a backlog wait for a turn, unless it has one.
+func (t *turn) need() {
+	t.of.mu.Lock()
+	defer t.of.mu.Unlock()
+	if !t.queued && !t.has.Load() && !t.ask() {
 		t.hold(true)
 	}
 }

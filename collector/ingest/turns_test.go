@@ -33,7 +33,7 @@ func TestTurns(t *testing.T) {
 			if gone[x] {
 				continue
 			}
-			switch rapid.SampledFrom([]string{"chunks", "chunks", "caught up", "late", "end"}).Draw(rt, "what") {
+			switch rapid.SampledFrom([]string{"chunks", "chunks", "need", "caught up", "late", "end"}).Draw(rt, "what") {
 			case "chunks":
 				for range rapid.IntRange(1, 2*turnChunks).Draw(rt, "chunks") {
 					if told[x] {
@@ -41,6 +41,8 @@ func TestTurns(t *testing.T) {
 					}
 					x.took()
 				}
+			case "need":
+				x.need()
 			case "caught up":
 				x.caughtUp()
 			case "late":
