@@ -134,7 +134,7 @@ type LimitsConfig struct {
 
 	// PendingBytes is the same in bytes of memory. Default: 1073741824
 	// (1 GiB). 0 means the default. Where the cgroup limits memory, it is at
-	// most a third of what Go may take of that.
+	// most a quarter of what Go may take of that.
 	PendingBytes int64 `yaml:"pending_bytes"`
 
 	// DecodedBytes is how much memory chunks that wait to be committed may take
