@@ -30,7 +30,7 @@ const (
 	loadFor     = 20 * time.Second
 	loadAgents  = "200"
 	loadBacklog = 5 * time.Minute
-	loadMemory  = 3 << 30 // bytes, as in deploy/collector
+	loadMemory  = 2 << 30 // bytes; deploy/collector has half as much again
 )
 
 // BenchmarkLoad holds a collector under whole fleets of agents, made by

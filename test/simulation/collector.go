@@ -262,7 +262,7 @@ func cardOf(h100, l4 money.Amount) rating.Card {
 
 // expected reports whether an error is one that faults cause.
 func expected(err error) bool {
-	return errors.Is(err, store.ErrUnavailable) || errors.Is(err, errRefused) || errors.Is(err, plan.ErrNothing) ||
+	return errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrOutdated) || errors.Is(err, errRefused) || errors.Is(err, plan.ErrNothing) ||
 		errors.Is(err, rerating.ErrUndo) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 

@@ -290,10 +290,13 @@ func (l *Ledger) roll(through attribution.Second) {
 }
 
 // rerate makes an entry's transfers.
-func (l *Ledger) rerate(r *store.Rerating) error {
+func (l *Ledger) rerate(r *store.Rerating, shared bool) error {
 	next, err := l.journal.With(r.Entry)
 	if err != nil {
 		return fmt.Errorf("%w: %w", store.ErrBadBatch, err)
+	}
+	if n := l.seconds(r.Entry.From, r.Entry.To); shared && r.Entry.Undoes == 0 && n != r.Seconds {
+		return fmt.Errorf("%w: it is planned of %d seconds, and %d are stored of its time", store.ErrOutdated, r.Seconds, n)
 	}
 	l.addSums(&store.Batch{Owners: r.Owners, Devices: r.Devices})
 	if undone := r.Entry.Undoes; undone != 0 {
@@ -315,6 +318,16 @@ func (l *Ledger) rerate(r *store.Rerating) error {
 	}
 	l.put(store.Reratings, body, r.Entry.Applied)
 	return nil
+}
+
+// seconds counts those of all nodes in [from, to).
+func (l *Ledger) seconds(from, to attribution.Second) (n int64) {
+	for id := range l.nodes {
+		for _, x := range l.ranges(id) {
+			n += int64(max(0, min(x.To, to)-max(x.From, from)))
+		}
+	}
+	return n
 }
 
 // transfer moves sums from a series to its other revision, or back.

@@ -112,7 +112,7 @@ func (s *Store) count() uint64 {
 
 // Rerate implements [store.Store].
 func (s *Store) Rerate(ctx context.Context, r *store.Rerating) error {
-	return s.write(ctx, "rerate", func() error { return s.l.rerate(r) })
+	return s.write(ctx, "rerate", func() error { return s.l.rerate(r, s.shared) })
 }
 
 // Roll implements [store.Store].
