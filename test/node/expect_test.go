@@ -212,6 +212,24 @@ func (l *ledger) each(f func(second *ledger)) {
 	}
 }
 
+// mostMissed is in how many seconds of a test an agent may not have looked at a
+// device in time, for want of a processor.
+const mostMissed = 2
+
+// eachSeen is each without the seconds in which some time of a device is
+// unobserved: see observeSeen.
+func (l *ledger) eachSeen(device string, f func(second *ledger)) {
+	l.t.Helper()
+	missed := 0
+	l.each(func(s *ledger) {
+		if s.sum(device, "*", "unobserved") == 0 {
+			f(s)
+		} else if missed++; missed > mostMissed {
+			l.t.Errorf("some time of %s is unobserved in %d seconds\n%s", device, missed, s)
+		}
+	})
+}
+
 // near fails where a duration is further off than it may be.
 func near(t *testing.T, what string, got, want, may time.Duration) {
 	t.Helper()

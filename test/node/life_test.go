@@ -163,7 +163,7 @@ func TestKubeletRestarted(t *testing.T) {
 	after := n.observe(3)
 	whole := n.ledger(before.from, after.to)
 	claims := []claim{by(x.c("main")).holding(1), by(y.c("main")).used(a).holding(1), by(z.c("main")).holding(1)}
-	whole.each(func(s *ledger) { s.expect(gpuA, claims...) })
+	whole.eachSeen(gpuA, func(s *ledger) { s.expect(gpuA, claims...) })
 	whole.expect(gpuA, claims...)
 }
 
@@ -215,7 +215,7 @@ func TestKubeletDown(t *testing.T) {
 	n.podsAPI.Stop()
 	down := n.observe(4)
 	whole := n.ledger(before.from, down.to)
-	whole.each(func(s *ledger) { s.expect(gpuA, by(x.c("main")).used(a).holding(1), by(y.c("main")).holding(1)) })
+	whole.eachSeen(gpuA, func(s *ledger) { s.expect(gpuA, by(x.c("main")).used(a).holding(1), by(y.c("main")).holding(1)) })
 	a.stop()
 	x.delete()
 	n.kubelet.Restart()
