@@ -2,9 +2,11 @@ package spool_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/gpuledger/gpuledger/agent/spool"
@@ -101,6 +103,92 @@ func TestDamagedRosterIsWrittenAgain(t *testing.T) {
 			t.Errorf("the roster of %d is %q, %v", sequence, got, err)
 		}
 	}
+}
+
+// TestLaw3ASegmentWhoseFirstWriteIsDamagedStillSaysWhereTheLogStood: all before it
+// was acknowledged and is gone, so nothing else does. Any bit of what follows the
+// head rots, its first record's most of all.
+func TestLaw3ASegmentWhoseFirstWriteIsDamagedStillSaysWhereTheLogStood(t *testing.T) {
+	const first = attribution.Second(1_700_000_000)
+	fill := func() (*memfs.FS, attribution.Second) {
+		fsys := memfs.New()
+		s := open(t, fsys, small())
+		next := first
+		for range 3 {
+			at := next
+			next = appendChunk(t, s, at)
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			s.Ack(at)
+		}
+		if err := s.AppendMeter([]byte("who held what")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, fsys, small())
+		appendChunk(t, s, next)
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		fsys.Unlock() // the process is killed
+		return fsys, next
+	}
+	const segment = "0000000002.seg"
+	fsys, next := fill()
+	if names, err := fsys.ReadDir(dir); err != nil || slices.Contains(names, "0000000001.seg") {
+		t.Fatalf("the first segment is still there: %v, %v", names, err)
+	}
+	batch := batchAt(t, fsys, segment)
+	for bit := range 9 * 8 {
+		fsys, _ := fill()
+		if err := fsys.Flip(filepath.Join(dir, segment), int64(batch)*8+int64(bit)); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, fsys, small())
+		if s.Next() != next || string(s.Meter()) != "who held what" || !s.InDoubt(next) {
+			t.Fatalf("bit %d: next is %d, the meter is %q, in doubt: %t; want %d, what was kept, and doubt", bit, s.Next(), s.Meter(), s.InDoubt(next), next)
+		}
+		at := next // it goes on, and is opened once more
+		after := appendChunk(t, s, at)
+		if err := errors.Join(s.Sync(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, fsys, small())
+		if s.Next() != after {
+			t.Fatalf("bit %d: after another chunk next is %d, want %d", bit, s.Next(), after)
+		}
+		if all := chunks(t, s); len(all) != 1 || all[0].Sequence != at {
+			t.Fatalf("bit %d: %d chunks are there", bit, len(all))
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// batchAt is where the first write of a segment begins, behind its head.
+func batchAt(t *testing.T, fsys *memfs.FS, name string) int {
+	t.Helper()
+	f, err := fsys.Open(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1<<16)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	at := 8 // the magic; then frames: length, checksum, type, payload
+	for at+9 <= n && b[at+8] != 2 {
+		at += 9 + int(binary.LittleEndian.Uint32(b[at:]))
+	}
+	if at+9 > n {
+		t.Fatalf("%s holds no batch", name)
+	}
+	return at
 }
 
 // TestLaw3WhatAKilledProcessWroteIsSyncedByTheNext: a process is killed before its

@@ -154,11 +154,9 @@ func (s *Spool) cutAt(g *found, newer []uint64) error {
 
 // durableEnd is how much of the newest segment counts. Damage before the last
 // batch is in what was once durable; from there on the first damage is where a
-// write was torn, and what follows it may lack what came before.
+// write was torn, and what follows it may lack what came before. Where that is the
+// first batch, the segment's head counts: it says what the log came to before.
 func (d *damage) durableEnd(size int) int {
-	if d.lastBatch < 0 {
-		return 0
-	}
 	for _, b := range d.bad {
 		if b.from > d.lastBatch {
 			return b.from

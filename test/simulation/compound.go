@@ -234,12 +234,51 @@ func (w *world) rotAtRestart(n *node) {
 	n.start()
 }
 
+// rotFirst has the power fail after an agent's first write, to a new segment, and
+// that write rot: nothing but the segment's head tells then what the log came to.
+func (w *world) rotFirst(n *node) {
+	w.event("a segment's first write rots (%s)", n.name)
+	for range 3 {
+		n.leave()
+		n.link.refuse(true)
+		w.light(n, &fuse{power: true}, 4, 4, func() {
+			n.damage(rotFirst)
+			n.powerOn()
+			w.later(5*time.Second+w.upTo(20*time.Second), n.start)
+		})
+		w.wait(40 * time.Second)
+		n.powerOn()
+		n.start()
+		n.link.refuse(false)
+		w.wait(time.Minute)
+	}
+}
+
 // rerateUnheard has a rerating take effect, and the collector hear of a failure.
 func (w *world) rerateUnheard(*node) {
 	c := w.any()
 	c.storeTrouble(0, 0, 1)
 	w.rerateAt(c)
 	c.storeTrouble(0, 0, 0)
+}
+
+// stall has stores be slow while agents have a backlog. Nothing else happens behind
+// it: those whose chunks waited for memory must go on by themselves.
+func (w *world) stall() {
+	w.event("stores stall")
+	for _, n := range w.nodes {
+		n.link.refuse(true)
+		n.link.cut()
+	}
+	w.wait(time.Minute + w.upTo(2*time.Minute))
+	for _, c := range w.at {
+		c.start()
+		c.storeTrouble(10*time.Second, 0, 0)
+	}
+	for _, n := range w.nodes {
+		n.link.refuse(false)
+	}
+	w.wait(40*time.Second + w.upTo(time.Minute))
 }
 
 // siege has little go wrong, for a long time: a disk is full for longer than

@@ -40,6 +40,12 @@ func (w *world) live() {
 		left := total - time.Since(w.began)
 		w.quiet(max(left/time.Duration(stretches-i), time.Minute), scale)
 	}
+	if w.seed%7 == 1 {
+		w.rotFirst(w.nodes[w.r.IntN(len(w.nodes))])
+	}
+	if w.limits.PendingChunks > 0 {
+		w.stall()
+	}
 }
 
 // upTo is a random time.

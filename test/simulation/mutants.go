@@ -158,6 +158,11 @@ func Mutants() []Mutant {
 			New: "if PLANTED {\n\t\treturn f.Close()\n\t}\n\treturn errors.Join(f.Sync(), f.Close(), s.fsys.SyncDir(s.dir))",
 		},
 		{
+			Name: "a segment whose first write is damaged is given up whole", File: "agent/spool/recover.go",
+			Old: "func (d *damage) durableEnd(size int) int {\n",
+			New: "func (d *damage) durableEnd(size int) int {\n\tif PLANTED && d.lastBatch < 0 {\n\t\treturn 0\n\t}\n",
+		},
+		{
 			Name: "what a chunk was made in is not copied", File: "collector/ingest/chunk.go",
 			Old: "c.decoded, c.lent = clone(c.decoded), false",
 			New: "if c.lent = false; !PLANTED {\n\t\t\tc.decoded = clone(c.decoded)\n\t\t}",

@@ -61,6 +61,7 @@ type expectation struct {
 	torn   bool               // what was kept may be older, or gone
 	full   [][]stretch        // by weak stretch, how devices may have been held when it began
 	resume attribution.Second // the next agent goes on here, or a little later
+	booted attribution.Second // when the machine came up, at the latest, as the agents since then have it
 	anew   *machineLife       // in which the timeline began anew last; nil: none
 }
 
@@ -105,9 +106,10 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 	case added != 0:
 		e.kept = append(slices.Clone(e.kept), stretch{added - 1, b.end})
 	}
+	e.booted = max(e.booted, b.booted)
 	switch {
 	case e.prev == nil || e.l.lasting(b):
-		e.resume = b.end - unsealed
+		e.resume, e.booted = b.end-unsealed, 0
 	case b.opened0 < e.resume: // all was lost, and the timeline has begun anew
 		e.resume = b.opened0
 	}
@@ -146,9 +148,9 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 	if e.anew == m || !e.l.lasting(p) { // the machine may have come up by another clock
 		boot = min(boot, b.booted)
 	}
-	up := m.boot // for sure, as this agent has it
-	if !e.l.lasting(p) {
-		up = max(up, b.booted)
+	up := m.boot         // for sure, as this agent has it
+	if !e.l.lasting(p) { // any of those before may have been the last that kept anything
+		up = max(up, b.booted, e.booted)
 	}
 	oldest := b.opened0 - attribution.Second(e.n.maxGap.Seconds())
 	for s := e.resume; s <= max(oldest, b.booted)+3; s++ {

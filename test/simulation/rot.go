@@ -234,3 +234,26 @@ func rotRoster(fs *memfs.FS, dir string, r *rand.Rand) (d damage, err error) {
 	d.again = open[slices.IndexFunc(open, func(f frame) bool { return f.roster == id })].seconds.from
 	return d, flip(fs, name, &all[at], r)
 }
+
+// rotFirst inverts a bit of the record that begins the newest segment's only write.
+func rotFirst(fs *memfs.FS, dir string, r *rand.Rand) (d damage, err error) {
+	name, all, err := newest(fs, dir)
+	if err != nil {
+		return d, err
+	}
+	at := -1
+	for k, f := range all {
+		switch {
+		case f.kind == recordBatch && at >= 0:
+			return damage{}, nil // there was another
+		case f.kind == recordBatch:
+			at = k
+		case f.holds():
+			d.gone = append(d.gone, f.seconds)
+		}
+	}
+	if at < 0 {
+		return d, nil
+	}
+	return d, flip(fs, name, &all[at], r)
+}
