@@ -58,7 +58,7 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 const garbagePercent = 50
 
 // pendingPart is the part of Go's memory that may be pending; what was just
-// committed takes up to half as much again.
+// committed takes some of that again.
 const pendingPart = 4
 
 // noLimit is from where on a limit is none: some cgroups say so.

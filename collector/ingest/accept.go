@@ -69,7 +69,7 @@ func (s *Server) Accept(ctx context.Context, c *attribution.Chunk) error {
 	}
 	s.count.accepted.Add(1)
 	s.count.slices.Add(sliceCount(c))
-	s.count.unpriced.Add(s.unpriced.note(c, s.o.Clock()))
+	s.count.unpriced.Add(s.unpriced.note(c, func() *attribution.Roster { return c.Roster }, s.o.Clock()))
 	return nil
 }
 

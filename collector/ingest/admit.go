@@ -114,7 +114,7 @@ func (st *stream) place(c *chunk, w *work) error {
 	}
 	s.count.accepted.Add(1)
 	s.count.slices.Add(sliceCount(whole))
-	s.count.unpriced.Add(s.unpriced.note(whole, s.o.Clock()))
+	s.count.unpriced.Add(s.unpriced.note(whole, c.roster.content, s.o.Clock()))
 	return err
 }
 

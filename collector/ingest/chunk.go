@@ -23,7 +23,7 @@ type chunk struct {
 	// decoded is guarded by its node's mutex. It is there until the chunk is
 	// folded, and then until it is stored where there is room.
 	decoded *attribution.Chunk
-	lent    bool  // decoded is memory of somebody's work
+	lent    bool  // decoded is memory of somebody's work, and its roster may be an outline
 	kept    int64 // bytes of decoded, part of the room
 	// again is what was decoded for a question, while any question has it.
 	again atomic.Pointer[weak.Pointer[attribution.Chunk]]
@@ -124,6 +124,14 @@ const chunksPerMinute = int64(rollup.Minute) / attribution.ChunkSeconds
 func (c *chunk) own() {
 	if c.lent {
 		c.decoded, c.lent = clone(c.decoded), false
+		c.decoded.Roster = c.roster.content()
+	}
+}
+
+// inFull has the decoded chunk have more than an outline of its roster.
+func (c *chunk) inFull() {
+	if c.lent {
+		c.decoded.Roster = c.roster.content()
 	}
 }
 

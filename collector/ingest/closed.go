@@ -58,7 +58,7 @@ func (st *stream) close(key attribution.ChunkKey, m *pb.ChunkClosed, w *work) (*
 	}
 	first, _ := n.liveAt(key.Sequence)
 	last, _ := n.liveAt(end)
-	c, r := st.rebuild(key, int(m.GetSeconds()), n.live[first:last], &w.mem)
+	c, r := st.rebuild(key, int(m.GetSeconds()), n.live[first:last], w)
 	if c == nil {
 		return nil, st.resendLocked(key)
 	}
@@ -73,9 +73,9 @@ func (st *stream) close(key attribution.ChunkKey, m *pb.ChunkClosed, w *work) (*
 }
 
 // rebuild makes the chunk of a key from its live seconds, in order, as the agent
-// did, in an arena. The seconds stay as they are, and the chunk may share their
+// did, in a work's memory. The seconds stay as they are, and the chunk may share their
 // slices. It returns nil where they make no chunk.
-func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, mem *wire.Arena) (*attribution.Chunk, *roster) {
+func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, w *work) (*attribution.Chunk, *roster) {
 	ns, nt := 0, 0
 	for _, l := range seconds {
 		ns, nt = ns+int(sliceCount(l.chunk)), nt+len(l.chunk.Tallies)
@@ -88,8 +88,11 @@ func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, mem 
 		of := seconds[0].roster
 		used = usedOf(seconds[0].chunk.Roster, seconds)
 		if r := st.excerpt.find(of, used); r != nil {
-			return joinExcerpt(key, n, seconds, r, used, mem), r
+			return joinExcerpt(key, n, seconds, r, used, w), r
 		}
+	}
+	for _, l := range seconds {
+		l.chunk.Roster = l.roster.content()
 	}
 	c, ok := joinAny(key, n, seconds)
 	if !ok || c.Check() != nil {
@@ -169,11 +172,11 @@ func usedOf(r *attribution.Roster, seconds []*live) []bool {
 // same order, so everything stays in the canonical order that each second is in;
 // and each was checked, so that the whole keeps the laws, as attribution.Join of
 // them does.
-func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, used []bool, mem *wire.Arena) *attribution.Chunk {
+func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, used []bool, w *work) *attribution.Chunk {
 	of := seconds[0].chunk.Roster
 	c := &attribution.Chunk{Key: key, Seconds: n, Roster: of}
 	if r != seconds[0].roster {
-		c.Roster = excerptOf(of, used)
+		c.Roster = w.outlineOf(r)
 	}
 	begin := make([]int, len(of.Devices)+1) // where each device's windows begin
 	windows, tallies := 0, 0
@@ -186,7 +189,7 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 	for d := range of.Devices {
 		begin[d+1] += begin[d]
 	}
-	c.Windows = mem.Windows(windows)
+	c.Windows = w.mem.Windows(windows)
 	for _, l := range seconds {
 		for i := range l.chunk.Windows {
 			d := l.chunk.Windows[i].Device
@@ -194,43 +197,14 @@ func joinExcerpt(key attribution.ChunkKey, n int, seconds []*live, r *roster, us
 			begin[d]++
 		}
 	}
-	c.Tallies = mem.Tallies(tallies)[:0]
+	c.Tallies = w.mem.Tallies(tallies)[:0]
 	for _, l := range seconds {
 		c.Tallies = append(c.Tallies, l.chunk.Tallies...)
 	}
 	if r != seconds[0].roster {
-		renumber(c, of, used, mem)
+		renumber(c, of, used, &w.mem)
 	}
 	return c
-}
-
-// excerptOf is a roster without what is not used. It shares what is.
-func excerptOf(of *attribution.Roster, used []bool) *attribution.Roster {
-	owners, methods, subjects, measures, _ := places(of)
-	number := make([]uint32, len(of.Owners)) // of the used ones before each
-	for i, n := 0, uint32(0); i < len(of.Owners); i++ {
-		number[i] = n
-		if used[owners+i] {
-			n++
-		}
-	}
-	r := &attribution.Roster{
-		Devices: excerptFrom(of.Devices, used), Owners: excerptFrom(of.Owners, used[owners:]), Methods: excerptFrom(of.Methods, used[methods:]),
-		Subjects: excerptFrom(of.Subjects, used[subjects:]), Measures: excerptFrom(of.Measures, used[measures:]),
-	}
-	for i := range r.Subjects {
-		r.Subjects[i].Owner = number[r.Subjects[i].Owner]
-	}
-	return r
-}
-
-func excerptFrom[T any](of []T, used []bool) (xs []T) {
-	for i := range of {
-		if used[i] {
-			xs = append(xs, of[i])
-		}
-	}
-	return xs
 }
 
 // renumber puts a chunk's entries of a roster in terms of the excerpt with the

@@ -56,9 +56,11 @@
 //
 // # Bounds
 //
-// Pending chunks are bounded in number and bytes ([Limits]). At the bound every
-// group becomes ready, streams are no longer read, and their agents are told to
-// send nothing, or gRPC's flow control makes them wait; they have it all on disk.
+// Pending chunks are bounded in number and bytes ([Limits]). At the bound what is ready
+// is committed at once, and where nothing is, the minutes that are nearest to whole:
+// each part of a minute costs as many rows as the whole. Meanwhile streams are not
+// read, and their agents are told to send nothing, or gRPC's flow control makes them
+// wait; they have it all on disk.
 // What waits is what came: a chunk is made once there is room for it. A store that fails has the
 // same effect: nothing is acknowledged, nothing is lost, and the writer tries
 // again.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -355,4 +356,37 @@ func TestRostersOfAllStreamsAreBounded(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Where memory is short, so much is committed as gives some back: the minutes that are
+// nearest to whole. To commit all that is open in parts would be as many rows for each
+// part, and keep memory short.
+func TestWhereMemoryIsShortTheFullestMinutesGoFirst(t *testing.T) {
+	r := start(t, newMemStore(), quick())
+	full, fresh := nodeID{"c", "full"}, nodeID{"c", "fresh"}
+	a := r.connect(full, attribution.Boot{1})
+	for _, c := range chunksOf(full, attribution.Boot{1}, base, 5) {
+		a.chunk(c)
+	}
+	r.connect(fresh, attribution.Boot{1}).chunk(makeChunk(fresh, attribution.Boot{1}, base, 10))
+	awaitAccepted(t, r, 6)
+	openOf := func(id nodeID) []*group {
+		n := r.s.nodes[id]
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return slices.Clone(n.open)
+	}
+	if err := r.s.Do(t.Context(), func(context.Context) error {
+		r.s.o.Limits.PendingBytes = commitPart * openOf(full)[0].bytes
+		for range 2 { // the second time something is ready already
+			r.s.relieve()
+			if a, b := len(openOf(full)), len(openOf(fresh)); a != 0 || b != 1 {
+				t.Errorf("%d and %d minutes are open: want the full one to be ready, the other open", a, b)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.drain()
 }

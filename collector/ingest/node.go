@@ -78,6 +78,9 @@ func (n *node) accept(c *chunk, j *rerating.Journal, now time.Time) ([]*group, e
 	if added {
 		g = &group{node: n, minute: minute, since: now, fold: rollup.NewFold(), journal: j}
 	}
+	if g.journal.Covers(c.from(), c.end()) { // it may go by any fact
+		c.inFull()
+	}
 	before := g.rows()
 	if err := g.add(c, c.decoded); err != nil {
 		return nil, err

@@ -43,8 +43,8 @@ type Limits struct {
 	// over all nodes. Default 131,072. At the limit streams are not read.
 	PendingChunks int64
 	// PendingBytes is the same in bytes of memory. Default 1 GiB. What was just
-	// committed is kept a moment for queries and takes up to half as much
-	// again.
+	// committed is kept a moment for queries and takes up to an eighth as
+	// much again, or what one commit holds.
 	PendingBytes int64
 	// DecodedBytes is how much memory pending chunks may take decoded. Default
 	// 128 MiB. Those beyond it are kept as they are stored, in a tenth of the

@@ -54,6 +54,12 @@ func (q *queue) add(gs []*group, now time.Time) {
 	q.signal()
 }
 
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.groups) == 0
+}
+
 // rush has what is there committed at once.
 func (q *queue) rush() {
 	q.mu.Lock()

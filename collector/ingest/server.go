@@ -251,7 +251,40 @@ func (s *Server) readyAll() {
 	s.queue.rush()
 }
 
-// press asks the writer to do readyAll.
+// relieve has memory given back soon. What is ready is committed at once; where
+// nothing is, so much of what is open is made ready as makes a commit, the fullest
+// minutes first. A minute that is committed in parts is as many rows, and as much
+// work, as each part alone: done to all of a fleet, it would keep the memory short.
+func (s *Server) relieve() {
+	if !s.queue.empty() {
+		s.queue.rush()
+		return
+	}
+	var bytes [chunksPerMinute + 1]int64 // by the number of chunks, six and more together
+	fullness := func(g *group) int { return min(len(g.chunks), len(bytes)-1) }
+	nodes := s.allNodes()
+	for _, n := range nodes {
+		n.mu.Lock()
+		for _, g := range n.open {
+			bytes[fullness(g)] += g.bytes
+		}
+		n.mu.Unlock()
+	}
+	least, sum := len(bytes)-1, bytes[len(bytes)-1]
+	for least > 1 && sum < s.o.Limits.PendingBytes/commitPart {
+		least--
+		sum += bytes[least]
+	}
+	for _, n := range nodes {
+		n.mu.Lock()
+		gs := n.makeReady(func(g *group) bool { return fullness(g) >= least })
+		n.mu.Unlock()
+		s.queue.add(gs, s.o.Clock())
+	}
+	s.queue.rush()
+}
+
+// press asks the writer to relieve memory.
 func (s *Server) press() {
 	if !s.pressed.Swap(true) {
 		s.queue.signal()

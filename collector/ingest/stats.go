@@ -85,8 +85,9 @@ const (
 	unpricedFor = 10 * time.Minute
 )
 
-// note takes in a chunk and returns how many of its windows have no price.
-func (u *unpriced) note(c *attribution.Chunk, now time.Time) (windows int64) {
+// note takes in a chunk and returns how many of its windows have no price. It asks for
+// the chunk's roster where there are any.
+func (u *unpriced) note(c *attribution.Chunk, roster func() *attribution.Roster, now time.Time) (windows int64) {
 	last := -1
 	for i := range c.Windows {
 		w := &c.Windows[i]
@@ -96,7 +97,7 @@ func (u *unpriced) note(c *attribution.Chunk, now time.Time) (windows int64) {
 		windows++
 		if int(w.Device) != last {
 			last = int(w.Device)
-			u.shout(&c.Roster.Devices[last], now)
+			u.shout(&roster().Devices[last], now)
 		}
 	}
 	return windows

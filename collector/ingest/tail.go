@@ -92,7 +92,7 @@ func (n *node) decodeLive(w *work) {
 		mem = &w.mem
 	}
 	for _, l := range n.tail.waiting {
-		c, err := n.tail.decoder.DecodeIn(mem, l.message, n.id.cluster, n.id.node, n.tail.boot, l.roster.content())
+		c, err := n.tail.decoder.DecodeIn(mem, l.message, n.id.cluster, n.id.node, n.tail.boot, n.rosterFor(l.roster, w))
 		switch {
 		case err == nil && c.Key.Sequence != l.second:
 			panic("BUG: a live second is another than it looked like")
@@ -117,12 +117,22 @@ func (n *node) decodeLive(w *work) {
 	n.tail.waiting = n.tail.waiting[:0]
 }
 
+// rosterFor is the roster to decode a live second with: the work's outline of one that
+// has been checked.
+func (n *node) rosterFor(r *roster, w *work) *attribution.Roster {
+	if w != nil && n.tail.decoder.Checked(r.id, n.id.cluster, n.id.node) {
+		return w.outlineOf(r)
+	}
+	return r.content()
+}
+
 // ownLive has the seconds that are still kept outlive the work that they were
 // decoded for.
 func (n *node) ownLive(w *work) {
 	for _, l := range w.lent {
 		if l.bytes > 0 {
 			l.chunk = clone(l.chunk)
+			l.chunk.Roster = l.roster.content()
 		}
 	}
 	clear(w.lent)

@@ -13,6 +13,31 @@ import (
 type work struct {
 	mem  wire.Arena
 	lent []*live // live seconds that were decoded into mem
+
+	outlines [2]outlined
+}
+
+// outlined is a roster made of an outline; of: nil: it is free.
+type outlined struct {
+	of     *roster
+	roster attribution.Roster
+}
+
+// outlineOf is a roster as far as the making and summing of its chunks needs it: see
+// [outline]. It is lent, of mostly one roster: that of live seconds, or also the
+// excerpt of it that is the chunk's. Of others it is the whole.
+func (w *work) outlineOf(r *roster) *attribution.Roster {
+	for i := range w.outlines {
+		o := &w.outlines[i]
+		if o.of == nil {
+			o.of = r
+			r.outline.fill(&o.roster)
+		}
+		if o.of == r {
+			return &o.roster
+		}
+	}
+	return r.content()
 }
 
 // benches are the places to work at: twice as many as there are processors, of
@@ -36,10 +61,13 @@ func (b benches) give(w *work) {
 	clear(w.lent)
 	w.lent = w.lent[:0]
 	w.mem.Reset()
+	for i := range w.outlines {
+		w.outlines[i].of = nil
+	}
 	b <- w
 }
 
-// clone copies a chunk; the roster is shared.
+// clone copies a chunk; the roster is shared, and must not be an outline.
 func clone(c *attribution.Chunk) *attribution.Chunk {
 	x := *c
 	x.Windows, x.Tallies = slices.Clone(c.Windows), slices.Clone(c.Tallies)

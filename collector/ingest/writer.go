@@ -35,7 +35,10 @@ const (
 	// the view; several commits in that time are possible, not likely.
 	keepCommits = 4
 	keepFor     = 10 * time.Second // at most
-	sweepEvery  = time.Second
+	keepPart    = 8                // of what may be pending, but the newest always
+	// commitPart of what may be pending is committed at a time.
+	commitPart = 4
+	sweepEvery = time.Second
 	// liveAfterLeaving is how long the open seconds of a node stay visible
 	// after its stream has ended. An agent that comes back sends them again.
 	liveAfterLeaving = 2 * time.Minute
@@ -82,8 +85,8 @@ func (s *Server) Run(ctx context.Context) error {
 // turn does what is due and returns how long nothing else is.
 func (s *Server) turn(ctx context.Context) (time.Duration, error) {
 	now := s.o.Clock()
-	if s.pressed.Swap(false) {
-		s.readyAll()
+	if s.pressed.Swap(false) && s.budget.wait() > 0 { // not granted by the last commit
+		s.relieve()
 	}
 	if now.Sub(s.writer.swept) >= sweepEvery {
 		s.writer.swept = now
@@ -93,7 +96,7 @@ func (s *Server) turn(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	gs, wait := s.queue.take(now, s.o.Timing.Linger, s.o.Limits.BatchRows, s.o.Limits.PendingBytes/4)
+	gs, wait := s.queue.take(now, s.o.Timing.Linger, s.o.Limits.BatchRows, s.o.Limits.PendingBytes/commitPart)
 	if len(gs) > 0 {
 		if err := s.commit(ctx, gs); err != nil {
 			return 0, err
@@ -264,7 +267,7 @@ func (s *Server) forgetKept(now time.Time) {
 	for _, k := range w.kept {
 		bytes += k.bytes
 	}
-	for len(w.kept) > keepCommits || (len(w.kept) > 1 && bytes > s.o.Limits.PendingBytes/2) ||
+	for len(w.kept) > keepCommits || (len(w.kept) > 1 && bytes > s.o.Limits.PendingBytes/keepPart) ||
 		(len(w.kept) > 0 && now.Sub(w.kept[0].since) >= keepFor) {
 		old := w.kept[0]
 		w.kept = append(w.kept[:0:0], w.kept[1:]...)

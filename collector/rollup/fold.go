@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -120,7 +121,7 @@ type counter struct {
 func NewFold() *Fold { return &Fold{} }
 
 // RowMemory is about how many bytes of memory a row or tally of a fold takes.
-const RowMemory = 256
+const RowMemory = 128
 
 // Rows are the sums so far, in the order in which their series first came. The
 // fold owns them.
@@ -211,6 +212,7 @@ func (fold *Fold) Add(c *attribution.Chunk, f *Facts) error {
 		}
 		next = after(next, t.row)
 	}
+	fold.rows = slices.Grow(fold.rows, fold.fresh())
 	for i := range fold.series {
 		if s := &fold.series[i]; s.Sums != (Sums{}) {
 			fold.addRow(s.row, s.key, &s.Sums)
@@ -318,6 +320,16 @@ func (fold *Fold) sumTallies(c *attribution.Chunk) error {
 		*sum += t.Value
 	}
 	return nil
+}
+
+// fresh is how many rows the series are that have none.
+func (fold *Fold) fresh() (n int) {
+	for i := range fold.series {
+		if s := &fold.series[i]; s.row < 0 && s.Sums != (Sums{}) {
+			n++
+		}
+	}
+	return n
 }
 
 // after is where the next row is expected after one was found, or not: -1.

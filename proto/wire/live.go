@@ -197,6 +197,13 @@ func firstSecond(b []byte) (first int64, err error) {
 	return first, nil
 }
 
+// Checked reports whether the roster of an id has been checked for a node's seconds,
+// by the one that was decoded last. Of such a roster DecodeIn needs no more than how
+// many facts of each kind there are, devices' IDs, owners' kinds and subjects' owners.
+func (d *LiveDecoder) Checked(id attribution.Fingerprint, cluster, node string) bool {
+	return id == d.rosterID && cluster == d.cluster && node == d.node
+}
+
 // Decode reads the next of the messages that Peek took, a live second of a node,
 // as a chunk of one second, checked like any. The roster must be the one that
 // Peek named, and never change. A message whose base could not be read fails
@@ -222,7 +229,7 @@ func (d *LiveDecoder) DecodeIn(
 		}
 	}
 	derive := (*attribution.Chunk).Derive
-	if id == d.rosterID && cluster == d.cluster && node == d.node {
+	if d.Checked(id, cluster, node) {
 		derive = (*attribution.Chunk).DeriveOnCheckedRoster
 	}
 	c, err := decodeLive(m, b, attribution.ChunkKey{Cluster: cluster, Node: node, Boot: boot}, roster, derive, mem)
