@@ -14,8 +14,7 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 )
 
-// flipRoster damages the newest copy of a roster in a segment.
-func flipRoster(t *testing.T, fsys *memfs.FS, name string, of attribution.Second) {
+func segmentContent(t *testing.T, fsys *memfs.FS, name string) []byte {
 	t.Helper()
 	f, err := fsys.Open(filepath.Join(dir, name))
 	if err != nil {
@@ -26,8 +25,15 @@ func flipRoster(t *testing.T, fsys *memfs.FS, name string, of attribution.Second
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
+	return b[:n]
+}
+
+// flipRoster damages the newest copy of a roster in a segment.
+func flipRoster(t *testing.T, fsys *memfs.FS, name string, of attribution.Second) {
+	t.Helper()
+	b := segmentContent(t, fsys, name)
 	_, roster := rosterOf(of)
-	at := bytes.LastIndex(b[:n], roster)
+	at := bytes.LastIndex(b, roster)
 	if at < 0 {
 		t.Fatalf("%s holds no roster of second %d", name, of)
 	}
@@ -172,20 +178,12 @@ func TestLaw3ASegmentWhoseFirstWriteIsDamagedStillSaysWhereTheLogStood(t *testin
 // batchAt is where the first write of a segment begins, behind its head.
 func batchAt(t *testing.T, fsys *memfs.FS, name string) int {
 	t.Helper()
-	f, err := fsys.Open(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 1<<16)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		t.Fatal(err)
-	}
+	b := segmentContent(t, fsys, name)
 	at := 8 // the magic; then frames: length, checksum, type, payload
-	for at+9 <= n && b[at+8] != 2 {
+	for at+9 <= len(b) && b[at+8] != 2 {
 		at += 9 + int(binary.LittleEndian.Uint32(b[at:]))
 	}
-	if at+9 > n {
+	if at+9 > len(b) {
 		t.Fatalf("%s holds no batch", name)
 	}
 	return at
