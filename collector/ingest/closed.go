@@ -91,7 +91,7 @@ func (st *stream) rebuild(key attribution.ChunkKey, n int, seconds []*live, w *w
 			return joinExcerpt(key, n, seconds, r, used, w), r
 		}
 	}
-	for _, l := range seconds {
+	for _, l := range w.lent { // the others may be with a question by now
 		l.chunk.Roster = l.roster.content()
 	}
 	c, ok := joinAny(key, n, seconds)
