@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -188,13 +189,16 @@ func TestResolveAll(t *testing.T) {
 	if err != nil {
 		t.Skipf("there is no second loopback address: %v", err)
 	}
+	var mu sync.Mutex // both are asked at once
 	var asked []string
 	fakes := make([]*servingtest.Fake, 2)
 	r := reading(t, func(r *rig) {
 		for i, l := range []net.Listener{first, second} {
 			fakes[i] = servingtest.Start(t, "litellm", r.now.Add(time.Duration(3*i+1)*time.Second))
 			s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				mu.Lock()
 				asked = append(asked, q.Host)
+				mu.Unlock()
 				_, _ = io.WriteString(w, fakes[i].Page())
 			})}}
 			s.Start()
