@@ -37,7 +37,8 @@ type memStore struct {
 	moved   []rerating.Transfer
 	journal *rerating.Journal
 	rolled  attribution.Second
-	largest int // chunks in one batch
+	largest int                         // chunks in one batch
+	told    map[rollup.Fingerprint]bool // owners, devices and rosters
 
 	// fault, if set, is asked before every commit.
 	fault func(*store.Batch) error
@@ -47,6 +48,30 @@ func newMemStore() *memStore {
 	return &memStore{
 		has: make(map[nodeID]*seconds), chunks: make(map[attribution.ChunkKey]store.Chunk),
 		rows: make(map[string]rollup.Sums), tallies: make(map[string]int64),
+		told: make(map[rollup.Fingerprint]bool),
+	}
+}
+
+func (m *memStore) KnowsOwner(f rollup.Fingerprint) bool  { return m.knows(f) }
+func (m *memStore) KnowsDevice(f rollup.Fingerprint) bool { return m.knows(f) }
+func (m *memStore) KnowsRoster(f rollup.Fingerprint) bool { return m.knows(f) }
+
+func (m *memStore) knows(f rollup.Fingerprint) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.told[f]
+}
+
+// tell has it know what a batch brings along.
+func (m *memStore) tell(b *store.Batch) {
+	for f := range b.Owners {
+		m.told[f] = true
+	}
+	for f := range b.Devices {
+		m.told[f] = true
+	}
+	for i := range b.Rosters {
+		m.told[b.Rosters[i].ID] = true
 	}
 }
 
@@ -74,7 +99,11 @@ func (m *memStore) apply(b *store.Batch) error {
 			return fmt.Errorf("%w: %v", store.ErrDuplicate, c.Key)
 		}
 	}
+	m.tell(b)
 	for _, c := range b.Chunks {
+		if !m.told[c.RosterID] {
+			return fmt.Errorf("%w: a chunk's roster is missing", store.ErrBadBatch)
+		}
 		id := nodeID{c.Key.Cluster, c.Key.Node}
 		if m.has[id] == nil {
 			m.has[id] = &seconds{}
@@ -83,7 +112,7 @@ func (m *memStore) apply(b *store.Batch) error {
 		m.chunks[c.Key] = c
 	}
 	for _, r := range b.Rows {
-		if b.Owners[r.Series.Owner] == nil || b.Devices[r.Series.Device] == nil {
+		if !m.told[r.Series.Owner] || !m.told[r.Series.Device] {
 			return fmt.Errorf("%w: a row's facts are missing", store.ErrBadBatch)
 		}
 		k := fmt.Sprint(r.Bucket, r.Series)
@@ -487,7 +516,7 @@ func (m *memStore) wantExactly(t interface {
 		if err := f.Add(c, rollup.FactsOf(c.Roster)); err != nil {
 			t.Fatalf("fold: %v", err)
 		}
-		b := &store.Batch{Number: uint64(i + 1), Chunks: []store.Chunk{{Key: c.Key, Seconds: c.Seconds}}, Rows: f.Rows(), Tallies: f.Tallies(), Owners: f.Owners(), Devices: f.Devices()}
+		b := &store.Batch{Number: uint64(i + 1), Chunks: []store.Chunk{{Key: c.Key, Seconds: c.Seconds}}, Rows: f.Rows(), Tallies: f.Tallies(), Owners: f.Owners(), Devices: f.Devices(), Rosters: []store.Roster{{}}}
 		if err := want.Commit(context.Background(), b); err != nil {
 			t.Fatalf("expected state: %v", err)
 		}

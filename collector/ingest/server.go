@@ -28,6 +28,7 @@ type Server struct {
 
 	store  store.Store
 	shared store.Shared // the same, nil where no other collector writes to it
+	knower store.Knower // the same, nil where it does not tell what it has
 	o      Options
 
 	mu      sync.Mutex
@@ -82,6 +83,7 @@ func New(ctx context.Context, st store.Store, o Options) (*Server, error) {
 	s.turns.most, s.decoded.most, s.hot.most = o.Limits.CatchingUp, o.Limits.DecodedBytes, hotRosters
 	s.lives.most, s.rosters.most = o.Limits.LiveTotalBytes, o.Limits.RosterTotalBytes
 	s.shared, _ = st.(store.Shared)
+	s.knower, _ = st.(store.Knower)
 	err := st.View(ctx, func(r store.Reader) error {
 		s.writer.commits = r.Commits()
 		j, err := r.Journal(ctx)

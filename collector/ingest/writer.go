@@ -199,7 +199,8 @@ func (s *Server) wait(ctx context.Context, d time.Duration) error {
 }
 
 // batch puts groups into a batch, each under its number: from here on a view
-// that sees the commit must not have them laid over it.
+// that sees the commit must not have them laid over it. Rosters are packed: only what
+// the store does not have of them is unpacked.
 func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 	b := &store.Batch{
 		Number: number, Journal: s.journal.Load().Next() - 1,
@@ -214,19 +215,25 @@ func (s *Server) batch(number uint64, gs []*group) *store.Batch {
 		g.node.mu.Unlock()
 		rows, chunks = rows+len(g.fold.Rows()), chunks+len(g.chunks)
 	}
+	var known rollup.Known
+	if s.knower != nil {
+		known = s.knower
+	}
 	b.Rows, b.Chunks = make([]rollup.Row, 0, rows), make([]store.Chunk, 0, chunks)
 	for _, g := range gs {
 		for _, c := range g.chunks {
 			b.Chunks = append(b.Chunks, c.stored)
-			if !rosters[c.stored.RosterID] {
-				rosters[c.stored.RosterID] = true
-				b.Rosters = append(b.Rosters, c.roster.stored())
+			if id := c.stored.RosterID; !rosters[id] {
+				rosters[id] = true
+				if s.knower == nil || !s.knower.KnowsRoster(id) {
+					b.Rosters = append(b.Rosters, c.roster.stored())
+				}
 			}
 		}
 		b.Rows = append(b.Rows, g.fold.Rows()...)
 		b.Tallies = append(b.Tallies, g.fold.Tallies()...)
 		b.Transfers = append(b.Transfers, g.transfers.List()...)
-		g.fold.CopyFacts(b.Owners, b.Devices)
+		g.fold.CopyFacts(b.Owners, b.Devices, known)
 	}
 	return b
 }

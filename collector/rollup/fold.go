@@ -134,32 +134,49 @@ func (fold *Fold) Tallies() []TallyRow { return fold.tallies }
 // new map.
 func (fold *Fold) Owners() map[Fingerprint]*attribution.Owner {
 	owners := make(map[Fingerprint]*attribution.Owner)
-	fold.CopyFacts(owners, nil)
+	fold.CopyFacts(owners, make(map[Fingerprint]*attribution.Device), nil)
 	return owners
 }
 
 // Devices are the facts behind the rows' fingerprints, likewise.
 func (fold *Fold) Devices() map[Fingerprint]*attribution.Device {
 	devices := make(map[Fingerprint]*attribution.Device)
-	fold.CopyFacts(nil, devices)
+	fold.CopyFacts(make(map[Fingerprint]*attribution.Owner), devices, nil)
 	return devices
 }
 
-// CopyFacts adds Owners and Devices to maps, of which either may be nil.
-func (fold *Fold) CopyFacts(owners map[Fingerprint]*attribution.Owner, devices map[Fingerprint]*attribution.Device) {
+// Known tells facts that nobody needs to be told of.
+type Known interface {
+	KnowsOwner(Fingerprint) bool
+	KnowsDevice(Fingerprint) bool
+}
+
+// CopyFacts adds Owners and Devices to maps, but for those that are known, where
+// known is not nil. A roster of which all is known is not made again.
+func (fold *Fold) CopyFacts(owners map[Fingerprint]*attribution.Owner, devices map[Fingerprint]*attribution.Device, known Known) {
 	for _, f := range fold.facts {
-		r := f.Roster()
-		if devices != nil {
-			for i, id := range f.devices {
+		var r *attribution.Roster
+		for i, id := range f.devices {
+			if devices[id] == nil && (known == nil || !known.KnowsDevice(id)) {
+				r = f.again(r)
 				devices[id] = &r.Devices[i]
 			}
 		}
-		if owners != nil {
-			for i, id := range f.owners {
+		for i, id := range f.owners {
+			if owners[id] == nil && (known == nil || !known.KnowsOwner(id)) {
+				r = f.again(r)
 				owners[id] = &r.Owners[i]
 			}
 		}
 	}
+}
+
+// again is the roster, made at most once where it is given what it was.
+func (f *Facts) again(r *attribution.Roster) *attribution.Roster {
+	if r == nil {
+		r = f.Roster()
+	}
+	return r
 }
 
 // Add adds a chunk that keeps the laws ([attribution.Chunk.Check]); f must be

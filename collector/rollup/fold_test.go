@@ -157,6 +157,68 @@ func TestLaw4FoldIsAssociative(t *testing.T) {
 	})
 }
 
+// What is known is not copied, and a roster of which all is known is not made again.
+func TestCopyFactsOfWhatIsNotKnown(t *testing.T) {
+	r := &attribution.Roster{Methods: []string{"a"}, Devices: []attribution.Device{{ID: "GPU-0", Node: "n"}}, Owners: []attribution.Owner{{}}}
+	for i := range 2 {
+		r.Owners = append(r.Owners, attribution.Owner{Kind: attribution.Container, Node: "n", Pod: fmt.Sprint(i)})
+	}
+	made := 0
+	c := attribution.BuildChunk(attribution.ChunkKey{Node: "n", Sequence: 1200}, 1, r.Facts(), []attribution.DeviceWindow{{Second: 1200, Slices: []attribution.Slice{
+		{Basis: attribution.Used, Owner: 1, Time: 1}, {Basis: attribution.Used, Owner: 2, Time: 1}, {Basis: attribution.Unallocated, Time: attribution.WindowNanos - 2},
+	}}}, nil)
+	fold := rollup.NewFold()
+	err := fold.Add(c, rollup.FactsAgain(c.Roster, func() *attribution.Roster {
+		made++
+		return c.Roster
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := known{}
+	for i := range c.Roster.Owners {
+		all[c.Roster.Owners[i].Fingerprint()] = true
+	}
+	one := c.Roster.Owners[1].Fingerprint()
+	but := maps.Clone(all)
+	delete(but, one)
+	for _, x := range []struct {
+		what            string
+		known           rollup.Known
+		owners, devices int
+		made            int
+	}{
+		{"nobody knows anything", nil, 3, 1, 1},
+		{"nothing is known", known{}, 3, 1, 1},
+		{"all owners are known", all, 0, 1, 1},
+		{"all but one owner are known", but, 1, 1, 1},
+		{"all is known", everything{}, 0, 0, 0},
+	} {
+		made = 0
+		owners, devices := make(map[rollup.Fingerprint]*attribution.Owner), make(map[rollup.Fingerprint]*attribution.Device)
+		fold.CopyFacts(owners, devices, x.known)
+		if len(owners) != x.owners || len(devices) != x.devices || made != x.made {
+			t.Errorf("%s: %d owners, %d devices, the roster made %d times; want %d, %d, %d", x.what, len(owners), len(devices), made, x.owners, x.devices, x.made)
+		}
+		for f, o := range owners {
+			if o.Fingerprint() != f {
+				t.Errorf("%s: %v is under %s", x.what, o, f)
+			}
+		}
+	}
+}
+
+// known is owners.
+type known map[rollup.Fingerprint]bool
+
+func (k known) KnowsOwner(f rollup.Fingerprint) bool { return k[f] }
+func (known) KnowsDevice(rollup.Fingerprint) bool    { return false }
+
+type everything struct{}
+
+func (everything) KnowsOwner(rollup.Fingerprint) bool  { return true }
+func (everything) KnowsDevice(rollup.Fingerprint) bool { return true }
+
 func indexes(n int) []int {
 	xs := make([]int, n)
 	for i := range xs {

@@ -99,8 +99,8 @@ type Roster struct {
 
 // Batch is what one commit writes. Owners and Devices hold the facts behind
 // every fingerprint in the rows, Rosters every roster that a chunk refers to;
-// the store keeps those it does not have. The store does not change a batch,
-// and does not keep it.
+// the store keeps those it does not have. What a [Knower] says it has may be left
+// out. The store does not change a batch, and does not keep it.
 type Batch struct {
 	Number  uint64 // 1 + Reader.Commits
 	Journal uint32 // entries of the journal of reratings that it is rated by
@@ -406,6 +406,14 @@ type Store interface {
 	Document(ctx context.Context, kind DocumentKind, revision uint32) (Document, error)
 
 	Close() error
+}
+
+// Knower is kept by stores that can tell cheaply what a batch need not bring along
+// again. The goroutine that commits asks them, between commits. They may say no of
+// what they have; what they said yes to, the next Commit does not miss.
+type Knower interface {
+	rollup.Known
+	KnowsRoster(rollup.Fingerprint) bool
 }
 
 // FactRow is a stored row with its facts.

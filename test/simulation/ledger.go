@@ -62,7 +62,10 @@ type inMemory struct {
 func (l *inMemory) open(ask func(what string) trouble) (ledgerStore, error) {
 	st := l.Open(l.shared, ask)
 	if !l.shared {
-		return struct{ ledgerStore }{st}, nil // the only collector's: no [store.Shared]
+		return struct { // the only collector's: no [store.Shared]
+			ledgerStore
+			store.Knower
+		}{st, st}, nil
 	}
 	return st, nil
 }

@@ -1,5 +1,7 @@
 package duckdb
 
+import "github.com/gpuledger/gpuledger/collector/rollup"
+
 // idLimit bounds how many ids of one dimension are remembered: twice this.
 const idLimit = 1 << 18
 
@@ -37,4 +39,28 @@ func (d *ids[K]) fresh(k K) int32 {
 	d.next++
 	d.put(k, id)
 	return id
+}
+
+// KnowsOwner implements [store.Knower].
+func (s *Store) KnowsOwner(f rollup.Fingerprint) bool {
+	return s.remembers(func(d *dimensions) bool { _, ok := d.owners.get(f); return ok })
+}
+
+// KnowsDevice implements [store.Knower].
+func (s *Store) KnowsDevice(f rollup.Fingerprint) bool {
+	return s.remembers(func(d *dimensions) bool { _, ok := d.devices.get(f); return ok })
+}
+
+// KnowsRoster implements [store.Knower].
+func (s *Store) KnowsRoster(f rollup.Fingerprint) bool {
+	return s.remembers(func(d *dimensions) bool { _, ok := d.rosters.get(f); return ok })
+}
+
+// remembers asks what the writer remembers, which is in the tables: owners and
+// devices are never dropped, and of rosters nothing is remembered once any are. What
+// it has forgotten by the next commit it looks up there.
+func (s *Store) remembers(f func(*dimensions) bool) bool {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.dims != nil && f(s.dims)
 }

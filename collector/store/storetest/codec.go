@@ -95,6 +95,13 @@ func Rated(j *rerating.Journal, number uint64, chunks ...*attribution.Chunk) *st
 	return b
 }
 
+// LeaveOut takes out of a batch what a store says it has.
+func LeaveOut(b *store.Batch, k store.Knower) {
+	maps.DeleteFunc(b.Owners, func(f rollup.Fingerprint, _ *attribution.Owner) bool { return k.KnowsOwner(f) })
+	maps.DeleteFunc(b.Devices, func(f rollup.Fingerprint, _ *attribution.Device) bool { return k.KnowsDevice(f) })
+	b.Rosters = slices.DeleteFunc(b.Rosters, func(r store.Roster) bool { return k.KnowsRoster(r.ID) })
+}
+
 func rateAll(j *rerating.Journal, chunks []*attribution.Chunk) []*attribution.Chunk {
 	out := make([]*attribution.Chunk, len(chunks))
 	for i, c := range chunks {

@@ -133,7 +133,8 @@ func (l *Ledger) commit(b *store.Batch, known bool) error {
 		}
 	}
 	for _, r := range sums.Rows {
-		if sums.Owners[r.Series.Owner] == nil || sums.Devices[r.Series.Device] == nil {
+		owner, device := r.Series.Owner, r.Series.Device
+		if sums.Owners[owner] == nil && l.owners[owner] == nil || sums.Devices[device] == nil && l.devices[device] == nil {
 			return fmt.Errorf("%w: a row's facts are missing", store.ErrBadBatch)
 		}
 	}

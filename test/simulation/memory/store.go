@@ -37,7 +37,10 @@ type Store struct {
 	}
 }
 
-var _ store.Shared = (*Store)(nil)
+var (
+	_ store.Shared = (*Store)(nil)
+	_ store.Knower = (*Store)(nil)
+)
 
 // Open opens a ledger. trouble is asked before every write, and may be nil.
 func (l *Ledger) Open(shared bool, trouble func(what string) Trouble) *Store {
@@ -108,6 +111,21 @@ func (s *Store) count() uint64 {
 		return s.commits
 	}
 	return s.l.writes
+}
+
+// KnowsOwner implements [store.Knower].
+func (s *Store) KnowsOwner(f attribution.Fingerprint) bool { return knows(s.l, s.l.owners, f) }
+
+// KnowsDevice implements [store.Knower].
+func (s *Store) KnowsDevice(f attribution.Fingerprint) bool { return knows(s.l, s.l.devices, f) }
+
+// KnowsRoster implements [store.Knower].
+func (s *Store) KnowsRoster(f attribution.Fingerprint) bool { return knows(s.l, s.l.rosters, f) }
+
+func knows[T any](l *Ledger, m map[attribution.Fingerprint]*T, f attribution.Fingerprint) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return m[f] != nil
 }
 
 // Rerate implements [store.Store].
