@@ -25,12 +25,14 @@ import (
 const maxRosters = 32
 
 // DialOptions are what a connection to the collector should have: keepalive,
-// so that a silently lost peer is noticed within half a minute, and no retries
-// of its own, since a stream can't be retried.
+// so that a silently lost peer is noticed within half a minute, no retries of its
+// own, since a stream can't be retried, and fixed windows: to find better ones gRPC
+// would ping the collector for each thing that it says.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithDisableRetry(),
+		grpc.WithStaticStreamWindowSize(64 << 10), grpc.WithStaticConnWindowSize(64 << 10),
 	}
 }
 

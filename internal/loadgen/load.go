@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/gpuledger/gpuledger/agent/uplink"
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/rating"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -104,12 +106,13 @@ func Open(ctx context.Context, o Options) (*Load, error) {
 	return l, nil
 }
 
-func (l *Load) dial() (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("passthrough:///"+l.o.Address, append([]grpc.DialOption{
+func (l *Load) dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+l.o.Address, slices.Concat([]grpc.DialOption{
 		grpc.WithReadBufferSize(4 << 10), grpc.WithWriteBufferSize(4 << 10),
 		grpc.WithDisableServiceConfig(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256 << 20)),
+	}, opts, []grpc.DialOption{
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 20 * time.Second, PermitWithoutStream: true}),
-	}, l.o.Dial...)...)
+	}, l.o.Dial)...)
 	if err == nil {
 		l.conns = append(l.conns, conn)
 	}
@@ -189,7 +192,7 @@ func (l *Load) hire() error {
 	for i := range l.o.Agents {
 		if i%l.o.Streams == 0 {
 			var err error
-			if conn, err = l.dial(); err != nil {
+			if conn, err = l.dial(uplink.DialOptions()...); err != nil {
 				return err
 			}
 		}
