@@ -98,17 +98,21 @@ func (r *borne) perSlice(d time.Duration) float64 {
 	return float64(d.Nanoseconds()) / 1000 / float64(r.slices)
 }
 
-// loaded has a collector bear a fleet: so many agents, of 8 devices or, as in
-// "10000x4", of others.
+// fleetOf reads the size of a fleet: "1000" agents have 8 devices that 4 owners
+// share, those of "1000x4" 4 devices, and those of "1000x8x64" 8 with 64 owners.
+func fleetOf(b *testing.B, size string) (agents int, devices, owners string) {
+	parts := strings.Split(size, "x")
+	agents, err := strconv.Atoi(parts[0])
+	if err != nil || len(parts) > 3 {
+		b.Fatalf("%q is no fleet: want AGENTS, AGENTSxDEVICES or AGENTSxDEVICESxOWNERS", size)
+	}
+	parts = append(parts, []string{"8", "4"}[len(parts)-1:]...)
+	return agents, parts[1], parts[2]
+}
+
+// loaded has a collector bear a fleet.
 func loaded(b *testing.B, size, how string, args ...string) borne {
-	count, devices, ok := strings.Cut(size, "x")
-	if !ok {
-		devices = "8"
-	}
-	agents, err := strconv.Atoi(count)
-	if err != nil {
-		b.Fatal(err)
-	}
+	agents, devices, owners := fleetOf(b, size)
 	dir := b.TempDir()
 	group, err := memoryGroup(b, loadMemory)
 	if err != nil {
@@ -117,7 +121,7 @@ func loaded(b *testing.B, size, how string, args ...string) borne {
 	c := startCollectorIn(b, group, dir)
 	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
 	load := exec.Command(ours(b, "gpuledger"), append([]string{
-		"loadgen", "--collector", c.GRPC, "--agents", count, "--devices", devices, "--ramp", ramp.String(),
+		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--devices", devices, "--owners", owners, "--ramp", ramp.String(),
 		"--settle", "5m", "--seed", "1", "--output", "json",
 	}, args...)...)
 	load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -131,7 +135,7 @@ func loaded(b *testing.B, size, how string, args ...string) borne {
 		b.Fatalf("loadgen: %v\n%s\n%s", err, progress.String(), c.tail())
 	}
 	r := borne{
-		what: fmt.Sprintf("gpuledger, %s agents of %s devices, %s", count, devices, how), wall: time.Since(began),
+		what: fmt.Sprintf("gpuledger, %d agents of %s devices with %s owners, %s", agents, devices, owners, how), wall: time.Since(began),
 		receiver: c.cpu(b) - before, sender: load.ProcessState.UserTime() + load.ProcessState.SystemTime(),
 		peak: c.memory(b, "VmHWM"),
 	}
