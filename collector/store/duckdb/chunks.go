@@ -84,17 +84,20 @@ func (r *reader) page(ctx context.Context, p page, from attribution.Second, f fu
 	list := idList(p.lives)
 	const within = ` c.sequence >= ? AND c.sequence <= ? AND c.sequence + c.seconds > ?`
 	args := []any{p.low, p.high, from}
-	err = each(ctx, r.conn, `SELECT id, fingerprint, body FROM roster WHERE id IN
+	err = each(ctx, r.conn, `SELECT id, fingerprint, body, packed FROM roster WHERE id IN
 		(SELECT c.roster FROM chunk c WHERE c.life IN (`+list+`) AND`+within+`)`, args, func(rows *sql.Rows) error {
 		var id int32
 		var name []byte
+		var packed bool
 		ro := new(store.Roster)
-		if err := rows.Scan(&id, &name, &ro.Body); err != nil {
+		if err := rows.Scan(&id, &name, &ro.Body, &packed); err != nil {
 			return err
 		}
 		ro.ID = rollup.Fingerprint(name)
 		rosters[id] = ro
-		return nil
+		var err error
+		ro.Body, err = rosterBody(ro.Body, packed)
+		return err
 	})
 	if err != nil {
 		return nil, err

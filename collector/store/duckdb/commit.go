@@ -296,7 +296,7 @@ func (c *commit) rosters(ctx context.Context, n int, at func(int) rollup.Fingerp
 					if !ok {
 						return fmt.Errorf("%w: it has no roster %s", store.ErrBadBatch, f)
 					}
-					if err := row(first+int32(i), uuid(f), nonNil(body)); err != nil {
+					if err := row(first+int32(i), uuid(f), packRoster(body), true); err != nil {
 						return err
 					}
 				}

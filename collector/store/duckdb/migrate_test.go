@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/duckdb"
@@ -166,10 +168,12 @@ func asVersion1(t *testing.T, from, to string) {
 	exec(`ATTACH '` + filepath.Join(from, duckdb.FileName) + `' AS now (READ_ONLY)`)
 	for _, table := range []string{
 		"state", "owner", "owner_label", "device", "device_label", "method", "series", "tally_series",
-		"minute", "hour", "day", "tally_minute", "tally_hour", "tally_day", "late", "life", "roster", "document",
+		"minute", "hour", "day", "tally_minute", "tally_hour", "tally_day", "late", "life", "document",
 	} {
 		exec(`INSERT INTO ` + table + ` SELECT * FROM now.` + table)
 	}
+	exec(`INSERT INTO roster SELECT id, fingerprint, body FROM now.roster`)
+	unpacked(t, conn)
 	exec(`INSERT INTO chunk SELECT life, sequence, seconds, roster, body, digest FROM now.chunk`)
 	exec(`INSERT INTO covered SELECT life, first, last FROM now.covered`)
 	exec(`INSERT INTO owner_map SELECT owner, team, model, class, tier FROM now.owner_map`)
@@ -181,6 +185,40 @@ func asVersion1(t *testing.T, from, to string) {
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// unpacked makes of compressed rosters what they were before version 6.
+func unpacked(t *testing.T, conn *sql.Conn) {
+	t.Helper()
+	bodies := make(map[int32][]byte)
+	rows, err := conn.QueryContext(t.Context(), `SELECT id, body FROM roster`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close() //nolint:errcheck // Err tells
+	unzip, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unzip.Close()
+	for rows.Next() {
+		var id int32
+		var body []byte
+		if err := rows.Scan(&id, &body); err != nil {
+			t.Fatal(err)
+		}
+		if bodies[id], err = unzip.DecodeAll(body, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rows.Err(); err != nil || len(bodies) == 0 {
+		t.Fatal(len(bodies), err)
+	}
+	for id, body := range bodies {
+		if _, err := conn.ExecContext(t.Context(), `UPDATE roster SET body = ? WHERE id = ?`, body, id); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

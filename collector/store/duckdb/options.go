@@ -40,7 +40,8 @@ type Options struct {
 	TempBytes int64
 
 	// CheckpointBytes is how long DuckDB's write-ahead log grows before it is
-	// folded into the file. Default: 64 MiB.
+	// folded into the file. What is in it, DuckDB has in memory, and more than that
+	// while it folds. Default: 64 MiB, or an eighth of MemoryBytes.
 	CheckpointBytes int64
 
 	// Readers is the number of views at a time; more wait. Default: 4.
@@ -80,7 +81,7 @@ func (o Options) withDefaults() Options {
 		o.TempBytes = 10 << 30
 	}
 	if o.CheckpointBytes == 0 {
-		o.CheckpointBytes = 64 << 20
+		o.CheckpointBytes = min(64<<20, o.MemoryBytes/8)
 	}
 	if o.Readers == 0 {
 		o.Readers = 4

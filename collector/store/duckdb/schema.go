@@ -2,7 +2,7 @@ package duckdb
 
 // schemaVersion is that of the tables below. A ledger of a newer version is
 // refused, one of an older is brought up to it by migrations.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // migrations make of each version, from 1, the next. They run in the
 // transaction that opens the ledger.
@@ -19,6 +19,8 @@ var migrations = [schemaVersion - 1][]string{
 		`ALTER TABLE chunk RENAME TO chunk4`, chunkTable, `INSERT INTO chunk SELECT *, '', '' FROM chunk4`, `DROP TABLE chunk4`,
 		`ALTER TABLE covered RENAME TO covered4`, coveredTable, `INSERT INTO covered SELECT *, '', '' FROM covered4`, `DROP TABLE covered4`,
 	},
+	// Compressed rosters.
+	{`ALTER TABLE roster RENAME TO roster5`, rosterTable, `INSERT INTO roster SELECT *, false FROM roster5`, `DROP TABLE roster5`},
 }
 
 // Bodies and hashes are as good as random, and analysing them costs more than
@@ -27,6 +29,10 @@ const chunkTable = `CREATE TABLE chunk (
 		life INTEGER NOT NULL, sequence BIGINT NOT NULL, seconds UTINYINT NOT NULL, roster INTEGER NOT NULL,
 		body BLOB NOT NULL USING COMPRESSION uncompressed, digest BLOB NOT NULL USING COMPRESSION uncompressed,
 		previous BLOB NOT NULL USING COMPRESSION uncompressed, link BLOB NOT NULL USING COMPRESSION uncompressed)`
+
+// packed tells rosters that are compressed from those of before version 6.
+const rosterTable = `CREATE TABLE roster (
+		id INTEGER NOT NULL, fingerprint UUID NOT NULL, body BLOB NOT NULL USING COMPRESSION uncompressed, packed BOOLEAN NOT NULL)`
 
 // coveredTable holds seconds whose chunks may be gone, and the chain at both
 // ends of them. What is stored is this and the chunks.
@@ -94,8 +100,7 @@ var schema = [...]string{
 	`CREATE TABLE late (day BOOLEAN NOT NULL, bucket INTEGER NOT NULL)`,
 
 	`CREATE TABLE life (id INTEGER NOT NULL, cluster VARCHAR NOT NULL, node VARCHAR NOT NULL, boot UUID NOT NULL)`,
-	`CREATE TABLE roster (id INTEGER NOT NULL, fingerprint UUID NOT NULL, body BLOB NOT NULL)`,
-	chunkTable, coveredTable,
+	rosterTable, chunkTable, coveredTable,
 
 	transferTable,
 

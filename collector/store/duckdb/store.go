@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/gpuledger/gpuledger/collector/store"
@@ -168,6 +169,11 @@ func unavailable(what string, err error) error {
 	for _, e := range []error{store.ErrBadBatch, store.ErrTooMany, store.ErrUnavailable, store.ErrCorrupt, store.ErrOutdated, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("store: %s: %w", what, err)
+		}
+	}
+	for _, short := range []string{"failed to pin block", "failed to allocate", "Out of Memory"} {
+		if strings.Contains(err.Error(), short) {
+			return fmt.Errorf("%w: %s: %w\nhint: DuckDB needs more memory than duckdb.memory_bytes lets it have", store.ErrUnavailable, what, err)
 		}
 	}
 	return fmt.Errorf("%w: %s: %w", store.ErrUnavailable, what, err)
