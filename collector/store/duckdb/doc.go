@@ -8,7 +8,8 @@
 // (device, owner, basis, method, revision of the rate card), and devices,
 // owners and methods are dimensions, each row named by a small dense id. What
 // rules say of an owner is in owner_map, which SetMapping rewrites; what an
-// owner served is in served. Chunks are kept as they came, rosters once each.
+// owner served is in served. Chunks are kept as they came, rosters once each,
+// compressed.
 //
 // SM activity is stored as its gap to device time where the basis is used,
 // because there they are mostly the same, and as itself elsewhere, where it
