@@ -13,7 +13,7 @@ import (
 // hundreds of pods, 100 KiB each, is more than a small collector's DuckDB may take.
 // No commit would succeed ever again.
 var (
-	packer   = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true)))
+	packer   = newPacker()
 	unpacker = must(zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(mostRoster)))
 )
 
@@ -25,6 +25,12 @@ func must[T any](x T, err error) T {
 		panic("BUG: zstd options: " + err.Error())
 	}
 	return x
+}
+
+func newPacker() *zstd.Encoder {
+	e := must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true)))
+	e.EncodeAll(nil, nil) // it makes its parts with its first use
+	return e
 }
 
 func packRoster(body []byte) []byte { return packer.EncodeAll(body, nil) }
