@@ -24,13 +24,15 @@ import (
 
 // What BenchmarkLoad does unless the environment says otherwise:
 // GPULEDGER_LOAD is how long each fleet is live, GPULEDGER_LOAD_AGENTS how large
-// the fleets are, GPULEDGER_LOAD_BACKLOG what one of the first size catches up
-// with. The collector has a container's memory limit, where cgroups can be made.
+// the fleets are, GPULEDGER_LOAD_BACKLOG what they catch up with: of each size, in
+// their order, where there are several. The collector has a container's memory
+// limit, where cgroups can be made.
 const (
 	loadFor     = 20 * time.Second
 	loadAgents  = "200"
 	loadBacklog = 5 * time.Minute
-	loadMemory  = 2 << 30 // bytes; deploy/collector has half as much again
+	bareFor     = 2 * time.Minute // at most, of a server that has nothing to pile up
+	loadMemory  = 2 << 30         // bytes; deploy/collector has half as much again
 )
 
 // BenchmarkLoad holds a collector under whole fleets of agents, made by
@@ -45,7 +47,7 @@ func BenchmarkLoad(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	backlog := or(os.Getenv("GPULEDGER_LOAD_BACKLOG"), loadBacklog.String())
+	backlogs := strings.Split(or(os.Getenv("GPULEDGER_LOAD_BACKLOG"), loadBacklog.String()), ",")
 	sizes := strings.Split(or(os.Getenv("GPULEDGER_LOAD_AGENTS"), loadAgents), ",")
 	for b.Loop() {
 		var rows []borne
@@ -54,11 +56,14 @@ func BenchmarkLoad(b *testing.B) {
 			// A run takes an hour: tell what is there.
 			fmt.Fprintf(os.Stderr, "%s: %d slices, %v of CPU there, %v here, %.0f MiB %s\n", r.what, r.slices, r.receiver, r.sender, r.peak/mib, r.skipped)
 		}
-		note(loaded(b, sizes[0], "catching up", "--backlog", backlog, "--for", "0s"))
+		for i, backlog := range backlogs[:min(len(backlogs), len(sizes))] {
+			note(loaded(b, sizes[i], "catching up", "--backlog", backlog, "--for", "0s"))
+		}
 		note(prometheusBears(b))
 		note(otelcolBears(b))
 		for _, n := range sizes {
 			note(loaded(b, n, "live", "--for", span.String()))
+			note(bareBears(b, n, min(span, bareFor)))
 		}
 		fmt.Fprint(os.Stdout, loadMarkdown(rows))
 	}
@@ -110,6 +115,19 @@ func fleetOf(b *testing.B, size string) (agents int, devices, owners string) {
 	return agents, parts[1], parts[2]
 }
 
+func number(b *testing.B, text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+// rampOf is the time over which so many agents connect.
+func rampOf(agents int) time.Duration {
+	return max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
+}
+
 // loaded has a collector bear a fleet.
 func loaded(b *testing.B, size, how string, args ...string) borne {
 	agents, devices, owners := fleetOf(b, size)
@@ -119,9 +137,8 @@ func loaded(b *testing.B, size, how string, args ...string) borne {
 		fmt.Fprintf(os.Stderr, "the collector's memory has no limit: %v\n", err)
 	}
 	c := startCollectorIn(b, group, dir)
-	ramp := max(5*time.Second, time.Duration(agents)*5*time.Millisecond)
 	load := exec.Command(ours(b, "gpuledger"), append([]string{
-		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--devices", devices, "--owners", owners, "--ramp", ramp.String(),
+		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--devices", devices, "--owners", owners, "--ramp", rampOf(agents).String(),
 		"--settle", "5m", "--seed", "1", "--output", "json",
 	}, args...)...)
 	load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -307,7 +324,7 @@ func loadMarkdown(rows []borne) string {
 			if us.load == nil || them.load != nil || us.skipped+them.skipped != "" {
 				continue
 			}
-			fmt.Fprintf(&w, "| %s: %s | %.0f× | %.0f× |\n", us.what, them.what, them.perSlice(them.receiver)/us.perSlice(us.receiver),
+			fmt.Fprintf(&w, "| %s: %s | %.2g× | %.2g× |\n", us.what, them.what, them.perSlice(them.receiver)/us.perSlice(us.receiver),
 				them.perSlice(them.receiver+them.sender)/us.perSlice(us.receiver+us.sender))
 		}
 	}

@@ -46,6 +46,10 @@ var binaries = sync.OnceValues(func() (string, error) {
 var built string
 
 func TestMain(m *testing.M) {
+	if ready := os.Getenv(bareReady); ready != "" {
+		fmt.Fprintln(os.Stderr, serveBare(ready))
+		os.Exit(1)
+	}
 	code := m.Run()
 	if built != "" {
 		_ = os.RemoveAll(built)

@@ -31,14 +31,14 @@ type failure struct {
 // chunks reads and sums the kept chunks of [from, to), with several workers.
 // Whichever worker is faster, the first broken chunk is the one that is told.
 func (r *run) chunks(ctx context.Context, from, to attribution.Second, cover *coverage) (*fold, error) {
-	jobs := make(chan job, 2*r.cfg.Workers)
+	jobs := make([]chan job, r.cfg.Workers)
 	folds := make([]*fold, r.cfg.Workers)
 	failures := make([]failure, r.cfg.Workers)
 	var wg sync.WaitGroup
 	for i := range folds {
-		folds[i] = newFold(r.journal)
+		folds[i], jobs[i] = newFold(r.journal), make(chan job, jobsWaiting)
 		wg.Go(func() {
-			for j := range jobs {
+			for j := range jobs[i] {
 				if failures[i].err != nil {
 					continue // drain
 				}
@@ -49,7 +49,9 @@ func (r *run) chunks(ctx context.Context, from, to attribution.Second, cover *co
 		})
 	}
 	readErr := r.feed(ctx, from, to, cover, jobs)
-	close(jobs)
+	for _, c := range jobs {
+		close(c)
+	}
 	wg.Wait()
 
 	var first failure
@@ -64,15 +66,26 @@ func (r *run) chunks(ctx context.Context, from, to attribution.Second, cover *co
 	if readErr != nil {
 		return nil, readErr
 	}
-	for _, f := range folds[1:] {
+	for i, f := range folds[1:] {
 		folds[0].merge(f)
+		folds[1+i] = nil
 	}
 	return folds[0], nil
 }
 
+// jobsWaiting is how many chunks may wait for one worker.
+const jobsWaiting = 16
+
+// worker is who adds up a chunk. All of a node's minute is one worker's, so that no
+// two have sums of one row; one node's minutes are several workers'.
+func worker(node uint32, c *store.Chunk, workers int) int {
+	minute := int64(rollup.Minute.Start(c.Key.Sequence)) / int64(rollup.Minute)
+	return int(uint64(int64(node)+minute) % uint64(workers)) //nolint:gosec // any minute will do
+}
+
 // feed hands a slab's chunks to the workers.
-func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *coverage, jobs chan<- job) error {
-	rosters := map[rollup.Fingerprint]*rosterIDs{}
+func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *coverage, jobs []chan job) error {
+	rosters, home := map[rollup.Fingerprint]*rosterIDs{}, uint32(0) // a node's
 	number := 0
 	return r.reader.Chunks(ctx, from, to, func(c *store.Chunk, ro *store.Roster) error {
 		node := r.facts.node(c.Key.Cluster, c.Key.Node)
@@ -81,6 +94,10 @@ func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *cove
 		}
 		if err := r.chains.chunk(r, node, c); err != nil {
 			return err
+		}
+		if node != home {
+			clear(rosters)
+			home = node
 		}
 		ids := rosters[c.RosterID]
 		if ids == nil {
@@ -103,7 +120,7 @@ func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *cove
 			}
 		}
 		select {
-		case jobs <- j:
+		case jobs[worker(node, c, len(jobs))] <- j:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -114,8 +131,8 @@ func (r *run) feed(ctx context.Context, from, to attribution.Second, cover *cove
 // tellEvery is how many chunks are read between two reports.
 const tellEvery = 256
 
-// maxRosters bounds how many decoded rosters are kept at hand.
-const maxRosters = 4096
+// maxRosters bounds how many decoded rosters of a node are kept at hand.
+const maxRosters = 64
 
 func decodeRoster(c *store.Chunk, ro *store.Roster) (*attribution.Roster, error) {
 	if ro == nil || ro.ID != c.RosterID {

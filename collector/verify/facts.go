@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -10,7 +11,8 @@ import (
 )
 
 // facts numbers owners, devices, nodes and texts, so that sums are keyed by
-// small integers. Equal facts have one number, wherever they come from.
+// small integers. Equal facts have one number, wherever they come from. Of what is
+// numbered only the name is kept: a large fleet has half a million owners.
 type facts struct {
 	mu      sync.Mutex // held while workers number a roster
 	devices numbering[attribution.Device]
@@ -19,7 +21,6 @@ type facts struct {
 	names   []string
 	nodeIDs map[nodeName]uint32
 	nodeOf  []nodeName
-	homes   []uint32 // node of each device
 }
 
 type nodeName struct{ cluster, node string }
@@ -29,12 +30,19 @@ type nodeName struct{ cluster, node string }
 // cheaper than a SHA-256.
 type numbering[T any] struct {
 	ids    map[rollup.Fingerprint]uint32
-	facts  []T
-	recent map[*T]uint32
+	names  []string // as people call it
+	homes  []uint32 // the node of each
+	recent map[*T]numbered[T]
 }
 
-// maxRecent bounds what is remembered of pointers.
-const maxRecent = 1 << 16
+type numbered[T any] struct {
+	id   uint32
+	fact T
+}
+
+// maxRecent bounds what is remembered of pointers: some nodes' facts, since rows
+// and chunks come node by node.
+const maxRecent = 1 << 12
 
 func newFacts() *facts {
 	return &facts{
@@ -44,40 +52,41 @@ func newFacts() *facts {
 }
 
 func newNumbering[T any]() numbering[T] {
-	return numbering[T]{ids: map[rollup.Fingerprint]uint32{}, recent: map[*T]uint32{}}
+	return numbering[T]{ids: map[rollup.Fingerprint]uint32{}, recent: map[*T]numbered[T]{}}
 }
 
-// of is the number of facts, which are copied by keep where they are new.
-func (n *numbering[T]) of(x *T, equal func(a, b *T) bool, fingerprint func(*T) rollup.Fingerprint, keep func(T) T) uint32 {
-	if id, ok := n.recent[x]; ok && equal(x, &n.facts[id]) {
-		return id
+// of is the number of facts. keep copies what they share with their pointer, and
+// name is called for new ones.
+func (n *numbering[T]) of(x *T, equal func(a, b *T) bool, fingerprint func(*T) rollup.Fingerprint, keep func(T) T, name func(*T) (string, uint32)) uint32 {
+	if last, ok := n.recent[x]; ok && equal(x, &last.fact) {
+		return last.id
 	}
 	f := fingerprint(x)
 	id, ok := n.ids[f]
 	if !ok {
-		id = uint32(len(n.facts))
+		id = uint32(len(n.names))
 		n.ids[f] = id
-		n.facts = append(n.facts, keep(*x))
+		text, home := name(x)
+		n.names, n.homes = append(n.names, text), append(n.homes, home)
 	}
 	if len(n.recent) >= maxRecent {
 		clear(n.recent)
 	}
-	n.recent[x] = id
+	n.recent[x] = numbered[T]{id, keep(*x)}
 	return id
 }
 
 func (f *facts) device(d *attribution.Device) uint32 {
-	id := f.devices.of(d,
+	return f.devices.of(d,
 		func(a, b *attribution.Device) bool { return attribution.CompareDevices(a, b) == 0 },
 		(*attribution.Device).Fingerprint,
 		func(d attribution.Device) attribution.Device {
 			d.Labels = slices.Clone(d.Labels)
 			return d
+		},
+		func(d *attribution.Device) (string, uint32) {
+			return strings.Clone(d.ID), f.node(d.Cluster, d.Node)
 		})
-	if int(id) == len(f.homes) {
-		f.homes = append(f.homes, f.node(d.Cluster, d.Node))
-	}
-	return id
 }
 
 func (f *facts) owner(o *attribution.Owner) uint32 {
@@ -87,12 +96,14 @@ func (f *facts) owner(o *attribution.Owner) uint32 {
 		func(o attribution.Owner) attribution.Owner {
 			o.Labels = slices.Clone(o.Labels)
 			return o
-		})
+		},
+		func(o *attribution.Owner) (string, uint32) { return ownerName(o), f.node(o.Cluster, o.Node) })
 }
 
 func (f *facts) text(s string) uint32 {
 	id, ok := f.texts[s]
 	if !ok {
+		s = strings.Clone(s)
 		id = uint32(len(f.names))
 		f.texts[s] = id
 		f.names = append(f.names, s)
@@ -104,6 +115,7 @@ func (f *facts) node(cluster, node string) uint32 {
 	k := nodeName{cluster, node}
 	id, ok := f.nodeIDs[k]
 	if !ok {
+		k = nodeName{strings.Clone(cluster), strings.Clone(node)} // not all of what they are parts of
 		id = uint32(len(f.nodeOf))
 		f.nodeIDs[k] = id
 		f.nodeOf = append(f.nodeOf, k)

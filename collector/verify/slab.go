@@ -39,14 +39,13 @@ func (r *run) slab(ctx context.Context, from, to attribution.Second) error {
 // kept. Tallies of nobody are of no node, so they are left out, too.
 func (r *run) prune(cover *coverage, sums *fold) {
 	maps.DeleteFunc(sums.rows, func(k rowKey, _ rollup.Sums) bool {
-		return !cover.complete(nodeMinute{r.facts.homes[k.device], k.bucket})
+		return !cover.complete(nodeMinute{r.facts.devices.homes[k.device], k.bucket})
 	})
 	maps.DeleteFunc(sums.moves, func(k move, _ moved) bool {
-		return k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.homes[k.row.device], k.row.bucket})
+		return k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.devices.homes[k.row.device], k.row.bucket})
 	})
 	maps.DeleteFunc(sums.tallies, func(k tallyKey, _ int64) bool {
-		o := &r.facts.owners.facts[k.owner]
-		return !cover.complete(nodeMinute{r.facts.node(o.Cluster, o.Node), k.bucket})
+		return !cover.complete(nodeMinute{r.facts.owners.homes[k.owner], k.bucket})
 	})
 }
 
@@ -66,7 +65,7 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 	err := r.reader.Rows(ctx, rollup.Minute, from, to, func(x *store.FactRow) error {
 		r.progress.Rows++
 		k := r.key(x)
-		at := nodeMinute{r.facts.homes[k.device], x.Bucket}
+		at := nodeMinute{r.facts.devices.homes[k.device], x.Bucket}
 		if cover.complete(at) {
 			if err := strike(r, sums.rows, k, &x.Sums, rollup.Minute); err != nil {
 				return err
@@ -91,7 +90,7 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 		}
 	}
 	if err := r.settleRerated(ctx, rollup.Minute, from, to, func(k move, m moved) error {
-		if k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.homes[k.row.device], k.row.bucket}) {
+		if k.row.bucket < r.keptMinutes || !cover.complete(nodeMinute{r.facts.devices.homes[k.row.device], k.row.bucket}) {
 			return nil
 		}
 		if want := sums.moves[k]; m != want {
@@ -115,9 +114,9 @@ func (r *run) minuteRows(ctx context.Context, from, to attribution.Second, cover
 
 // deviceMinute checks law 1 over all rows of a device's minute.
 func (r *run) deviceMinute(k deviceMinute, total rollup.Sums, cover *coverage, sums *fold) error {
-	d := &r.facts.devices.facts[k.device]
-	where := fmt.Sprintf("node %q device %s minute %s", d.Node, d.ID, clock(k.minute))
-	on := cover.seconds[nodeMinute{r.facts.homes[k.device], k.minute}]
+	home := r.facts.devices.homes[k.device]
+	where := fmt.Sprintf("%s device %s minute %s", r.facts.nodeName(home), r.facts.devices.names[k.device], clock(k.minute))
+	on := cover.seconds[nodeMinute{home, k.minute}]
 	switch {
 	case total.Time%attribution.WindowNanos != 0:
 		return broken(1, where, "its device times sum to %d ns, which is no whole number of seconds", total.Time)
@@ -141,7 +140,7 @@ func (r *run) minuteTallies(ctx context.Context, from, to attribution.Second, co
 	err := r.reader.TallyRows(ctx, rollup.Minute, from, to, func(x *store.TallyFactRow) error {
 		r.progress.Rows++
 		k := r.tallyKey(x)
-		at := nodeMinute{r.facts.node(x.Owner.Cluster, x.Owner.Node), x.Bucket}
+		at := nodeMinute{r.facts.owners.homes[k.owner], x.Bucket}
 		if cover.complete(at) {
 			if err := strikeTally(r, sums.tallies, k, x.Value, rollup.Minute); err != nil {
 				return err
@@ -199,13 +198,15 @@ func strikeTally(r *run, want map[tallyKey]int64, k tallyKey, got int64, res rol
 }
 
 func (r *run) rowName(k rowKey, res rollup.Resolution) string {
-	d := &r.facts.devices.facts[k.device]
-	return fmt.Sprintf("node %q device %s %s %s owner %s basis %v", d.Node, d.ID, resName(res), clock(k.bucket), ownerName(&r.facts.owners.facts[k.owner]), k.basis)
+	f := r.facts
+	return fmt.Sprintf("%s device %s %s %s owner %s basis %v", f.nodeName(f.devices.homes[k.device]), f.devices.names[k.device],
+		resName(res), clock(k.bucket), f.owners.names[k.owner], k.basis)
 }
 
 func (r *run) tallyName(k tallyKey, res rollup.Resolution) string {
-	o := &r.facts.owners.facts[k.owner]
-	return fmt.Sprintf("node %q %s %s owner %s model %q measure %s", o.Node, resName(res), clock(k.bucket), ownerName(o), r.facts.names[k.model], r.facts.names[k.measure])
+	f := r.facts
+	return fmt.Sprintf("%s %s %s owner %s model %q measure %s", f.nodeName(f.owners.homes[k.owner]), resName(res), clock(k.bucket),
+		f.owners.names[k.owner], f.names[k.model], f.names[k.measure])
 }
 
 func resName(res rollup.Resolution) string {

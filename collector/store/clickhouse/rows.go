@@ -46,7 +46,7 @@ func (r *reader) buckets(ctx context.Context, prefix string, res rollup.Resoluti
 		order = append(order, plan.Bucket{Start: b, Rows: n})
 	}
 	slices.SortFunc(order, func(a, b plan.Bucket) int { return cmp.Compare(a.Start, b.Start) })
-	return plan.Runs(res, order, f)
+	return plan.Runs(res, order, func(low, high attribution.Second, _ uint64) error { return f(low, high) })
 }
 
 // Rows implements [store.Reader].

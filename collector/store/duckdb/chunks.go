@@ -78,9 +78,17 @@ func (p page) split() []page {
 	return out
 }
 
-// page reads one page. call is the error of f, if it was that.
+// keptRoster is a roster as it is stored.
+type keptRoster struct {
+	id     rollup.Fingerprint
+	body   []byte
+	packed bool
+}
+
+// page reads one page. call is the error of f, if it was that. Rosters are unpacked
+// one at a time: those of one page may be a hundred times its chunks.
 func (r *reader) page(ctx context.Context, p page, from attribution.Second, f func(*store.Chunk, *store.Roster) error) (call, err error) {
-	rosters := make(map[int32]*store.Roster)
+	rosters := make(map[int32]keptRoster)
 	list := idList(p.lives)
 	const within = ` c.sequence >= ? AND c.sequence <= ? AND c.sequence + c.seconds > ?`
 	args := []any{p.low, p.high, from}
@@ -88,20 +96,18 @@ func (r *reader) page(ctx context.Context, p page, from attribution.Second, f fu
 		(SELECT c.roster FROM chunk c WHERE c.life IN (`+list+`) AND`+within+`)`, args, func(rows *sql.Rows) error {
 		var id int32
 		var name []byte
-		var packed bool
-		ro := new(store.Roster)
-		if err := rows.Scan(&id, &name, &ro.Body, &packed); err != nil {
+		var x keptRoster
+		if err := rows.Scan(&id, &name, &x.body, &x.packed); err != nil {
 			return err
 		}
-		ro.ID = rollup.Fingerprint(name)
-		rosters[id] = ro
-		var err error
-		ro.Body, err = rosterBody(ro.Body, packed)
-		return err
+		x.id = rollup.Fingerprint(name)
+		rosters[id] = x
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	last, at := new(store.Roster), int32(-1)
 	err = each(ctx, r.conn, `SELECT l.cluster, l.node, l.boot, c.sequence, c.seconds, c.roster, c.body, c.digest, c.previous
 		FROM chunk c JOIN life l ON l.id = c.life WHERE c.life IN (`+list+`) AND`+within+` ORDER BY 1, 2, 4`, args, func(rows *sql.Rows) error {
 		var ch store.Chunk
@@ -111,12 +117,19 @@ func (r *reader) page(ctx context.Context, p page, from attribution.Second, f fu
 			return err
 		}
 		ch.Key.Boot = attribution.Boot(boot)
-		ro := rosters[roster]
-		if ro == nil {
-			return fmt.Errorf("%w: chunk %d of node %q has no roster", store.ErrCorrupt, ch.Key.Sequence, ch.Key.Node)
+		if roster != at {
+			x, ok := rosters[roster]
+			if !ok {
+				return fmt.Errorf("%w: chunk %d of node %q has no roster", store.ErrCorrupt, ch.Key.Sequence, ch.Key.Node)
+			}
+			body, err := rosterBody(x.body, x.packed)
+			if err != nil {
+				return err
+			}
+			last, at = &store.Roster{ID: x.id, Body: body}, roster
 		}
-		ch.RosterID = ro.ID
-		call = f(&ch, ro)
+		ch.RosterID = last.ID
+		call = f(&ch, last)
 		return call
 	})
 	return call, err

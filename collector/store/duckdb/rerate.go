@@ -225,10 +225,13 @@ func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to 
 	part := fmt.Sprintf(`SELECT entry, bucket * (length::BIGINT) // %[1]d AS bucket, source, target, %[2]s, count(*) AS n FROM transfer
 		WHERE length <= %[1]d AND bucket * (length::BIGINT) >= %[3]d AND bucket * (length::BIGINT) < %[4]d GROUP BY ALL`,
 		res, transferSums, from, to)
-	known := facts{make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)}
-	of := `SELECT source FROM transfer`
+	owners, devices := make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)
+	of := ` IN (SELECT source FROM (` + part + `))`
 	var call error
-	err := r.need(ctx, known.owners, known.devices, `SELECT owner FROM series WHERE id IN (`+of+`)`, `SELECT device FROM series WHERE id IN (`+of+`)`)
+	err := readOwners(ctx, r.conn, `id IN (SELECT owner FROM series WHERE id`+of+`)`, nil, owners)
+	if err == nil {
+		err = readDevices(ctx, r.conn, `id IN (SELECT device FROM series WHERE id`+of+`)`, nil, devices)
+	}
 	if err == nil {
 		err = each(ctx, r.conn, `SELECT x.entry, x.bucket, s.device, s.owner, s.basis, w.name, s.revision, t.revision,
 			x.time, x.gap, x.memory, x.energy, x.cost_before, x.cost_after, x.n,
@@ -250,7 +253,7 @@ func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to 
 			if x.Basis == attribution.Used {
 				x.Sums.SMActive = x.Sums.Time - x.Sums.SMActive
 			}
-			x.Device, x.Owner = known.devices[device], known.owners[owner]
+			x.Device, x.Owner = devices[device], owners[owner]
 			call = f(&x)
 			return call
 		})

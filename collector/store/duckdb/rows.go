@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
@@ -11,18 +12,26 @@ import (
 	"github.com/gpuledger/gpuledger/collector/store/plan"
 )
 
-// factsAtOnce is how many owners and devices are held from one run of buckets to
-// the next.
-const factsAtOnce = 200_000
+// ordered is what a kind of rows is put in order by within its buckets: the first of
+// it, as one text, of what its series are joined with.
+type ordered struct{ series, key string }
 
-// facts are owners and devices by id, read as they are needed.
-type facts struct {
-	owners  map[int32]*attribution.Owner
-	devices map[int32]*attribution.Device
+var (
+	slicesOrdered  = ordered{`series s JOIN device d ON d.id = s.device`, `uuid`}
+	talliesOrdered = ordered{`tally_series s JOIN owner o ON o.id = s.owner`, `concat_ws(chr(1), kind, cluster, node)`}
+)
+
+// part is a condition on the rows of a table.
+type part struct {
+	where string
+	args  []any
 }
 
-// buckets calls f with runs [low, high) of a table's buckets within [from, to).
-func (r *reader) buckets(ctx context.Context, name string, res rollup.Resolution, from, to attribution.Second, f func(low, high int64) error) error {
+// parts calls f with the parts of a table's rows within [from, to), in the order in
+// which they are read: DuckDB hands out whole results, and does not count them in
+// its limit. A part has [plan.RowsAtOnce] rows at most, unless they are of one
+// bucket and cannot be told apart by what they are ordered by first.
+func (r *reader) parts(ctx context.Context, name string, o *ordered, res rollup.Resolution, from, to attribution.Second, f func(part) error) error {
 	var buckets []plan.Bucket
 	n := attribution.Second(res)
 	err := each(ctx, r.conn, `SELECT bucket, count(*) FROM `+name+` WHERE bucket::BIGINT * ? >= ? AND bucket::BIGINT * ? < ? GROUP BY bucket ORDER BY bucket`,
@@ -38,24 +47,71 @@ func (r *reader) buckets(ctx context.Context, name string, res rollup.Resolution
 	if err != nil {
 		return err
 	}
-	return plan.Runs(res, buckets, func(low, high attribution.Second) error { return f(int64(low/n), int64(high/n)) })
+	return plan.Runs(res, buckets, func(low, high attribution.Second, rows uint64) error {
+		run := part{where: fmt.Sprintf(`bucket >= %d AND bucket < %d`, int64(low/n), int64(high/n))}
+		if rows <= plan.RowsAtOnce {
+			return f(run)
+		}
+		parts, err := r.split(ctx, name, o, run)
+		if err != nil {
+			return err
+		}
+		for _, p := range parts {
+			if err := f(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// split is the parts of one bucket.
+func (r *reader) split(ctx context.Context, name string, o *ordered, bucket part) ([]part, error) {
+	type span struct{ first, last string }
+	var spans []span
+	var held uint64 // rows of the last span
+	err := each(ctx, r.conn, `SELECT key, sum(f.n)::UBIGINT FROM (SELECT series, count(*) AS n FROM `+name+` WHERE `+bucket.where+` GROUP BY series) f
+		JOIN (SELECT s.id, `+o.key+` AS key FROM `+o.series+`) ON id = f.series GROUP BY key ORDER BY key`, bucket.args, func(rows *sql.Rows) error {
+		var key string
+		var n uint64
+		if err := rows.Scan(&key, &n); err != nil {
+			return err
+		}
+		if len(spans) == 0 || held+n > plan.RowsAtOnce {
+			spans, held = append(spans, span{first: key}), 0
+		}
+		spans[len(spans)-1].last = key
+		held += n
+		return nil
+	})
+	out := make([]part, len(spans))
+	for i, x := range spans {
+		out[i] = part{
+			where: bucket.where + ` AND series IN (SELECT s.id FROM ` + o.series + ` WHERE ` + o.key + ` BETWEEN ? AND ?)`,
+			args:  slices.Concat(bucket.args, []any{x.first, x.last}),
+		}
+	}
+	return out, err
 }
 
 // Rows implements [store.Reader].
 func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.FactRow) error) error {
 	var call error
-	known := facts{make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)}
 	name := plan.Name(res)
-	err := r.buckets(ctx, name, res, from, to, func(low, high int64) error {
-		of := fmt.Sprintf(`SELECT DISTINCT series FROM %s WHERE bucket >= %d AND bucket < %d`, name, low, high)
-		if err := r.need(ctx, known.owners, known.devices, `SELECT owner FROM series WHERE id IN (`+of+`)`, `SELECT device FROM series WHERE id IN (`+of+`)`); err != nil {
+	err := r.parts(ctx, name, &slicesOrdered, res, from, to, func(p part) error {
+		owners, devices := make(map[int32]*attribution.Owner), make(map[int32]*attribution.Device)
+		of := ` IN (SELECT series FROM ` + name + ` WHERE ` + p.where + `)`
+		if err := readOwners(ctx, r.conn, `id IN (SELECT owner FROM series WHERE id`+of+`)`, p.args, owners); err != nil {
+			return err
+		}
+		if err := readDevices(ctx, r.conn, `id IN (SELECT device FROM series WHERE id`+of+`)`, p.args, devices); err != nil {
 			return err
 		}
 		var out []store.FactRow
-		err := each(ctx, r.conn, fmt.Sprintf(`SELECT f.bucket, s.device, s.owner, s.basis, w.name, s.revision, f.time, f.gap, f.memory, f.energy, f.cost
+		err := each(ctx, r.conn, `SELECT f.bucket, s.device, s.owner, s.basis, w.name, s.revision, f.time, f.gap, f.memory, f.energy, f.cost
 			FROM (SELECT bucket, series, sum(time)::BIGINT AS time, sum(gap)::BIGINT AS gap, sum(memory)::BIGINT AS memory,
-				sum(energy)::BIGINT AS energy, sum(cost)::BIGINT AS cost FROM %s WHERE bucket >= %d AND bucket < %d GROUP BY bucket, series) f
-			JOIN series s ON s.id = f.series JOIN method w ON w.id = s.method`, name, low, high), nil, func(rows *sql.Rows) error {
+				sum(energy)::BIGINT AS energy, sum(cost)::BIGINT AS cost FROM `+name+` WHERE `+p.where+` GROUP BY bucket, series) f
+			JOIN series s ON s.id = f.series JOIN method w ON w.id = s.method`, p.args, func(rows *sql.Rows) error {
 			var x store.FactRow
 			var device, owner int32
 			if err := rows.Scan(&x.Bucket, &device, &owner, &x.Basis, &x.Method, &x.Revision,
@@ -66,7 +122,7 @@ func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attri
 			if x.Basis == attribution.Used {
 				x.Sums.SMActive = x.Sums.Time - x.Sums.SMActive
 			}
-			x.Device, x.Owner = known.devices[device], known.owners[owner]
+			x.Device, x.Owner = devices[device], owners[owner]
 			out = append(out, x)
 			return nil
 		})
@@ -82,24 +138,23 @@ func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attri
 // TallyRows implements [store.Reader].
 func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to attribution.Second, f func(*store.TallyFactRow) error) error {
 	var call error
-	known := facts{owners: make(map[int32]*attribution.Owner)}
 	name := "tally_" + plan.Name(res)
-	err := r.buckets(ctx, name, res, from, to, func(low, high int64) error {
-		of := fmt.Sprintf(`SELECT DISTINCT series FROM %s WHERE bucket >= %d AND bucket < %d`, name, low, high)
-		if err := r.need(ctx, known.owners, nil, `SELECT owner FROM tally_series WHERE id IN (`+of+`)`, ""); err != nil {
+	err := r.parts(ctx, name, &talliesOrdered, res, from, to, func(p part) error {
+		owners := make(map[int32]*attribution.Owner)
+		if err := readOwners(ctx, r.conn, `id IN (SELECT owner FROM tally_series WHERE id IN (SELECT series FROM `+name+` WHERE `+p.where+`))`, p.args, owners); err != nil {
 			return err
 		}
 		var out []store.TallyFactRow
-		err := each(ctx, r.conn, fmt.Sprintf(`SELECT f.bucket, s.owner, s.model, s.tenant, s.tier, s.measure, f.value
-			FROM (SELECT bucket, series, sum(value)::BIGINT AS value FROM %s WHERE bucket >= %d AND bucket < %d GROUP BY bucket, series) f
-			JOIN tally_series s ON s.id = f.series`, name, low, high), nil, func(rows *sql.Rows) error {
+		err := each(ctx, r.conn, `SELECT f.bucket, s.owner, s.model, s.tenant, s.tier, s.measure, f.value
+			FROM (SELECT bucket, series, sum(value)::BIGINT AS value FROM `+name+` WHERE `+p.where+` GROUP BY bucket, series) f
+			JOIN tally_series s ON s.id = f.series`, p.args, func(rows *sql.Rows) error {
 			var x store.TallyFactRow
 			var owner int32
 			if err := rows.Scan(&x.Bucket, &owner, &x.Model, &x.Tenant, &x.Tier, &x.Measure, &x.Value); err != nil {
 				return err
 			}
 			x.Bucket *= attribution.Second(res)
-			x.Owner = known.owners[owner]
+			x.Owner = owners[owner]
 			out = append(out, x)
 			return nil
 		})
@@ -110,42 +165,4 @@ func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to 
 		return call
 	})
 	return mine(call, "read tally rows", err)
-}
-
-// need reads the owners and devices that two subqueries name and that are not
-// known yet.
-func (r *reader) need(ctx context.Context, owners map[int32]*attribution.Owner, devices map[int32]*attribution.Device, ofOwners, ofDevices string) error {
-	if len(owners) > factsAtOnce {
-		clear(owners)
-	}
-	ids, err := r.unknown(ctx, ofOwners, func(id int32) bool { return owners[id] != nil })
-	if err == nil && len(ids) > 0 {
-		err = readOwners(ctx, r.conn, `id IN (`+idList(ids)+`)`, nil, owners)
-	}
-	if err != nil || ofDevices == "" {
-		return err
-	}
-	if len(devices) > factsAtOnce {
-		clear(devices)
-	}
-	ids, err = r.unknown(ctx, ofDevices, func(id int32) bool { return devices[id] != nil })
-	if err == nil && len(ids) > 0 {
-		err = readDevices(ctx, r.conn, `id IN (`+idList(ids)+`)`, nil, devices)
-	}
-	return err
-}
-
-func (r *reader) unknown(ctx context.Context, query string, known func(int32) bool) ([]int32, error) {
-	var ids []int32
-	err := each(ctx, r.conn, `SELECT DISTINCT * FROM (`+query+`)`, nil, func(rows *sql.Rows) error {
-		var id int32
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		if !known(id) {
-			ids = append(ids, id)
-		}
-		return nil
-	})
-	return ids, err
 }

@@ -11,7 +11,7 @@ import (
 
 // RowsAtOnce is how many rows a run of buckets has at most, unless it is a single
 // bucket: that many are put in order in memory.
-const RowsAtOnce = 100_000
+const RowsAtOnce = 50_000
 
 // Bucket is how many rows a bucket has.
 type Bucket struct {
@@ -20,15 +20,15 @@ type Bucket struct {
 }
 
 // Runs calls f with runs [low, high) of buckets of a resolution, which are in
-// order of time: as many as RowsAtOnce allows, and one at least. The first error
-// of f ends it.
-func Runs(r rollup.Resolution, buckets []Bucket, f func(low, high attribution.Second) error) error {
+// order of time, and their rows: as many as RowsAtOnce allows, and one bucket at
+// least. The first error of f ends it.
+func Runs(r rollup.Resolution, buckets []Bucket, f func(low, high attribution.Second, rows uint64) error) error {
 	for len(buckets) > 0 {
 		n, rows := 1, buckets[0].Rows
 		for ; n < len(buckets) && rows+buckets[n].Rows <= RowsAtOnce; n++ {
 			rows += buckets[n].Rows
 		}
-		if err := f(buckets[0].Start, buckets[n-1].Start+attribution.Second(r)); err != nil {
+		if err := f(buckets[0].Start, buckets[n-1].Start+attribution.Second(r), rows); err != nil {
 			return err
 		}
 		buckets = buckets[n:]

@@ -27,7 +27,7 @@ func TestRuns(t *testing.T) {
 			buckets = append(buckets, plan.Bucket{Start: at, Rows: rapid.SampledFrom([]uint64{1, plan.RowsAtOnce / 4, plan.RowsAtOnce / 2, plan.RowsAtOnce, 2 * plan.RowsAtOnce}).Draw(t, "rows")})
 		}
 		left := buckets
-		if err := plan.Runs(rollup.Minute, buckets, func(low, high attribution.Second) error {
+		if err := plan.Runs(rollup.Minute, buckets, func(low, high attribution.Second, told uint64) error {
 			n, rows := 0, uint64(0)
 			for n < len(left) && left[n].Start < high {
 				rows += left[n].Rows
@@ -35,6 +35,9 @@ func TestRuns(t *testing.T) {
 			}
 			if n == 0 || left[0].Start != low || left[n-1].Start+60 != high {
 				t.Fatalf("the run [%d, %d) is not the next of %v", low, high, left)
+			}
+			if rows != told {
+				t.Fatalf("a run of %d rows is said to have %d", rows, told)
 			}
 			if rows > plan.RowsAtOnce && n > 1 {
 				t.Fatalf("a run of %d buckets has %d rows", n, rows)
@@ -50,7 +53,7 @@ func TestRuns(t *testing.T) {
 	})
 	boom := errors.New("boom")
 	calls := 0
-	err := plan.Runs(rollup.Minute, []plan.Bucket{{day, plan.RowsAtOnce}, {day + 60, 1}}, func(_, _ attribution.Second) error {
+	err := plan.Runs(rollup.Minute, []plan.Bucket{{day, plan.RowsAtOnce}, {day + 60, 1}}, func(_, _ attribution.Second, _ uint64) error {
 		calls++
 		return boom
 	})
