@@ -186,9 +186,9 @@ type LimitsConfig struct {
 // DuckDBConfig is for the embedded store.
 type DuckDBConfig struct {
 	// MemoryBytes bounds DuckDB's own memory; what does not fit is spilled to
-	// data_dir/tmp. Default: 536870912 (512 MiB), or an eighth of the cgroup's
-	// memory limit where that is less, and 134217728 (128 MiB) at least. 0 means
-	// the default.
+	// data_dir/tmp. Default: 536870912 (512 MiB), or an eighth of what the
+	// cgroup's memory limit has above 1 GiB where that is less, and 134217728
+	// (128 MiB) at least. 0 means the default.
 	MemoryBytes int64 `yaml:"memory_bytes"`
 
 	// Threads are those that one question is spread over. Default 0: one per

@@ -24,8 +24,8 @@ func TestGoMemory(t *testing.T) {
 	}
 }
 
-// What is pending gets a quarter of Go's memory at most, DuckDB an eighth of a small
-// limit unless it was told otherwise, and nothing else of the configuration changes.
+// What is pending gets a quarter of Go's memory at most, DuckDB an eighth of what a small
+// limit has above 1 GiB unless it was told otherwise, and nothing else of the configuration changes.
 func TestFitMemory(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
 	const quarterOfGo = -1
@@ -47,13 +47,14 @@ func TestFitMemory(t *testing.T) {
 		{"more pending than a quarter", 10_240, 4000, 0, quarterOfGo, 0, 8448, true},
 		{"just too little for the default of what is pending", 5400, 0, 0, quarterOfGo, 0, 4092, true},
 		{"just enough for it", 5410, 0, 0, 0, 0, 4101, true},
-		{"DuckDB's default is less than an eighth", 4100, 0, 0, quarterOfGo, 0, 2922, true},
-		{"and a little more", 4080, 0, 0, quarterOfGo, 510, 2907, true},
-		{"the same, written out", 4080, 1024, 512, quarterOfGo, 510, 2907, true},
+		{"DuckDB's default is an eighth of what is above 1 GiB", 5120, 0, 0, quarterOfGo, 0, 3840, true},
+		{"and a little more", 5040, 0, 0, quarterOfGo, 502, 3783, true},
+		{"the same, written out", 5040, 1024, 512, quarterOfGo, 502, 3783, true},
 		{"more configured for DuckDB", 3060, 0, 1000, quarterOfGo, 1000, 1254, true},
-		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2604, true},
-		{"small", 1600, 0, 0, quarterOfGo, 200, 1140, true},
-		{"DuckDB's least", 600, 0, 0, quarterOfGo, 128, 348, true},
+		{"less configured for DuckDB than its least", 3060, 200, 100, 200, 100, 2526, true},
+		{"small", 2400, 0, 0, quarterOfGo, 172, 1860, true},
+		{"small, DuckDB's least", 1600, 0, 0, quarterOfGo, 128, 1184, true},
+		{"DuckDB's least", 600, 0, 0, quarterOfGo, 128, 284, true},
 		{"tight for what is configured", 600, 64, 400, 64, 400, 256, false},
 		{"tight", 400, 0, 0, quarterOfGo, 128, 256, false},
 		{"tighter than Go's least", 100, 0, 0, quarterOfGo, 128, 256, false},
