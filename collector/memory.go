@@ -14,31 +14,27 @@ import (
 // LimitMemory fits the process into the memory that it may take, which is the
 // cgroup's limit, where there is one. It tells Go's garbage collector how much of
 // that is its own, so that it works harder before the kernel ends the process:
-// DuckDB's memory, half of that again and 128 MiB at least for what DuckDB does not
-// count, and a tenth for the rest are left out. A quarter of Go's memory may be taken by what is pending, if
-// the configuration would let it be more; DuckDB takes an eighth of what a limit has
-// above a gibibyte, where its default is more, and what was configured for it in any
-// case. The environment's GOMEMLIMIT counts more. It changes the whole process: call
-// it from main, once, before the collector is made.
+// DuckDB's memory, half of that again or an eighth of the limit (256 MiB at most) for
+// what DuckDB does not count, and a tenth for the rest are left out. A quarter of Go's
+// memory may be taken by what is pending, if the configuration would let it be more;
+// DuckDB takes an eighth of what a limit has above a gibibyte, where its default is
+// more, and what was configured for it in any case. The environment's GOMEMLIMIT
+// counts more. It changes the whole process: call it from main, once, before the
+// collector is made.
 //
 // Where nothing is known to limit memory, Go's garbage may take half as much as what
-// is in use, not as much again: marking more often costs a large fleet about a tenth
-// of its processor time. Under a limit it may take twice as much, as far as that
-// leaves room: what is not used up to there is of no use to anybody else. Both unless
-// GOGC says otherwise.
+// is in use, not as much again, unless GOGC says otherwise: marking more often costs
+// a large fleet about a tenth of its processor time.
 func LimitMemory(cfg *Config, logger *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	garbage := func(percent int) {
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(percent)
-		}
-	}
 	limit, err := memlimit.FromCgroup()
 	switch {
 	case errors.Is(err, memlimit.ErrNoLimit), errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported), err == nil && limit >= noLimit:
-		garbage(garbagePercent)
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(garbagePercent)
+		}
 		return
 	case err != nil:
 		logger.Warn("the cgroup's memory limit can't be read; Go's garbage collector goes by none", "error", err, "hint", "set GOMEMLIMIT")
@@ -46,7 +42,6 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 	}
 	fitted, heap, enough := fitMemory(limit, *cfg)
 	debug.SetMemoryLimit(heap)
-	garbage(limitedGarbagePercent)
 	if got := fitted.DuckDB.MemoryBytes; got != cfg.DuckDB.MemoryBytes && cfg.Store == storeDuckDB {
 		logger.Info("DuckDB gets less than its default, since memory is limited", "limit_bytes", limit, "duckdb_bytes", got, "hint", "duckdb.memory_bytes")
 	}
@@ -61,9 +56,6 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 
 // garbagePercent is how much garbage may lie about, as a part of what is in use.
 const garbagePercent = 50
-
-// limitedGarbagePercent is the same under a limit, which bounds both together.
-const limitedGarbagePercent = 200
 
 // pendingPart is the part of Go's memory that may be pending; what was just
 // committed takes some of that again.
@@ -85,9 +77,14 @@ const (
 // leastDuckDBMemory is what DuckDB can work with.
 const leastDuckDBMemory = 128 << 20
 
-// leastUncounted is what DuckDB takes without counting it, however little it counts:
-// above all the results that it hands out.
-const leastUncounted = 128 << 20
+// uncountedPart is the part of a limit that is left for what DuckDB takes without
+// counting it, however little it counts, and mostUncounted what that is at most:
+// results that it hands out, and rows that it is given. With half as much, 10,000
+// agents that caught up at once ended a collector of 2 GiB.
+const (
+	uncountedPart = 8
+	mostUncounted = 256 << 20
+)
 
 // fitMemory is the configuration as it fits into a limit, what Go may take of the
 // limit, and whether that is enough to work well.
@@ -127,6 +124,6 @@ func goMemory(limit uint64, duckdb int64) (bytes int64, enough bool) {
 	if duckdb == 0 {
 		duckdb = DefaultConfig().DuckDB.MemoryBytes
 	}
-	bytes = int64(limit-limit/10) - duckdb - max(duckdb/2, leastUncounted)
+	bytes = int64(limit-limit/10) - duckdb - max(duckdb/2, min(int64(limit/uncountedPart), mostUncounted))
 	return max(bytes, leastGoMemory), bytes >= leastGoMemory
 }

@@ -2,9 +2,11 @@ package verify_test
 
 import (
 	"database/sql"
+	"errors"
 	"path/filepath"
 	"testing"
 
+	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
 	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
@@ -83,6 +85,35 @@ func TestLaw6ATamperedFileIsFound(t *testing.T) {
 	tamper(t, dir, `DELETE FROM transfer`+one)
 	if p := check(); p.Broken == nil || p.Broken.Law != 6 {
 		t.Errorf("one is gone: %v", p.Broken)
+	}
+}
+
+// Rows of which the ledger does not know whose they are end the run with that.
+func TestRowsWithoutFactsAreCorrupt(t *testing.T) {
+	for _, statement := range []string{`DELETE FROM owner WHERE kind = 1`, `DELETE FROM device`} {
+		dir := t.TempDir()
+		opened := func() store.Store {
+			s, err := duckdb.Open(t.Context(), duckdb.Options{Dir: dir, Decode: decode})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := opened()
+		if err := s.Commit(t.Context(), batch(t, 1, []*attribution.Chunk{wideChunk(wide(2), start)}, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		tamper(t, dir, statement)
+		s = opened()
+		if p, err := verify.New(verify.Config{Store: s}).Run(t.Context(), 0, 0, nil); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("%s: %+v, %v", statement, p, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

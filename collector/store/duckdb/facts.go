@@ -25,7 +25,9 @@ func readOwners(ctx context.Context, c *sql.Conn, where string, args []any, into
 		return err
 	}
 	return readLabels(ctx, c, `SELECT owner AS id, key, value FROM owner_label WHERE `+where+` ORDER BY id, key`, args, func(id int32, l attribution.Label) {
-		into[id].Labels = append(into[id].Labels, l)
+		if x := into[id]; x != nil { // of a ledger that was tampered with
+			x.Labels = append(x.Labels, l)
+		}
 	})
 }
 
@@ -46,7 +48,9 @@ func readDevices(ctx context.Context, c *sql.Conn, where string, args []any, int
 		return err
 	}
 	return readLabels(ctx, c, `SELECT device AS id, key, value FROM device_label WHERE `+where+` ORDER BY id, key`, args, func(id int32, l attribution.Label) {
-		into[id].Labels = append(into[id].Labels, l)
+		if x := into[id]; x != nil { // of a ledger that was tampered with
+			x.Labels = append(x.Labels, l)
+		}
 	})
 }
 

@@ -253,7 +253,10 @@ func (r *reader) Transfers(ctx context.Context, res rollup.Resolution, from, to 
 			if x.Basis == attribution.Used {
 				x.Sums.SMActive = x.Sums.Time - x.Sums.SMActive
 			}
-			x.Device, x.Owner = devices[device], owners[owner]
+			if x.Device, x.Owner = devices[device], owners[owner]; x.Device == nil || x.Owner == nil {
+				call = fmt.Errorf("%w: rerating %d moved something of device %d or owner %d, which has no facts", store.ErrCorrupt, x.Entry, device, owner)
+				return call
+			}
 			call = f(&x)
 			return call
 		})

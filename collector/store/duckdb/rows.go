@@ -52,7 +52,7 @@ func (r *reader) parts(ctx context.Context, name string, o *ordered, res rollup.
 		if rows <= plan.RowsAtOnce {
 			return f(run)
 		}
-		parts, err := r.split(ctx, name, o, run)
+		parts, err := r.split(ctx, name, o, run, rows)
 		if err != nil {
 			return err
 		}
@@ -65,11 +65,11 @@ func (r *reader) parts(ctx context.Context, name string, o *ordered, res rollup.
 	})
 }
 
-// split is the parts of one bucket.
-func (r *reader) split(ctx context.Context, name string, o *ordered, bucket part) ([]part, error) {
+// split is the parts of one bucket, which has so many rows.
+func (r *reader) split(ctx context.Context, name string, o *ordered, bucket part, all uint64) ([]part, error) {
 	type span struct{ first, last string }
 	var spans []span
-	var held uint64 // rows of the last span
+	var held, found uint64 // rows of the last span, and of all
 	err := each(ctx, r.conn, `SELECT key, sum(f.n)::UBIGINT FROM (SELECT series, count(*) AS n FROM `+name+` WHERE `+bucket.where+` GROUP BY series) f
 		JOIN (SELECT s.id, `+o.key+` AS key FROM `+o.series+`) ON id = f.series GROUP BY key ORDER BY key`, bucket.args, func(rows *sql.Rows) error {
 		var key string
@@ -81,9 +81,12 @@ func (r *reader) split(ctx context.Context, name string, o *ordered, bucket part
 			spans, held = append(spans, span{first: key}), 0
 		}
 		spans[len(spans)-1].last = key
-		held += n
+		held, found = held+n, found+n
 		return nil
 	})
+	if err == nil && found != all {
+		err = fmt.Errorf("%w: %d of the %d rows of table %s with %s have facts", store.ErrCorrupt, found, all, name, bucket.where)
+	}
 	out := make([]part, len(spans))
 	for i, x := range spans {
 		out[i] = part{
@@ -122,7 +125,9 @@ func (r *reader) Rows(ctx context.Context, res rollup.Resolution, from, to attri
 			if x.Basis == attribution.Used {
 				x.Sums.SMActive = x.Sums.Time - x.Sums.SMActive
 			}
-			x.Device, x.Owner = devices[device], owners[owner]
+			if x.Device, x.Owner = devices[device], owners[owner]; x.Device == nil || x.Owner == nil {
+				return fmt.Errorf("%w: device %d or owner %d has no facts", store.ErrCorrupt, device, owner)
+			}
 			out = append(out, x)
 			return nil
 		})
@@ -154,7 +159,9 @@ func (r *reader) TallyRows(ctx context.Context, res rollup.Resolution, from, to 
 				return err
 			}
 			x.Bucket *= attribution.Second(res)
-			x.Owner = owners[owner]
+			if x.Owner = owners[owner]; x.Owner == nil {
+				return fmt.Errorf("%w: owner %d has no facts", store.ErrCorrupt, owner)
+			}
 			out = append(out, x)
 			return nil
 		})
