@@ -207,6 +207,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 	}
 	for s := added; s < b.end-1; s++ {
 		o := e.at(s)
+		was := *o
 		// A new node begins with the next whole second.
 		o.must = s < b.end-unsealed && (e.sure || s > added+1)
 		o.windows = true
@@ -222,6 +223,20 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 			o.lo = e.l.inForce(min(s, b.end-unsealed-2), b.end+young)
 			o.hi = e.l.newest(math.MaxInt64)
 		}
+		o.or(&was)
+	}
+}
+
+// or allows also for what an agent before made of the same second, by another clock:
+// what it had sent is stored, whatever became of its disk.
+func (o *outcome) or(was *outcome) {
+	if !was.priced {
+		return
+	}
+	o.observed, o.unobserved = o.observed || was.observed, o.unobserved || was.unobserved
+	o.lo, o.hi = min(o.lo, was.lo), max(o.hi, was.hi)
+	if was.life != o.life {
+		o.life, o.firm = nil, false
 	}
 }
 
