@@ -86,7 +86,7 @@ type keptRoster struct {
 }
 
 // page reads one page. call is the error of f, if it was that. Rosters are unpacked
-// one at a time: those of one page may be a hundred times its chunks.
+// one at a time: those of one page may be many times its chunks.
 func (r *reader) page(ctx context.Context, p page, from attribution.Second, f func(*store.Chunk, *store.Roster) error) (call, err error) {
 	rosters := make(map[int32]keptRoster)
 	list := idList(p.lives)
