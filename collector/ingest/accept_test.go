@@ -29,7 +29,7 @@ func ownChunk(boot attribution.Boot, from attribution.Second, n int, value int64
 
 func seen(t *testing.T, s *Server) (sum int64) {
 	t.Helper()
-	if err := s.Since(0, 0, maxSecond, func(c *attribution.Chunk) {
+	if err := since(s, 0, 0, maxSecond, func(c *attribution.Chunk) {
 		for _, x := range c.Tallies {
 			sum += x.Value
 		}

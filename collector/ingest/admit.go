@@ -75,7 +75,7 @@ func (st *stream) admit(ctx context.Context, c *chunk, w *work, room *charge) er
 	if err := st.await(ctx, c.bytes); err != nil {
 		return err
 	}
-	c.decoded = c.content(nil)
+	c.decoded = c.decode(nil)
 	n.mu.Lock()
 	return st.place(c, nil)
 }

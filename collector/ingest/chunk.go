@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"sync/atomic"
-	"weak"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rollup"
@@ -25,8 +24,6 @@ type chunk struct {
 	decoded *attribution.Chunk
 	lent    bool  // decoded is memory of somebody's work, and its roster may be an outline
 	kept    int64 // bytes of decoded, part of the room
-	// again is what was decoded for a question, while any question has it.
-	again atomic.Pointer[weak.Pointer[attribution.Chunk]]
 }
 
 // chunkMemory is about what a chunk takes besides its body.
@@ -81,27 +78,16 @@ func (c *chunk) end() attribution.Second {
 
 func (c *chunk) span() span { return span{c.from(), c.end(), c.stored.Key.Boot} }
 
-// content is the chunk decoded. kept is what it has of that, nil where it keeps
-// nothing. Any goroutine may ask.
-func (c *chunk) content(kept *attribution.Chunk) *attribution.Chunk {
-	if kept != nil {
-		return kept
-	}
-	if p := c.again.Load(); p != nil {
-		if x := p.Value(); x != nil {
-			return x
-		}
-	}
+// decode is the chunk decoded again, in the memory of an arena. Any goroutine may ask.
+func (c *chunk) decode(mem *wire.Arena) *attribution.Chunk {
 	k := &c.stored.Key
-	x, err := wire.DecodeChunk(&pb.Chunk{
+	x, err := wire.DecodeChunkIn(mem, &pb.Chunk{
 		Boot: k.Boot[:], Sequence: int64(k.Sequence), Seconds: uint32(c.stored.Seconds),
 		RosterId: c.stored.RosterID[:], Body: c.stored.Body, Digest: c.stored.Digest,
 	}, k.Cluster, k.Node, c.roster.content())
 	if err != nil {
 		panic("BUG: a chunk that was decoded is not decoded again: " + err.Error())
 	}
-	p := weak.Make(x)
-	c.again.Store(&p)
 	return x
 }
 

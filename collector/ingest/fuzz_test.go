@@ -58,7 +58,7 @@ func FuzzStream(f *testing.F) {
 			if !a.send(m) {
 				break
 			}
-			_ = r.s.Since(0, 0, maxSecond, func(c *attribution.Chunk) {
+			_ = since(r.s, 0, 0, maxSecond, func(c *attribution.Chunk) {
 				if err := c.Check(); err != nil {
 					t.Errorf("a query sees what breaks a law: %v", err)
 				}

@@ -53,7 +53,7 @@ func awaitAccepted(t *testing.T, r *rig, n int64) {
 // sinceAll is all from base on that is not stored.
 func sinceAll(t *testing.T, r *rig) (cs []*attribution.Chunk) {
 	t.Helper()
-	if err := r.s.Since(0, base, maxSecond, func(c *attribution.Chunk) { cs = append(cs, c) }); err != nil {
+	if err := since(r.s, 0, base, maxSecond, func(c *attribution.Chunk) { cs = append(cs, c) }); err != nil {
 		t.Fatal(err)
 	}
 	return cs

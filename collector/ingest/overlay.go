@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // ErrStale says that a view of the store is so old that what was committed
@@ -17,13 +19,13 @@ var ErrStale = errors.New("the view of the store is too old to be completed: tak
 // pending, being committed, or committed since. Seconds that were sealed and
 // are in no chunk yet come as chunks of one second. With a store's view of that
 // commit, every second of a node is there exactly once; the view must have been
-// taken first. f may keep the chunks and must not change them. Those that are not
-// kept decoded ([Limits]) are decoded one by one.
+// taken first. f may keep what it is given, which is as small as it came: it is
+// decoded when somebody reads it, unless it is kept decoded ([Limits]).
 //
 // It returns ErrStale, before it calls f at all, where the commit is more than
 // a few commits ago. It may be called by any number of goroutines.
-func (s *Server) Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error {
-	var cs []visible
+func (s *Server) Since(commits uint64, from, to attribution.Second, f func(store.Pending)) error {
+	var cs []*visible
 	for _, n := range s.allNodes() {
 		cs = n.since(cs, commits, from, to)
 	}
@@ -32,38 +34,52 @@ func (s *Server) Since(commits uint64, from, to attribution.Second, f func(*attr
 	if s.forgotten.Load() > commits {
 		return ErrStale
 	}
-	slices.SortFunc(cs, func(a, b visible) int {
-		x, y := a.key(), b.key()
+	slices.SortFunc(cs, func(a, b *visible) int {
+		x, y := a.Key(), b.Key()
 		return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), cmp.Compare(x.Node, y.Node), cmp.Compare(x.Sequence, y.Sequence))
 	})
 	for _, c := range cs {
-		f(c.content())
+		f(c)
 	}
 	return nil
 }
 
-// visible is what a question sees: a live second, or a chunk that may have to be
-// decoded, which takes longer than a node should be locked.
+// visible is what a question sees, a [store.Pending]: a live second, or a chunk that
+// may have to be decoded.
 type visible struct {
 	decoded *attribution.Chunk // nil: not kept
 	chunk   *chunk             // nil: a live second
 }
 
-func (x *visible) key() *attribution.ChunkKey {
+func (x *visible) Key() *attribution.ChunkKey {
 	if x.chunk != nil {
 		return &x.chunk.stored.Key
 	}
 	return &x.decoded.Key
 }
 
-func (x *visible) content() *attribution.Chunk {
-	if x.chunk == nil {
-		return x.decoded
+func (x *visible) Seconds() int {
+	if x.chunk != nil {
+		return x.chunk.stored.Seconds
 	}
-	return x.chunk.content(x.decoded)
+	return x.decoded.Seconds
 }
 
-func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) []visible {
+func (x *visible) Roster() *attribution.Roster {
+	if x.chunk != nil {
+		return x.chunk.roster.content()
+	}
+	return x.decoded.Roster
+}
+
+func (x *visible) Chunk(mem *wire.Arena) *attribution.Chunk {
+	if x.decoded != nil {
+		return x.decoded
+	}
+	return x.chunk.decode(mem)
+}
+
+func (n *node) since(cs []*visible, commits uint64, from, to attribution.Second) []*visible {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.inMemory(func(g *group) {
@@ -72,7 +88,7 @@ func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) 
 		}
 		for _, c := range g.chunks {
 			if c.from() < to && c.end() > from {
-				cs = append(cs, visible{c.decoded, c})
+				cs = append(cs, &visible{c.decoded, c})
 			}
 		}
 	})
@@ -81,7 +97,7 @@ func (n *node) since(cs []visible, commits uint64, from, to attribution.Second) 
 	}
 	for _, l := range n.seenLive() {
 		if l.second < to && l.second >= from {
-			cs = append(cs, visible{decoded: l.chunk})
+			cs = append(cs, &visible{decoded: l.chunk})
 		}
 	}
 	return cs

@@ -12,6 +12,11 @@ import (
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
+// since is what a question sees, decoded and kept.
+func since(s *Server, commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error {
+	return s.Since(commits, from, to, func(x store.Pending) { f(x.Chunk(nil)) })
+}
+
 // view is every second of a node that a query sees, and how often.
 func view(t *testing.T, s *Server, st *memStore) map[attribution.Second]int {
 	t.Helper()
@@ -24,7 +29,7 @@ func view(t *testing.T, s *Server, st *memStore) map[attribution.Second]int {
 				}
 				return nil
 			})
-			return s.Since(r.Commits(), 0, maxSecond, func(c *attribution.Chunk) {
+			return since(s, r.Commits(), 0, maxSecond, func(c *attribution.Chunk) {
 				for s := c.Key.Sequence; s < c.End(); s++ {
 					seen[s]++
 				}
@@ -122,7 +127,7 @@ func TestSinceTellsStaleViews(t *testing.T) {
 	}
 	commits := r.s.writer.commits // acked, hence written before
 	count := func(since uint64) (n int, err error) {
-		err = r.s.Since(since, 0, maxSecond, func(*attribution.Chunk) { n++ })
+		err = r.s.Since(since, 0, maxSecond, func(store.Pending) { n++ })
 		return n, err
 	}
 	if n, err := count(commits - 2); n != 2 || err != nil {

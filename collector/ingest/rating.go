@@ -9,6 +9,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // SetJournal has everything that is committed from now on rated by a journal of
@@ -50,8 +51,10 @@ func (g *group) add(c *chunk, content *attribution.Chunk) error {
 // sumAnew sums chunks under a journal in place of the group's own.
 func (g *group) sumAnew(chunks []*chunk, j *rerating.Journal) {
 	g.chunks, g.journal, g.fold, g.transfers = nil, j, rollup.NewFold(), rerating.Transfers{}
+	var mem wire.Arena
 	for _, c := range chunks {
-		if err := g.add(c, c.content(c.decoded)); err != nil {
+		mem.Reset()
+		if err := g.add(c, (&visible{c.decoded, c}).Chunk(&mem)); err != nil {
 			// Prices are bounded so that costs always fit.
 			panic("BUG: no more chunks overflow where they did not: " + err.Error())
 		}

@@ -495,10 +495,10 @@ func TestAViewFromBeforeALostCommitIsStale(t *testing.T) {
 	a.chunk(c)
 	a.flush()
 	a.awaitAck(c)
-	if err := r.s.Since(0, base, base+10, func(*attribution.Chunk) {}); !errors.Is(err, ErrStale) {
+	if err := r.s.Since(0, base, base+10, func(store.Pending) {}); !errors.Is(err, ErrStale) {
 		t.Errorf("laid over commit 0: %v", err)
 	}
-	if err := r.s.Since(1, base, base+10, func(c *attribution.Chunk) { t.Errorf("%v comes twice", c.Key) }); err != nil {
+	if err := r.s.Since(1, base, base+10, func(x store.Pending) { t.Errorf("%v comes twice", x.Key()) }); err != nil {
 		t.Error(err)
 	}
 	r.drain()

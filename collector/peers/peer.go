@@ -38,9 +38,9 @@ type peer struct {
 type told struct {
 	at      time.Time // when it came; it is of the time since it was asked for
 	cut     bool
-	chunks  []*attribution.Chunk
-	decoded map[chunkID]*attribution.Chunk
-	rosters map[attribution.Fingerprint]*attribution.Roster
+	chunks  []*chunk
+	checked map[chunkID]*chunk
+	rosters map[attribution.Fingerprint]*roster
 }
 
 // chunkID tells a chunk from every other.
@@ -145,13 +145,12 @@ func (x *peer) fetch(ctx context.Context, before *told) (t *told, self bool, err
 	if err != nil {
 		return nil, false, err
 	}
-	t = &told{
-		decoded: make(map[chunkID]*attribution.Chunk), rosters: make(map[attribution.Fingerprint]*attribution.Roster),
-	}
+	t = &told{checked: make(map[chunkID]*chunk), rosters: make(map[attribution.Fingerprint]*roster)}
 	if before == nil {
 		before = &told{}
 	}
 	bytes := int64(0)
+	var mem wire.Arena
 	for first := true; ; first = false {
 		p, err := stream.Recv()
 		if err == io.EOF { //nolint:errorlint // it is never wrapped
@@ -163,7 +162,7 @@ func (x *peer) fetch(ctx context.Context, before *told) (t *told, self bool, err
 		if first && string(p.GetInstance()) == string(x.all.o.Instance[:]) {
 			return t, true, nil
 		}
-		n, err := x.take(t, before, p)
+		n, err := x.take(t, before, p, &mem)
 		if err != nil {
 			return nil, false, err
 		}
@@ -179,46 +178,44 @@ func (x *peer) fetch(ctx context.Context, before *told) (t *told, self bool, err
 	}
 }
 
-// take adds a part to an answer. What the answer before had is not decoded again.
-func (x *peer) take(t, before *told, p *pb.OpenPart) (bytes int64, err error) {
+// take adds a part to an answer. What the answer before had is not checked again.
+func (x *peer) take(t, before *told, p *pb.OpenPart, mem *wire.Arena) (bytes int64, err error) {
 	for _, r := range p.GetRosters() {
 		id, err := wire.RosterID(r.GetId())
 		if err != nil {
 			return 0, err
 		}
-		roster := before.rosters[id]
-		if roster == nil {
-			if roster, err = wire.DecodeRoster(r.GetRoster()); err != nil {
+		own := before.rosters[id]
+		if own == nil {
+			if own, err = newRoster(id, r.GetRoster()); err != nil {
 				return 0, err
 			}
-			if roster.Fingerprint() != id {
-				return 0, fmt.Errorf("roster %v is another than its id says", id)
-			}
 		}
-		t.rosters[id] = roster
+		t.rosters[id] = own
 		bytes += int64(len(r.GetRoster().GetZstd()))
 	}
 	for _, o := range p.GetChunks() {
 		m := o.GetChunk()
 		bytes += int64(len(m.GetBody()))
 		id := chunkID{o.GetCluster(), o.GetNode(), string(m.GetDigest())}
-		c := before.decoded[id]
+		c := before.checked[id]
 		if c == nil {
 			rosterID, err := wire.RosterID(m.GetRosterId())
 			if err != nil {
 				return 0, err
 			}
-			roster := t.rosters[rosterID]
-			if roster == nil {
+			of := t.rosters[rosterID]
+			if of == nil {
 				return 0, fmt.Errorf("a chunk of %q refers to roster %v, which did not come", o.GetNode(), rosterID)
 			}
-			if c, err = wire.DecodeChunk(m, o.GetCluster(), o.GetNode(), roster); err != nil {
+			mem.Reset()
+			if c, err = newChunk(o, of, mem); err != nil {
 				return 0, err
 			}
 			x.all.chunks.Add(1)
 			x.all.bytes.Add(uint64(len(m.GetBody())))
 		}
-		t.decoded[id] = c
+		t.checked[id] = c
 		t.chunks = append(t.chunks, c)
 	}
 	return bytes, nil

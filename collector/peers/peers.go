@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -223,7 +224,7 @@ func (p *Peers) replace(addrs []netip.Addr) (gone []*peer) {
 
 // Open is what the others have open that overlaps [from, to), and those whose
 // answer is not fresh, in order. It waits for at most the timeout.
-func (p *Peers) Open(ctx context.Context, from, to attribution.Second) (cs []*attribution.Chunk, missing []string) {
+func (p *Peers) Open(ctx context.Context, from, to attribution.Second) (cs []store.Pending, missing []string) {
 	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.o.Timeout)
 	defer cancel()
@@ -238,7 +239,7 @@ func (p *Peers) Open(ctx context.Context, from, to attribution.Second) (cs []*at
 		last, fresh := x.await(ctx, asked)
 		if last != nil && asked.Sub(last.at) < keepFor {
 			for _, c := range last.chunks {
-				if c.Key.Sequence < to && c.End() > from {
+				if c.key.Sequence < to && c.end() > from {
 					cs = append(cs, c)
 				}
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/peers"
 	"github.com/gpuledger/gpuledger/collector/query/querytest"
+	"github.com/gpuledger/gpuledger/collector/store"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -118,9 +119,9 @@ func (r *rig) close() {
 
 const all = attribution.Second(1) << 40
 
-func keys(cs []*attribution.Chunk) (out []string) {
+func keys(cs []store.Pending) (out []string) {
 	for _, c := range cs {
-		out = append(out, fmt.Sprintf("%s/%d+%d", c.Key.Node, c.Key.Sequence-querytest.Start, c.Seconds))
+		out = append(out, fmt.Sprintf("%s/%d+%d", c.Key().Node, c.Key().Sequence-querytest.Start, c.Seconds()))
 	}
 	slices.Sort(out)
 	return out

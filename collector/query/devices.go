@@ -138,9 +138,13 @@ func (s *Snapshot) devices(ctx context.Context, fs []store.Filter, seen map[devi
 		note(&stored[i].Device, stored[i].First, stored[i].Last)
 	}
 	for _, c := range s.open {
-		for i := range c.Roster.Devices {
-			if d := &c.Roster.Devices[i]; deviceMatches(d, fs) {
-				note(d, c.Key.Sequence, c.End())
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		from, to := spanOf(c)
+		for i, r := 0, c.Roster(); i < len(r.Devices); i++ {
+			if d := &r.Devices[i]; deviceMatches(d, fs) {
+				note(d, from, to)
 			}
 		}
 	}

@@ -15,9 +15,11 @@ import (
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/rating"
 	"github.com/gpuledger/gpuledger/collector/mapping"
+	"github.com/gpuledger/gpuledger/collector/rerating"
 	"github.com/gpuledger/gpuledger/collector/rollup"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/collector/store/scan"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Overlay is what the collector has accepted and the store's commit N has not:
@@ -25,10 +27,9 @@ import (
 type Overlay interface {
 	// Since calls f with every chunk (open windows count as chunks) that
 	// overlaps [from, to) and is not in the store's state of that many
-	// commits. Chunks never change afterwards and may be kept. An error, before
-	// any call of f, says that the state is too old to be completed: a new view
-	// of the store cures it.
-	Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error
+	// commits. They may be kept. An error, before any call of f, says that the
+	// state is too old to be completed: a new view of the store cures it.
+	Since(commits uint64, from, to attribution.Second, f func(store.Pending)) error
 }
 
 // Config is what an Engine needs.
@@ -108,14 +109,14 @@ type Snapshot struct {
 	Missing []string
 
 	reader  store.Reader
-	open    []*attribution.Chunk
+	open    []store.Pending
+	journal *rerating.Journal // what open chunks cost
 	mapping store.Mapping
 	names   *mapping.Names
 	scope   Scope
 	// Of the open chunks' owners, once asked for.
-	served     scan.Served
-	fresh      []string
-	openOwners map[rollup.Fingerprint]*attribution.Owner
+	served scan.Served
+	fresh  []string
 }
 
 // Snapshot calls f with a state of the ledger over [from, to); 0 and 0 mean
@@ -160,7 +161,7 @@ type staleError struct{ error }
 
 func (e staleError) Unwrap() error { return e.error }
 
-func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Second, others []*attribution.Chunk, f func(context.Context, *Snapshot) error) error {
+func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Second, others []store.Pending, f func(context.Context, *Snapshot) error) error {
 	return e.cfg.Store.View(ctx, func(r store.Reader) error {
 		s := &Snapshot{From: from, To: to, reader: r, mapping: e.cfg.Mapping(), names: e.cfg.Names(), scope: scope}
 		if err := s.fill(ctx, e.cfg.Overlay, others, e.shared); err != nil {
@@ -172,14 +173,14 @@ func (e *Engine) view(ctx context.Context, scope Scope, from, to attribution.Sec
 
 // fill takes the open chunks, this collector's and others', and, where the range
 // is to be everything, sets it.
-func (s *Snapshot) fill(ctx context.Context, o Overlay, others []*attribution.Chunk, shared bool) error {
+func (s *Snapshot) fill(ctx context.Context, o Overlay, others []store.Pending, shared bool) error {
 	everything := s.From == 0 && s.To == 0
 	from, to := s.From, s.To
 	if everything {
 		from, to = 0, maxSecond
 	}
 	if o != nil {
-		err := o.Since(s.reader.Commits(), from, to, func(c *attribution.Chunk) { s.open = append(s.open, c) })
+		err := o.Since(s.reader.Commits(), from, to, func(c store.Pending) { s.open = append(s.open, c) })
 		if err != nil {
 			return staleError{err}
 		}
@@ -192,12 +193,8 @@ func (s *Snapshot) fill(ctx context.Context, o Overlay, others []*attribution.Ch
 	}
 	if len(s.open) > 0 {
 		// Open chunks cost what the journal says that the view holds.
-		journal, err := s.reader.Journal(ctx)
-		if err != nil {
+		if s.journal, err = s.reader.Journal(ctx); err != nil {
 			return err
-		}
-		for i, c := range s.open {
-			s.open[i] = journal.Rate(c)
 		}
 	}
 	if !everything {
@@ -207,10 +204,48 @@ func (s *Snapshot) fill(ctx context.Context, o Overlay, others []*attribution.Ch
 		return err
 	}
 	for _, c := range s.open {
-		if s.To == 0 || c.Key.Sequence < s.From {
-			s.From = c.Key.Sequence
+		from, to := spanOf(c)
+		if s.To == 0 || from < s.From {
+			s.From = from
 		}
-		s.To = max(s.To, c.End())
+		s.To = max(s.To, to)
+	}
+	return nil
+}
+
+func spanOf(c store.Pending) (from, to attribution.Second) {
+	from = c.Key().Sequence
+	return from, from + attribution.Second(c.Seconds())
+}
+
+// eachOpen calls f with the open chunks, one decoded after another: f must not keep
+// it. They cost what the journal says.
+func (s *Snapshot) eachOpen(ctx context.Context, f func(*attribution.Chunk) error) error {
+	var mem wire.Arena
+	for _, c := range s.open {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		mem.Reset()
+		if err := f(s.journal.Rate(c.Chunk(&mem))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openRosters calls f with the rosters of the open chunks, and once where several in
+// a row share it.
+func (s *Snapshot) openRosters(ctx context.Context, f func(*attribution.Roster)) error {
+	var last *attribution.Roster
+	for _, c := range s.open {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if r := c.Roster(); r != last {
+			f(r)
+			last = r
+		}
 	}
 	return nil
 }
@@ -234,33 +269,33 @@ func (s *Snapshot) openPart(ctx context.Context, q *store.Query) ([]store.Row, [
 	if len(s.open) == 0 {
 		return nil, nil, nil
 	}
-	if err := s.serve(ctx); err != nil {
-		return nil, nil, err
-	}
 	ofSlices, ofTallies := s.naming(q, false), s.naming(q, true)
-	sc, err := s.scan(ofSlices.query)
+	sc, err := s.scan(ctx, ofSlices.query)
 	if err != nil {
 		return nil, nil, err
 	}
 	rows := ofSlices.rows(sc.Rows())
 	if ofTallies.query != q {
-		if sc, err = s.scan(ofTallies.query); err != nil {
+		if sc, err = s.scan(ctx, ofTallies.query); err != nil {
 			return nil, nil, err
 		}
 	}
 	return rows, ofTallies.tallyRows(sc.Tallies()), nil
 }
 
-// scan answers a query from the open chunks, once it is known who served what.
-func (s *Snapshot) scan(q *store.Query) (*scan.Scan, error) {
-	sc := scan.New(q, scan.Env{Map: s.mapping, Served: s.served.Of})
-	for _, c := range s.open {
-		sc.Chunk(c)
-		if err := sc.Full(); err != nil {
+// scan answers a query from the open chunks, where it matters once it is known who
+// served what.
+func (s *Snapshot) scan(ctx context.Context, q *store.Query) (*scan.Scan, error) {
+	if q.OfServed() {
+		if err := s.serve(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return sc, nil
+	sc := scan.New(q, scan.Env{Map: s.mapping, Served: s.served.Of})
+	return sc, s.eachOpen(ctx, func(c *attribution.Chunk) error {
+		sc.Chunk(c)
+		return sc.Full()
+	})
 }
 
 // serve finds out what is known of the tallies of the open chunks' owners: the
@@ -270,31 +305,33 @@ func (s *Snapshot) serve(ctx context.Context) error {
 		return nil
 	}
 	var owners []rollup.Fingerprint
-	seen := map[*attribution.Roster]bool{}
-	for _, c := range s.open {
-		if seen[c.Roster] {
-			continue
+	if err := s.openRosters(ctx, func(r *attribution.Roster) {
+		for i := range r.Owners {
+			owners = append(owners, r.Owners[i].Fingerprint())
 		}
-		seen[c.Roster] = true
-		for i := range c.Roster.Owners {
-			owners = append(owners, c.Roster.Owners[i].Fingerprint())
-		}
+	}); err != nil {
+		return err
 	}
 	slices.SortFunc(owners, func(a, b rollup.Fingerprint) int { return bytes.Compare(a[:], b[:]) })
-	stored, err := s.reader.Served(ctx, slices.Compact(owners))
+	owners = slices.Compact(owners)
+	stored, err := s.reader.Served(ctx, owners)
 	if err != nil {
 		return err
 	}
-	s.served = make(scan.Served, len(stored))
-	maps.Copy(s.served, stored)
-	for _, c := range s.open {
-		s.served.Chunk(c)
+	served := make(scan.Served, len(stored))
+	maps.Copy(served, stored)
+	if err := s.eachOpen(ctx, func(c *attribution.Chunk) error {
+		served.Chunk(c)
+		return nil
+	}); err != nil {
+		return err
 	}
-	for _, f := range slices.Compact(owners) {
-		if s.served.Of(f) != stored[f] {
+	for _, f := range owners {
+		if served.Of(f) != stored[f] {
 			s.fresh = append(s.fresh, hex.EncodeToString(f[:]))
 		}
 	}
+	s.served = served
 	return nil
 }
 

@@ -49,24 +49,21 @@ func (s *Snapshot) owners(ctx context.Context, wanted []rollup.Fingerprint) (map
 	if err != nil {
 		return nil, err
 	}
-	if s.openOwners == nil {
-		s.openOwners = make(map[rollup.Fingerprint]*attribution.Owner)
-		seen := map[*attribution.Roster]bool{}
-		for _, c := range s.open {
-			if seen[c.Roster] {
-				continue
-			}
-			seen[c.Roster] = true
-			for i := range c.Roster.Owners {
-				o := &c.Roster.Owners[i]
-				s.openOwners[o.Fingerprint()] = o
-			}
-		}
-	}
+	unknown := make(map[rollup.Fingerprint]bool)
 	for _, f := range wanted {
-		if o := s.openOwners[f]; o != nil && known[f] == nil {
-			known[f] = o
+		if known[f] == nil {
+			unknown[f] = true
 		}
 	}
-	return known, nil
+	if len(unknown) == 0 {
+		return known, nil
+	}
+	return known, s.openRosters(ctx, func(r *attribution.Roster) {
+		for i := range r.Owners {
+			if f := r.Owners[i].Fingerprint(); unknown[f] && known[f] == nil {
+				own := r.Owners[i] // and not the whole roster
+				known[f] = &own
+			}
+		}
+	})
 }

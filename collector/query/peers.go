@@ -14,9 +14,8 @@ type Peers interface {
 	// Open is what the others have accepted that overlaps [from, to) and may not
 	// be stored yet: at least everything that they had when it was called and
 	// that was not stored then. missing names those that did not answer in time:
-	// what only they have is in no answer until it is stored. Chunks never change
-	// afterwards and may be kept.
-	Open(ctx context.Context, from, to attribution.Second) (cs []*attribution.Chunk, missing []string)
+	// what only they have is in no answer until it is stored.
+	Open(ctx context.Context, from, to attribution.Second) (cs []store.Pending, missing []string)
 }
 
 // Where several collectors share a store, what is open is not told from what is
@@ -27,7 +26,7 @@ type Peers interface {
 // counts once: as it is stored, else in a chunk, else live.
 
 // others is what the other collectors have open.
-func (e *Engine) others(ctx context.Context, from, to attribution.Second) ([]*attribution.Chunk, []string) {
+func (e *Engine) others(ctx context.Context, from, to attribution.Second) ([]store.Pending, []string) {
 	if e.cfg.Peers == nil {
 		return nil, nil
 	}
@@ -39,15 +38,16 @@ func (e *Engine) others(ctx context.Context, from, to attribution.Second) ([]*at
 
 // unstored are the chunks that the view does not have, each second of a node
 // once. Chunks that come first are preferred to those that are as long.
-func (s *Snapshot) unstored(ctx context.Context, open []*attribution.Chunk) ([]*attribution.Chunk, error) {
+func (s *Snapshot) unstored(ctx context.Context, open []store.Pending) ([]store.Pending, error) {
 	if len(open) == 0 {
 		return nil, nil
 	}
 	taken := make(map[nodeKey]*spans)
-	from, to := open[0].Key.Sequence, open[0].End()
+	from, to := spanOf(open[0])
 	for _, c := range open {
-		taken[nodeKey{c.Key.Cluster, c.Key.Node}] = &spans{}
-		from, to = min(from, c.Key.Sequence), max(to, c.End())
+		taken[nodeOf(c)] = &spans{}
+		first, end := spanOf(c)
+		from, to = min(from, first), max(to, end)
 	}
 	err := covered(ctx, s.reader, from, to, func(r store.Range) error {
 		if n := taken[nodeKey{r.Cluster, r.Node}]; n != nil && r.From < to && r.To > from {
@@ -59,16 +59,18 @@ func (s *Snapshot) unstored(ctx context.Context, open []*attribution.Chunk) ([]*
 		return nil, err
 	}
 	// Chunks come before the live seconds that they are made of.
-	slices.SortStableFunc(open, func(a, b *attribution.Chunk) int { return cmp.Compare(b.Seconds, a.Seconds) })
-	out := make([]*attribution.Chunk, 0, len(open))
+	slices.SortStableFunc(open, func(a, b store.Pending) int { return cmp.Compare(b.Seconds(), a.Seconds()) })
+	out := make([]store.Pending, 0, len(open))
 	for _, c := range open {
-		if n := taken[nodeKey{c.Key.Cluster, c.Key.Node}]; n.free(c.Key.Sequence, c.End()) {
-			n.add(c.Key.Sequence, c.End())
+		first, end := spanOf(c)
+		if n := taken[nodeOf(c)]; n.free(first, end) {
+			n.add(first, end)
 			out = append(out, c)
 		}
 	}
-	slices.SortFunc(out, func(a, b *attribution.Chunk) int {
-		return cmp.Or(cmp.Compare(a.Key.Cluster, b.Key.Cluster), cmp.Compare(a.Key.Node, b.Key.Node), cmp.Compare(a.Key.Sequence, b.Key.Sequence))
+	slices.SortFunc(out, func(a, b store.Pending) int {
+		x, y := a.Key(), b.Key()
+		return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), cmp.Compare(x.Node, y.Node), cmp.Compare(x.Sequence, y.Sequence))
 	})
 	return out, nil
 }
@@ -81,6 +83,8 @@ func covered(ctx context.Context, r store.Reader, from, to attribution.Second, f
 }
 
 type nodeKey struct{ cluster, node string }
+
+func nodeOf(c store.Pending) nodeKey { return nodeKey{c.Key().Cluster, c.Key().Node} }
 
 // spans is a set of seconds as runs in order, which do not overlap.
 type spans struct{ list []run }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -378,4 +380,34 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("filter %q gives a dimension that the store refuses: %+v", s, fs)
 		}
 	})
+}
+
+// Of however many open chunks, one at a time is decoded.
+func TestLaw8AQuestionDecodesOneChunkAfterAnother(t *testing.T) {
+	const n = 2000
+	c := querytest.NewWorld().Chunk("n1", querytest.Start, 10)
+	size := int(unsafe.Sizeof(attribution.DeviceWindow{})) * len(c.Windows)
+	for i := range c.Windows {
+		size += int(unsafe.Sizeof(attribution.Slice{})) * len(c.Windows[i].Slices)
+	}
+	var items []*attribution.Chunk
+	for i := range n {
+		again := *c
+		again.Key.Node = fmt.Sprint("n", i)
+		items = append(items, &again)
+	}
+	e := query.New(query.Config{Store: querytest.NewStore(), Overlay: &querytest.Open{Items: items}})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	report, err := e.Report(t.Context(), &query.Request{From: querytest.Start, To: querytest.Start + 60})
+	runtime.ReadMemStats(&after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := n * 10 * 2 * attribution.WindowNanos; report.Total.Sum.DeviceTime.Cmp(big.NewInt(want)) != 0 {
+		t.Errorf("%v ns, want %d", &report.Total.Sum.DeviceTime, want)
+	}
+	if all := n * size; after.TotalAlloc-before.TotalAlloc > uint64(all/2) {
+		t.Errorf("a question about %d chunks, %d bytes decoded, took %d", n, all, after.TotalAlloc-before.TotalAlloc)
+	}
 }

@@ -32,10 +32,10 @@ func scopedFixture(t testing.TB, scope *query.Scope) *query.Engine {
 
 type overlay []*attribution.Chunk
 
-func (o overlay) Since(_ uint64, from, to attribution.Second, f func(*attribution.Chunk)) error {
+func (o overlay) Since(_ uint64, from, to attribution.Second, f func(store.Pending)) error {
 	for _, c := range o {
 		if c.Key.Sequence < to && c.End() > from {
-			f(c)
+			f(store.Decoded(c))
 		}
 	}
 	return nil

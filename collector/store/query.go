@@ -39,6 +39,12 @@ func (d Dimension) OfDevice() bool {
 // OfServed reports whether d depends on what owners ever served.
 func (d Dimension) OfServed() bool { return d == Model || d == Counted || d == Mixed }
 
+// OfServed reports whether the answer depends on what owners ever served.
+func (q *Query) OfServed() bool {
+	return slices.ContainsFunc(q.GroupBy, Dimension.OfServed) ||
+		slices.ContainsFunc(q.Filters, func(f Filter) bool { return f.Dimension.OfServed() })
+}
+
 // Check finds what makes a dimension unknown, and names the known ones.
 func (d Dimension) Check() error {
 	if key, ok := d.Label(); ok && key != "" || slices.Contains(dimensions[:], d) || d == OwnerID || d == OwnTier || d == Mixed {

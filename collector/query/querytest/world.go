@@ -5,6 +5,8 @@ import (
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/attribution/money"
+	"github.com/gpuledger/gpuledger/collector/store"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Start is the world's first second, a whole day.
@@ -191,7 +193,7 @@ type staleError struct{}
 func (staleError) Error() string { return "the view is too old" }
 
 // Since gives the open chunks.
-func (o *Open) Since(commits uint64, from, to attribution.Second, f func(*attribution.Chunk)) error {
+func (o *Open) Since(commits uint64, from, to attribution.Second, f func(store.Pending)) error {
 	if o.Stale > 0 {
 		o.Stale--
 		return staleError{}
@@ -201,8 +203,28 @@ func (o *Open) Since(commits uint64, from, to attribution.Second, f func(*attrib
 	}
 	for _, c := range o.Items {
 		if c.Key.Sequence < to && c.End() > from {
-			f(c)
+			f(packed{c})
 		}
 	}
 	return nil
+}
+
+// packed is an open chunk that is decoded when somebody reads it, as most are.
+type packed struct{ chunk *attribution.Chunk }
+
+func (p packed) Key() *attribution.ChunkKey  { return &p.chunk.Key }
+func (p packed) Seconds() int                { return p.chunk.Seconds }
+func (p packed) Roster() *attribution.Roster { return p.chunk.Roster }
+
+// Chunk is a copy in the arena, so that what is kept of one is the next one's.
+func (p packed) Chunk(mem *wire.Arena) *attribution.Chunk {
+	c := *p.chunk
+	c.Windows, c.Tallies = mem.Windows(len(c.Windows)), mem.Tallies(len(c.Tallies))
+	copy(c.Tallies, p.chunk.Tallies)
+	for i, w := range p.chunk.Windows {
+		own := mem.Slices(len(w.Slices))
+		copy(own, w.Slices)
+		w.Slices, c.Windows[i] = own, w
+	}
+	return &c
 }

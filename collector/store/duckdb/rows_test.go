@@ -2,7 +2,10 @@ package duckdb_test
 
 import (
 	"cmp"
+	"database/sql"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -16,29 +19,11 @@ import (
 // A large fleet's minute is read in parts: each row once, in the order of all, with
 // its own facts, and another minute's are not among them.
 func TestALargeMinuteIsReadInParts(t *testing.T) {
-	s, err := duckdb.Open(t.Context(), duckdb.Options{Dir: t.TempDir(), Decode: storetest.Decode, MemoryBytes: 128 << 20, Threads: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close() //nolint:errcheck // nothing is written
 	const pods = plan.RowsAtOnce*3/2 + 7
-	next := 0
-	for number := range uint64(2) {
-		b := newcomers(number+1, &next, pods)
-		b.Chunks, b.Rosters = nil, nil
-		for i := range b.Rows {
-			r := &b.Rows[i]
-			b.Tallies = append(b.Tallies, rollup.TallyRow{
-				Bucket: r.Bucket,
-				Series: rollup.TallySeries{Owner: r.Series.Owner, Model: fmt.Sprint("m", i%2), Measure: "success"},
-				Value:  r.Time,
-			})
-		}
-		if err := s.Commit(t.Context(), b); err != nil {
-			t.Fatal(err)
-		}
-	}
 	const minute = storetest.Day + 60
+	s := opened(t, t.TempDir())
+	defer s.Close() //nolint:errcheck // nothing is written
+	fill(t, s, pods, 2)
 	if err := s.View(t.Context(), func(r store.Reader) error {
 		var last store.FactRow
 		rows, sum := 0, int64(0)
@@ -75,6 +60,86 @@ func TestALargeMinuteIsReadInParts(t *testing.T) {
 		}
 		return nil
 	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A large minute of which the ledger does not know whose some of it is, is no answer.
+func TestALargeMinuteWithoutFactsIsCorrupt(t *testing.T) {
+	const minute = storetest.Day + 60
+	dir := t.TempDir()
+	s := opened(t, dir)
+	fill(t, s, plan.RowsAtOnce/2+1, 1) // of two rows and two tallies each
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tallies := func(r store.Reader) error {
+		return r.TallyRows(t.Context(), rollup.Minute, minute, minute+60, func(*store.TallyFactRow) error { return nil })
+	}
+	rows := func(r store.Reader) error {
+		return r.Rows(t.Context(), rollup.Minute, minute, minute+60, func(*store.FactRow) error { return nil })
+	}
+	for _, c := range []struct {
+		statement string
+		read      func(store.Reader) error
+		want      error
+	}{
+		{`SELECT 1`, rows, nil},
+		{`SELECT 1`, tallies, nil},
+		{`DELETE FROM device WHERE id = (SELECT max(id) FROM device)`, rows, store.ErrCorrupt}, // the order of rows is of devices
+		{`DELETE FROM owner WHERE id = (SELECT max(id) FROM owner)`, tallies, store.ErrCorrupt},
+	} {
+		tamper(t, dir, c.statement)
+		s := opened(t, dir)
+		if err := s.View(t.Context(), c.read); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.statement, err, c.want)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func opened(t *testing.T, dir string) *duckdb.Store {
+	t.Helper()
+	s, err := duckdb.Open(t.Context(), duckdb.Options{Dir: dir, Decode: storetest.Decode, MemoryBytes: 128 << 20, Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// fill commits minutes of so many pods each, with two rows and two tallies a pod.
+func fill(t *testing.T, s *duckdb.Store, pods int, minutes uint64) {
+	t.Helper()
+	next := 0
+	for number := range minutes {
+		b := newcomers(number+1, &next, pods)
+		b.Chunks, b.Rosters = nil, nil
+		for i := range b.Rows {
+			r := &b.Rows[i]
+			b.Tallies = append(b.Tallies, rollup.TallyRow{
+				Bucket: r.Bucket,
+				Series: rollup.TallySeries{Owner: r.Series.Owner, Model: fmt.Sprint("m", i%2), Measure: "success"},
+				Value:  r.Time,
+			})
+		}
+		if err := s.Commit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func tamper(t *testing.T, dir, statement string) {
+	t.Helper()
+	db, err := sql.Open("duckdb", filepath.Join(dir, duckdb.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/rerating"
@@ -82,8 +81,7 @@ func (e *Edges) scan(ctx context.Context, p *Plan) (*scan.Scan, error) {
 	if len(p.Seconds) == 0 {
 		return x.scan, nil
 	}
-	x.asks = slices.ContainsFunc(p.Query.GroupBy, store.Dimension.OfServed) ||
-		slices.ContainsFunc(p.Query.Filters, func(f store.Filter) bool { return f.Dimension.OfServed() })
+	x.asks = p.Query.OfServed()
 	journal, err := e.Reader.Journal(ctx)
 	if err != nil {
 		return nil, err
