@@ -12,7 +12,7 @@
 //
 //   - Each peer is asked for everything at most every 300 ms, whoever asks here,
 //     and is waited for at most [Options.Timeout]. Only what was not there the
-//     last time is decoded.
+//     last time is decoded, to be checked: it is kept as it came.
 //   - A peer that does not answer is named in the status: until it does, what it
 //     said last counts, for a minute, and the newest seconds of its nodes are
 //     missing. They are late, never wrong. For a while it is then asked without

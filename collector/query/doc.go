@@ -5,7 +5,8 @@
 // [Engine] takes one consistent state of the store (the view of commit N) and
 // lays over it the open chunks that are not in commit N. Both are asked the
 // same question and the answers are added up, so no slice is counted twice or
-// missed while chunks move from one side to the other.
+// missed while chunks move from one side to the other. Open chunks are decoded
+// one after another: all of a large fleet's are more than there is memory for.
 //
 // Everything asked is checked first ([Request], [ErrInvalid]): an unknown
 // dimension names the nearest known one, a range that needs seconds which are
