@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,6 +229,26 @@ func (l *ledger) eachSeen(device string, f func(second *ledger)) {
 			l.t.Errorf("some time of %s is unobserved in %d seconds\n%s", device, missed, s)
 		}
 	})
+}
+
+// lateness is how much later than it should something that happens so often does at
+// most: what a busy machine does to all that is timed.
+func lateness(t *testing.T, every time.Duration) func() time.Duration {
+	var most atomic.Int64
+	go func() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for last := time.Now(); ; {
+			select {
+			case now := <-ticker.C:
+				most.Store(max(most.Load(), int64(now.Sub(last)-every)))
+				last = now
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	return func() time.Duration { return time.Duration(most.Load()) }
 }
 
 // near fails where a duration is further off than it may be.

@@ -90,7 +90,12 @@ type begin struct {
 type delivery struct {
 	at       attribution.Second
 	revision uint32
+	by       *begin // who was given it
 }
+
+// late reports whether who was given it ended in that moment, and may not have
+// kept it for the next.
+func (d *delivery) late() bool { return d.by != nil && d.by.how != running && d.by.end <= d.at+1 }
 
 func (l *nodeLog) booted() {
 	l.mu.Lock()
@@ -122,7 +127,7 @@ func (b *begin) opened(s *source, now, uptime int64) {
 	}
 	for _, d := range b.log.cards {
 		if d.at > b.opened0 {
-			b.log.known = append(b.log.known, delivery{b.opened0, d.revision})
+			b.log.known = append(b.log.known, delivery{b.opened0, d.revision, b})
 		}
 	}
 	if b.life.boot == 0 {
@@ -218,15 +223,16 @@ func (l *nodeLog) damaged(d damage, runs bool) {
 func (l *nodeLog) given(revision uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cards = append(l.cards, delivery{l.now(), revision})
+	l.cards = append(l.cards, delivery{l.now(), revision, l.newestBegin()})
 }
 
 // inForce is the oldest card that may have been in force from a time to another:
-// of several collectors one may still give the one before.
+// of several collectors one may still give the one before, and what came as an
+// agent ended is not kept.
 func (l *nodeLog) inForce(from, to attribution.Second) (revision uint32) {
 	for _, d := range l.cards {
 		switch {
-		case d.at <= from:
+		case d.at <= from && !d.late():
 			revision = d.revision
 		case d.at <= to:
 			revision = min(revision, d.revision)
