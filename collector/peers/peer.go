@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -162,11 +163,10 @@ func (x *peer) fetch(ctx context.Context, before *told) (t *told, self bool, err
 		if first && string(p.GetInstance()) == string(x.all.o.Instance[:]) {
 			return t, true, nil
 		}
-		n, err := x.take(t, before, p, &mem)
-		if err != nil {
+		if err := x.take(t, before, p, &mem); err != nil {
 			return nil, false, err
 		}
-		bytes += n
+		bytes += int64(proto.Size(p)) // it is kept as it came
 		t.cut = p.GetCut()
 		if p.GetLast() {
 			return t, false, nil
@@ -179,38 +179,36 @@ func (x *peer) fetch(ctx context.Context, before *told) (t *told, self bool, err
 }
 
 // take adds a part to an answer. What the answer before had is not checked again.
-func (x *peer) take(t, before *told, p *pb.OpenPart, mem *wire.Arena) (bytes int64, err error) {
+func (x *peer) take(t, before *told, p *pb.OpenPart, mem *wire.Arena) error {
 	for _, r := range p.GetRosters() {
 		id, err := wire.RosterID(r.GetId())
 		if err != nil {
-			return 0, err
+			return err
 		}
 		own := before.rosters[id]
 		if own == nil {
 			if own, err = newRoster(id, r.GetRoster()); err != nil {
-				return 0, err
+				return err
 			}
 		}
 		t.rosters[id] = own
-		bytes += int64(len(r.GetRoster().GetZstd()))
 	}
 	for _, o := range p.GetChunks() {
 		m := o.GetChunk()
-		bytes += int64(len(m.GetBody()))
 		id := chunkID{o.GetCluster(), o.GetNode(), string(m.GetDigest())}
 		c := before.checked[id]
 		if c == nil {
 			rosterID, err := wire.RosterID(m.GetRosterId())
 			if err != nil {
-				return 0, err
+				return err
 			}
 			of := t.rosters[rosterID]
 			if of == nil {
-				return 0, fmt.Errorf("a chunk of %q refers to roster %v, which did not come", o.GetNode(), rosterID)
+				return fmt.Errorf("a chunk of %q refers to roster %v, which did not come", o.GetNode(), rosterID)
 			}
 			mem.Reset()
 			if c, err = newChunk(o, of, mem); err != nil {
-				return 0, err
+				return err
 			}
 			x.all.chunks.Add(1)
 			x.all.bytes.Add(uint64(len(m.GetBody())))
@@ -218,7 +216,7 @@ func (x *peer) take(t, before *told, p *pb.OpenPart, mem *wire.Arena) (bytes int
 		t.checked[id] = c
 		t.chunks = append(t.chunks, c)
 	}
-	return bytes, nil
+	return nil
 }
 
 // status asks how the peer does.
