@@ -28,6 +28,7 @@
 //   - Around a crash the last seconds may be either, since what was not synced
 //     may be lost: three seconds on a healthy disk, more on a failing one or in
 //     the first seconds of an agent's life. After a power cut they may be gone.
+//     None of that holds for what an agent has sent live: that is durable before.
 //   - A second whose record was damaged on disk before it was acknowledged may
 //     be gone, and only such a one. One of the journal that can't be read since its
 //     roster was damaged, while no agent ran, is as one that a crash has lost.

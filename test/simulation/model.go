@@ -83,6 +83,7 @@ type begin struct {
 	booted  attribution.Second // the machine, as this agent has it: a clock that was kept nowhere begins anew
 	end     attribution.Second
 	how     ending
+	shown   attribution.Second // up to here it has sent live what it sealed, which is durable before; 0: nothing
 	again   attribution.Second // from here on the next may have to seal again what this one had; 0: nothing
 }
 
@@ -219,6 +220,19 @@ func (l *nodeLog) damaged(d damage, runs bool) {
 		l.loose = l.now() - attribution.ChunkSeconds - unsealed
 	}
 }
+
+// shown notes that the node's agent sends a second live.
+func (l *nodeLog) shown(s attribution.Second) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.newestBegin(); b != nil {
+		b.shown = max(b.shown, s)
+	}
+}
+
+// sealed is the second before which all is sealed for sure that an agent which has
+// ended had to seal.
+func (b *begin) sealed() attribution.Second { return max(b.end-unsealed, b.shown+1) }
 
 func (l *nodeLog) given(revision uint32) {
 	l.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // Bounds of what is on its way, as gRPC's flow control has them.
@@ -260,6 +261,8 @@ type clientSide struct {
 	l    *link
 	c    *conn
 	stop func() bool
+
+	shown wire.LiveDecoder
 }
 
 func (s *clientSide) Context() context.Context     { return s.ctx }
@@ -268,6 +271,11 @@ func (s *clientSide) Send(m *pb.FromAgent) error {
 	body, err := proto.Marshal(m)
 	if err != nil {
 		return err
+	}
+	if live := m.GetLive(); live != nil {
+		if head, err := s.shown.Peek(live); err == nil {
+			s.l.node.log.shown(head.Second)
+		}
 	}
 	s.c.mu.Lock()
 	if len(s.c.sent) < recorded {

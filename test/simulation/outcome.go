@@ -109,7 +109,7 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 	e.booted = max(e.booted, b.booted)
 	switch {
 	case e.prev == nil || e.l.lasting(b):
-		e.resume, e.booted = b.end-unsealed, 0
+		e.resume, e.booted = b.sealed(), 0
 	case b.opened0 < e.resume: // all was lost, and the timeline has begun anew
 		e.resume = b.opened0
 	}
@@ -122,7 +122,7 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 // young reports whether an agent ended before it kept all that it sealed. One that
 // is told to stop while it waits for a rate card has sealed nothing: it leaves what
 // it came back to the next.
-func (b *begin) young() bool { return b.end-b.opened0 < young }
+func (b *begin) young() bool { return b.shown == 0 && b.end-b.opened0 < young }
 
 // lasting reports whether an agent is sure to have kept what it sealed of the time
 // before it looked: it lived for long enough, and the disk worked when it ended.
@@ -179,7 +179,7 @@ func (e *expectation) gap(b *begin, m *machineLife, added, again attribution.Sec
 		o.windows = e.sure && !e.torn && s > p.end
 		// The edges are to the second. Where the timeline of another life of the
 		// machine came as far, it may be sealed up to there.
-		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.end-unsealed && s > up+2 && (e.l.lasting(b) || s > again)
+		o.must = e.sure && (p.life == b.life || s > p.end) && s > oldest+3 && s < b.sealed() && s > up+2 && (e.l.lasting(b) || s > again)
 		if !o.priced || lo < o.lo { // else an agent that kept little may have sealed it
 			o.lo = lo
 		}
@@ -198,7 +198,7 @@ func (e *expectation) at(s attribution.Second) *outcome {
 
 // watch is the time in which an agent looked.
 func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, again attribution.Second) {
-	loose := b.end - unsealed
+	loose := b.sealed()
 	if b.young() {
 		loose = b.opened0 - young
 	}
@@ -209,7 +209,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 		o := e.at(s)
 		was := *o
 		// A new node begins with the next whole second.
-		o.must = s < b.end-unsealed && (e.sure || s > added+1)
+		o.must = s < b.sealed() && (e.sure || s > added+1)
 		o.windows = true
 		o.life, o.firm = b.life, e.sure
 		o.held = append(slices.Clip(o.held), stretch{s, s})
