@@ -8,6 +8,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/gpuledger/gpuledger/internal/bounded"
+	"github.com/gpuledger/gpuledger/proto/wire"
 )
 
 // grpcLimits bound what one connection takes, which counts 10,000 times.
@@ -18,7 +21,7 @@ import (
 // at most 64 KiB, a few minutes of its node; it has the rest on its disk.
 func grpcLimits() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(64 << 10), grpc.MaxConcurrentStreams(1024), grpc.ConnectionTimeout(20 * time.Second),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.ForceServerCodecV2(bounded.Codec(wire.MaxParts)), grpc.MaxHeaderListSize(64 << 10), grpc.MaxConcurrentStreams(1024), grpc.ConnectionTimeout(20 * time.Second),
 		grpc.StaticStreamWindowSize(64 << 10), grpc.StaticConnWindowSize(256 << 10),
 		// A live second of a node is some 200 bytes; acks are less.
 		grpc.ReadBufferSize(2 << 10), grpc.WriteBufferSize(16 << 10),

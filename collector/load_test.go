@@ -26,7 +26,7 @@ func TestWorstQueriesAndEnemiesDoNotStopIngest(t *testing.T) {
 	l, err := loadgen.Open(t.Context(), loadgen.Options{
 		Address: r.at.GRPC, Dial: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
 		Fleet:  &loadgen.Fleet{Cluster: "load", Devices: 4, Owners: 3, Life: 300, Seed: 7},
-		Agents: 12, Backlog: 5 * time.Minute, Settle: 4 * time.Minute, Streams: 1, Hostile: 6,
+		Agents: 12, Backlog: 5 * time.Minute, Settle: 4 * time.Minute, Streams: 1, Hostile: 7,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestWorstQueriesAndEnemiesDoNotStopIngest(t *testing.T) {
 	if v.AckedSeconds != 12*300 || v.UnackedSeconds != 0 || len(v.Lost)+len(v.Doubled) != 0 {
 		t.Errorf("%+v: want %d seconds acknowledged and kept, %+v", v, 12*300, l.Stats())
 	}
-	if s := l.Stats(); s.Rejects != 0 || s.Hostile < 6 {
+	if s := l.Stats(); s.Rejects != 0 || s.Hostile < 7 {
 		t.Errorf("counted %+v", s)
 	}
 	if answers.Load() == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/spool"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/bounded"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 	"github.com/gpuledger/gpuledger/proto/wire"
 )
@@ -26,12 +27,13 @@ const maxRosters = 32
 
 // DialOptions are what a connection to the collector should have: keepalive,
 // so that a silently lost peer is noticed within half a minute, no retries of its
-// own, since a stream can't be retried, and fixed windows: to find better ones gRPC
-// would ping the collector for each thing that it says.
+// own, since a stream can't be retried, fixed windows, since to find better ones gRPC
+// would ping the collector for each thing that it says, and a bound of what its
+// messages may become.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
-		grpc.WithDisableRetry(),
+		grpc.WithDisableRetry(), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bounded.Codec(wire.MaxParts))),
 		grpc.WithStaticStreamWindowSize(64 << 10), grpc.WithStaticConnWindowSize(64 << 10),
 	}
 }

@@ -50,7 +50,8 @@ The table at the end:
   skipped        seconds that an agent gave up because a day was unacknowledged
 
 --hostile adds agents that harm on purpose: some never read, some send garbage or
-lies, some are silent, some reconnect all the time, some flood. They must not
+lies, some are silent, some reconnect all the time, some flood, some send what would
+be a gigabyte if it were read. They must not
 change the figures of the others.
 
 The ledger keeps what loadgen sends, in a cluster of its own: use a collector

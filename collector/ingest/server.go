@@ -57,6 +57,7 @@ type Server struct {
 	// forgotten is the newest commit whose chunks may have left memory.
 	forgotten atomic.Uint64
 
+	blamed   atomic.Int64  // when a stream was last told of that ended for what it sent, Unix ns
 	draining chan struct{} // closed: nothing more is accepted
 	drained  chan struct{} // closed: streams send what they have and end
 	dead     chan struct{} // closed: the writer has ended

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/gpuledger/gpuledger/attribution"
@@ -41,6 +42,7 @@ type stream struct {
 	gone    bool  // guarded by the server's mutex: has ended
 
 	// The receiver's own.
+	id      nodeID // as the hello has it; empty before
 	rosters rosters
 	counted *roster // whose memory has been counted, with a chunk's
 	lived   *roster // the same, with a live second's
@@ -87,15 +89,30 @@ func (s *Server) Stream(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) er
 		defer s.streams.Done()
 		defer st.turn.end()
 		defer st.rosters.release()
-		ended <- st.receive(g, introduced)
+		err := st.receive(g, introduced)
+		s.blame(g.Context(), st.id, err)
+		ended <- err
 	}()
 	err := st.send(g, introduced, ended)
 	s.disconnect(st)
-	if c := status.Code(err); c == codes.InvalidArgument || c == codes.FailedPrecondition {
-		s.count.invalid.Add(1)
-		s.o.Log.Warn("stream ended for what it sent", "error", err)
-	}
 	return err
+}
+
+// blame counts a stream that ends for what its agent sent, and tells of one in a
+// second.
+func (s *Server) blame(ctx context.Context, id nodeID, err error) {
+	if c := status.Code(err); c != codes.InvalidArgument && c != codes.FailedPrecondition {
+		return
+	}
+	s.count.invalid.Add(1)
+	now := s.o.Clock().UnixNano()
+	if last := s.blamed.Load(); now-last >= int64(rejectLogEvery) && s.blamed.CompareAndSwap(last, now) {
+		from := ""
+		if p, ok := peer.FromContext(ctx); ok {
+			from = p.Addr.String()
+		}
+		s.o.Log.Warn("stream ended for what it sent", "from", from, "cluster", id.cluster, "node", id.node, "error", err)
+	}
 }
 
 // receive takes in messages until the stream ends. After the agent's last one
@@ -118,7 +135,7 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 			return io.EOF
 		}
 		if err != nil {
-			return err
+			return unread(err)
 		}
 		select {
 		case <-st.s.draining:
@@ -134,6 +151,15 @@ func (st *stream) receive(g grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent], 
 func noHello(err error) error {
 	if errors.Is(err, io.EOF) {
 		return status.Error(codes.InvalidArgument, "the stream ended before its hello")
+	}
+	return unread(err)
+}
+
+// unread is why a message could not be taken in. What gRPC says of one that is too
+// large, or can't be read, is the agent's fault.
+func unread(err error) error {
+	if s := status.Convert(err); s.Code() == codes.Internal || s.Code() == codes.ResourceExhausted {
+		return status.Error(codes.InvalidArgument, s.Message())
 	}
 	return err
 }
@@ -244,6 +270,7 @@ func (st *stream) hello(ctx context.Context, h *pb.Hello) error {
 	copy(st.boot[:], h.Boot)
 	st.version = h.Version
 	id := nodeID{h.Cluster, h.Node}
+	st.id = id
 	stored, err := st.s.reload(ctx, id)
 	if err != nil {
 		return err

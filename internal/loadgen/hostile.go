@@ -1,6 +1,7 @@
 package loadgen
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/gpuledger/gpuledger/attribution"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
@@ -26,10 +28,12 @@ import (
 //	liar     sends chunks with other content than their digest says, seconds
 //	         that it never sent, and rosters of all sizes
 //	flood    sends good chunks as fast as it may, and reads
+//	bomb     sends rosters of millions of empty owners, a gigabyte each if they
+//	         were read
 //
 // None of them stops while it is let; each attack counts in Stats.Hostile.
 var hostiles = []func(*enemy, context.Context) error{
-	(*enemy).deaf, (*enemy).garbage, (*enemy).silent, (*enemy).storm, (*enemy).liar, (*enemy).flood,
+	(*enemy).deaf, (*enemy).garbage, (*enemy).silent, (*enemy).storm, (*enemy).liar, (*enemy).flood, (*enemy).bomb,
 }
 
 // enemy is one hostile agent.
@@ -153,11 +157,31 @@ func (raw) Marshal(v any) (mem.BufferSlice, error) {
 
 func (raw) Unmarshal(mem.BufferSlice, any) error { return nil }
 
+func (e *enemy) beginRaw(ctx context.Context) (grpc.ClientStream, error) {
+	desc := &grpc.StreamDesc{StreamName: "Stream", ClientStreams: true, ServerStreams: true}
+	return e.conn.NewStream(ctx, desc, pb.Ingest_Stream_FullMethodName, grpc.ForceCodecV2(raw{}))
+}
+
+func (e *enemy) bomb(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := e.beginRaw(ctx)
+	if err != nil {
+		return err
+	}
+	const roster, owner = 2, 2 // fields of FromAgent and Roster
+	empty := protowire.AppendBytes(protowire.AppendTag(nil, owner, protowire.BytesType), nil)
+	b := protowire.AppendBytes(protowire.AppendTag(nil, roster, protowire.BytesType), bytes.Repeat(empty, 4<<20-16))
+	if err := s.SendMsg(b); err != nil {
+		return err
+	}
+	return s.RecvMsg(nil)
+}
+
 func (e *enemy) garbage(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	desc := &grpc.StreamDesc{StreamName: "Stream", ClientStreams: true, ServerStreams: true}
-	s, err := e.conn.NewStream(ctx, desc, pb.Ingest_Stream_FullMethodName, grpc.ForceCodecV2(raw{}))
+	s, err := e.beginRaw(ctx)
 	if err != nil {
 		return err
 	}

@@ -351,7 +351,8 @@ func TestRostersTravelPacked(t *testing.T) {
 	if n := proto.Size(m); n > len(b)/3 {
 		t.Errorf("%d bytes became %d", len(b), n)
 	}
-	many := &pb.Roster{Owners: make([]*pb.Owner, wire.MaxOwners+wire.MaxSubjects+3*wire.MaxDevices)}
+	many := &pb.Roster{Owners: make([]*pb.Owner, wire.MaxParts+1)}
+	labels := &pb.Roster{Owners: []*pb.Owner{{Labels: make([]*pb.Label, wire.MaxParts)}}}
 	for name, tc := range map[string]struct {
 		law  int
 		zstd []byte
@@ -362,6 +363,7 @@ func TestRostersTravelPacked(t *testing.T) {
 		"too large":    {8, pack(must(proto.Marshal(&pb.Roster{Methods: []string{strings.Repeat("x", wire.MaxRoster)}})))},
 		"in itself":    {4, pack(must(proto.Marshal(m)))},
 		"many entries": {8, pack(must(proto.Marshal(many)))},
+		"many labels":  {8, pack(must(proto.Marshal(labels)))},
 	} {
 		_, err := wire.DecodeRoster(&pb.Roster{Zstd: tc.zstd})
 		var malformed *wire.Malformed

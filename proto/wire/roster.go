@@ -1,12 +1,13 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/bounded"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -96,19 +97,10 @@ func unpackRoster(packed []byte) (*pb.Roster, error) {
 	if len(w.plain) > MaxRoster {
 		return nil, malformed(8, "roster.zstd", "%d bytes are in it: at most %d are taken", len(w.plain), MaxRoster)
 	}
-	// Two bytes of text can become an entry of 200: count before allocating.
-	entries := 0
-	for b := w.plain; len(b) > 0; entries++ {
-		_, _, n := protowire.ConsumeField(b)
-		if n < 0 {
-			return nil, malformed(4, "roster.zstd", "can't be read: %v", protowire.ParseError(n))
-		}
-		b = b[n:]
-	}
-	if err := checkCount("roster.zstd", entries, MaxDevices+MaxOwners+MaxMethods+MaxSubjects+MaxMeasures); err != nil {
-		return nil, err
-	}
 	m := &pb.Roster{}
+	if err := bounded.Check(m.ProtoReflect().Descriptor(), w.plain, MaxParts); errors.Is(err, bounded.ErrBeyond) {
+		return nil, malformed(8, "roster.zstd", "%v", err)
+	}
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(w.plain, m); err != nil {
 		return nil, malformed(4, "roster.zstd", "can't be read: %v", err)
 	}

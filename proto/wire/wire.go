@@ -40,6 +40,7 @@ const (
 	MaxBody    = 1 << 20  // bytes of a chunk's body as it travels
 	MaxColumns = 16 << 20 // bytes of the columns in it
 	MaxRoster  = 4 << 20  // bytes of a roster's encoding
+	MaxParts   = 1 << 18  // of a message, see package bounded: entries of a roster and their labels
 )
 
 // ErrMalformed is wrapped by every [Malformed].

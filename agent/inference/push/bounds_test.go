@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -46,6 +48,19 @@ func TestConnectionsOfOneGroupAreBounded(t *testing.T) {
 	}
 	for _, c := range open {
 		_ = c.Close()
+	}
+}
+
+// A request of many empty messages is refused before they are made, and the next is
+// taken.
+func TestPartsOfARequestAreBounded(t *testing.T) {
+	a := newAgent(t, socket(t))
+	a.ticking()
+	if _, err := a.export(make([]*metricspb.Metric, maxParts)...); err == nil || !strings.Contains(err.Error(), "over 32768 parts") {
+		t.Errorf("a request of %d metrics: %v", maxParts, err)
+	}
+	if _, err := a.record(&pb.RecordRequest{Client: "c", Sequence: 1}); err != nil {
+		t.Error(err)
 	}
 }
 

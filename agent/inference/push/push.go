@@ -44,6 +44,7 @@ import (
 
 	"github.com/gpuledger/gpuledger/agent/sampler"
 	"github.com/gpuledger/gpuledger/attribution"
+	"github.com/gpuledger/gpuledger/internal/bounded"
 	pb "github.com/gpuledger/gpuledger/proto/gpuledger/v1"
 )
 
@@ -85,12 +86,13 @@ const (
 	perGroup       = 16 // connections of a pod, or of a user of the machine
 	maxStreams     = 2  // of a connection
 	maxRequest     = 512 << 10
-	maxWaiting     = 512  // requests that are not answered yet
-	maxClients     = 1024 // and series of deltas
-	perPusher      = 256  // of them, of one pusher
-	maxReadings    = 256  // metrics of resources that are cumulative
-	perReader      = 64   // of them, of one pusher
-	perSecond      = 10   // requests of one pusher, and as many again at once
+	maxParts       = 1 << 15 // of a request, see package bounded
+	maxWaiting     = 512     // requests that are not answered yet
+	maxClients     = 1024    // and series of deltas
+	perPusher      = 256     // of them, of one pusher
+	maxReadings    = 256     // metrics of resources that are cumulative
+	perReader      = 64      // of them, of one pusher
+	perSecond      = 10      // requests of one pusher, and as many again at once
 	maxPushers     = 512
 	// refusePause is for how long an answer waits that is a refusal, so that
 	// whoever does not mind refusals costs little.
@@ -131,7 +133,7 @@ func (s *Server) Run(ctx context.Context, producer func() sampler.Producer) erro
 		return fmt.Errorf("push: %w", err)
 	}
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(5*time.Second),
+		grpc.MaxRecvMsgSize(maxRequest), grpc.ForceServerCodecV2(bounded.Codec(maxParts)), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(5*time.Second),
 		grpc.WaitForHandlers(true), grpc.MaxHeaderListSize(16<<10), grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: time.Minute, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

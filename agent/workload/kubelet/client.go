@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/gpuledger/gpuledger/internal/bounded"
 )
 
 // callTimeout bounds one call. A kubelet answers within milliseconds; one that
@@ -134,7 +136,7 @@ func (c *Client) connection() (*grpc.ClientConn, fileID, uint64, error) {
 			grpc.WithAuthority("localhost"),
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDisableServiceConfig(),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes)))
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.ForceCodecV2(bounded.Codec(maxParts))))
 		if err != nil {
 			return nil, fileID{}, 0, fmt.Errorf("kubelet: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 // counted in [Snapshot.Dropped].
 const (
 	MaxMessageBytes = 16 << 20
+	maxParts        = 1 << 18 // see package bounded
 	MaxPods         = 4096
 	MaxContainers   = 32 << 10
 	MaxDevices      = 64 << 10 // of all containers, claims' included
