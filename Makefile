@@ -84,7 +84,7 @@ clickhouse: ## Unpack Debian's ClickHouse and ZooKeeper into .tools/clickhouse, 
 bench: build ## Measure everything that bench/README.md reports
 	go test ./bench/... -run '^$$' -bench . -benchmem -timeout 60m
 
-load-test: build .tools/otelcol ## Hold fleets of AGENTS (1000,10000; 1000x8x64: 64 pods on each of 8 GPUs) against a collector for FOR (10m) each, in MEMORY MiB (2048), beside a server that throws all away, the first with a BACKLOG (2h; 1h,10m: one of each), beside Prometheus and OpenTelemetry
+load-test: build .tools/otelcol ## Hold fleets of AGENTS (1000,10000; 1000x8x64: 64 pods on each of 8 GPUs; 10000/5s: live seconds five at a time) against a collector for FOR (10m) each, in MEMORY MiB (2048), beside a server that throws all away, the first with a BACKLOG (2h; 1h,10m: one of each), beside Prometheus and OpenTelemetry
 	GPULEDGER_BIN=$(CURDIR)/bin GPULEDGER_LOAD=$(or $(FOR),10m) GPULEDGER_LOAD_AGENTS=$(or $(AGENTS),1000$(comma)10000) GPULEDGER_LOAD_BACKLOG=$(or $(BACKLOG),2h) GPULEDGER_LOAD_MEMORY=$(MEMORY) go test ./bench -run '^$$' -bench '^BenchmarkLoad$$' -benchtime 1x -timeout 180m
 
 tools: .tools/golangci-lint .tools/gofumpt .tools/buf .tools/protoc-gen-go .tools/protoc-gen-go-grpc .tools/protoc-gen-grpc-gateway .tools/benchstat

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ import (
 // address into a file.
 const bareReady = "GPULEDGER_BENCH_BARE"
 
+// bareEvery is how many live seconds it asks agents to send together.
+const bareEvery = "GPULEDGER_BENCH_BARE_EVERY"
+
 // bare acknowledges chunks and throws everything away: what is left is what gRPC,
 // protobuf and the kernel take for a fleet's messages, whatever is made of them.
 type bare struct {
@@ -38,7 +42,11 @@ func (bare) Stream(s pb.Ingest_StreamServer) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{}}}); err != nil {
+	every, err := strconv.ParseUint(os.Getenv(bareEvery), 10, 32)
+	if err != nil {
+		return err
+	}
+	if err := s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{LiveEvery: uint32(every)}}}); err != nil {
 		return err
 	}
 	for {
@@ -92,7 +100,7 @@ func serveBare(ready string) error {
 
 // bareBears has a server that throws everything away bear a fleet that is live.
 func bareBears(b *testing.B, size string, span time.Duration) borne {
-	agents, devices, owners := fleetOf(b, size)
+	f := fleetOf(b, size)
 	dir := b.TempDir()
 	ready := filepath.Join(dir, "ready")
 	self, err := os.Executable()
@@ -100,6 +108,7 @@ func bareBears(b *testing.B, size string, span time.Duration) borne {
 		b.Fatal(err)
 	}
 	b.Setenv(bareReady, ready)
+	b.Setenv(bareEvery, strconv.Itoa(int(f.every/time.Second)))
 	p := start(b, dir, self)
 	var address []byte
 	p.await(b, func() bool {
@@ -107,10 +116,10 @@ func bareBears(b *testing.B, size string, span time.Duration) borne {
 		address, err = os.ReadFile(ready)
 		return err == nil
 	})
-	fleet := &loadgen.Fleet{Seed: 1, Devices: number(b, devices), Owners: number(b, owners), Life: 3600, Cluster: fmt.Sprintf("bare-%08x", rand.Uint32())}
+	load := &loadgen.Fleet{Seed: 1, Devices: number(b, f.devices), Owners: number(b, f.owners), Life: 3600, Cluster: fmt.Sprintf("bare-%08x", rand.Uint32())}
 	l, err := loadgen.Open(b.Context(), loadgen.Options{
-		Address: string(address), Dial: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, Fleet: fleet, Agents: agents, For: span,
-		Ramp: rampOf(agents), Spread: 200 * time.Millisecond, Settle: time.Minute, Streams: 1,
+		Address: string(address), Dial: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, Fleet: load, Agents: f.agents, For: span,
+		Ramp: rampOf(f.agents), Spread: 200 * time.Millisecond, Settle: time.Minute, Streams: 1,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -122,7 +131,7 @@ func bareBears(b *testing.B, size string, span time.Duration) borne {
 		b.Fatal(err)
 	}
 	r := borne{
-		what: fmt.Sprintf("a gRPC server that throws away what %d agents of %s devices with %s owners send, live", agents, devices, owners), wall: time.Since(began),
+		what: fmt.Sprintf("a gRPC server that throws away what %v send, live", &f), wall: time.Since(began),
 		receiver: p.cpu(b) - before, sender: selfCPU(b) - sending, slices: l.Stats().SlicesAcked, peak: p.memory(b, "VmHWM"),
 	}
 	if r.slices == 0 {

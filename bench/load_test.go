@@ -106,16 +106,39 @@ func (r *borne) perSlice(d time.Duration) float64 {
 	return float64(d.Nanoseconds()) / 1000 / float64(r.slices)
 }
 
+// loadFleet is how large one is, and how often its agents send what is live.
+type loadFleet struct {
+	agents          int
+	devices, owners string
+	every           time.Duration
+}
+
 // fleetOf reads the size of a fleet: "1000" agents have 8 devices that 4 owners
 // share, those of "1000x4" 4 devices, and those of "1000x8x64" 8 with 64 owners.
-func fleetOf(b *testing.B, size string) (agents int, devices, owners string) {
-	parts := strings.Split(size, "x")
-	agents, err := strconv.Atoi(parts[0])
-	if err != nil || len(parts) > 3 {
-		b.Fatalf("%q is no fleet: want AGENTS, AGENTSxDEVICES or AGENTSxDEVICESxOWNERS", size)
+// Those of "1000/2s" send two live seconds together.
+func fleetOf(b *testing.B, size string) loadFleet {
+	of, every, ok := strings.Cut(size, "/")
+	f := loadFleet{every: time.Second}
+	var err error
+	if ok {
+		f.every, err = time.ParseDuration(every)
+	}
+	parts := strings.Split(of, "x")
+	agents, wrong := strconv.Atoi(parts[0])
+	if err != nil || wrong != nil || len(parts) > 3 {
+		b.Fatalf("%q is no fleet: want AGENTS, AGENTSxDEVICES or AGENTSxDEVICESxOWNERS, and /2s behind it for live seconds every two", size)
 	}
 	parts = append(parts, []string{"8", "4"}[len(parts)-1:]...)
-	return agents, parts[1], parts[2]
+	f.agents, f.devices, f.owners = agents, parts[1], parts[2]
+	return f
+}
+
+func (f *loadFleet) String() string {
+	how := ""
+	if f.every != time.Second {
+		how = fmt.Sprintf(" every %v", f.every)
+	}
+	return fmt.Sprintf("%d agents of %s devices with %s owners%s", f.agents, f.devices, f.owners, how)
 }
 
 func number(b *testing.B, text string) int {
@@ -133,15 +156,15 @@ func rampOf(agents int) time.Duration {
 
 // loaded has a collector bear a fleet.
 func loaded(b *testing.B, size, how string, args ...string) borne {
-	agents, devices, owners := fleetOf(b, size)
+	f := fleetOf(b, size)
 	dir := b.TempDir()
 	group, err := memoryGroup(b, int64(number(b, or(os.Getenv("GPULEDGER_LOAD_MEMORY"), loadMemory)))<<20)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "the collector's memory has no limit: %v\n", err)
 	}
-	c := startCollectorIn(b, group, dir)
+	c := startCollectorIn(b, group, dir, fmt.Sprintf("live_every: %v\n", f.every))
 	load := exec.Command(ours(b, "gpuledger"), append([]string{
-		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(agents), "--devices", devices, "--owners", owners, "--ramp", rampOf(agents).String(),
+		"loadgen", "--collector", c.GRPC, "--agents", strconv.Itoa(f.agents), "--devices", f.devices, "--owners", f.owners, "--ramp", rampOf(f.agents).String(),
 		"--settle", "30m", "--seed", "1", "--output", "json",
 	}, args...)...)
 	load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -155,7 +178,7 @@ func loaded(b *testing.B, size, how string, args ...string) borne {
 		b.Fatalf("loadgen: %v\n%s\n%s", err, progress.String(), c.tail())
 	}
 	r := borne{
-		what: fmt.Sprintf("gpuledger, %d agents of %s devices with %s owners, %s", agents, devices, owners, how), wall: time.Since(began),
+		what: fmt.Sprintf("gpuledger, %v, %s", &f, how), wall: time.Since(began),
 		receiver: c.cpu(b) - before, sender: load.ProcessState.UserTime() + load.ProcessState.SystemTime(),
 		peak: c.memory(b, "VmHWM"),
 	}

@@ -134,7 +134,7 @@ func (c *Collector) wire(ctx context.Context) error {
 	}
 	c.ingest, err = ingest.New(ctx, c.store, ingest.Options{
 		Version: c.deps.Version, Log: c.deps.Log, AllowFuture: c.cfg.AllowFuture, Retention: c.cfg.retention(),
-		Limits: c.cfg.ingestLimits(),
+		LiveEvery: int(c.cfg.LiveEvery.Duration / time.Second), Limits: c.cfg.ingestLimits(),
 	})
 	if err != nil {
 		return err

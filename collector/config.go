@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/gpuledger/gpuledger/attribution"
 	"github.com/gpuledger/gpuledger/collector/ingest"
 	"github.com/gpuledger/gpuledger/collector/store"
 	"github.com/gpuledger/gpuledger/internal/plainyaml"
@@ -75,6 +76,12 @@ type Config struct {
 	DuckDB    DuckDBConfig    `yaml:"duckdb"`
 	// ClickHouse counts where store is clickhouse.
 	ClickHouse ClickHouseConfig `yaml:"clickhouse"`
+
+	// LiveEvery is how often agents send what they have sealed, for freshness: 1s to
+	// 10s, whole seconds. What is asked about the newest seconds is so much older, and
+	// a collector of thousands of nodes has less to do: most of the work of a second
+	// of a node is its message. Default: 1s.
+	LiveEvery Duration `yaml:"live_every"`
 
 	// AllowFuture takes chunks of any time. Otherwise those that lie more than
 	// an hour after the collector's clock are rejected. Only scripts that are
@@ -256,10 +263,10 @@ func DefaultConfig() Config {
 			LiveSeconds: l.LiveSeconds, LiveTotalBytes: l.LiveTotalBytes, RosterTotalBytes: l.RosterTotalBytes, CatchingUp: l.CatchingUp, Connections: defaultConnections,
 			Ranges: l.Ranges, Queries: 4, QueryTimeout: Duration{30 * time.Second},
 		},
-		ClickHouse:  ClickHouseConfig{Addresses: []string{}, Database: "gpuledger"},
-		DuckDB:      DuckDBConfig{UpgradeCopy: true, MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
-		StopTimeout: Duration{30 * time.Second},
-		Log:         LogConfig{Level: "info", Format: "text"},
+		ClickHouse: ClickHouseConfig{Addresses: []string{}, Database: "gpuledger"},
+		DuckDB:     DuckDBConfig{UpgradeCopy: true, MemoryBytes: 512 << 20, OnCorrupt: onCorruptRefuse},
+		LiveEvery:  Duration{time.Second}, StopTimeout: Duration{30 * time.Second},
+		Log: LogConfig{Level: "info", Format: "text"},
 	}
 }
 
@@ -334,6 +341,9 @@ func (c *Config) checkNumbers(bad func(key, format string, args ...any)) {
 		if x.value < 0 {
 			bad(x.key, "is negative")
 		}
+	}
+	if d := c.LiveEvery.Duration; d < time.Second || d > attribution.ChunkSeconds*time.Second || d%time.Second != 0 {
+		bad("live_every", "%v: want whole seconds from 1s to %ds", d, attribution.ChunkSeconds)
 	}
 	if n := c.Limits.PendingBytes; n > 0 && n < 16<<20 {
 		bad("limits.pending_bytes", "%d is less than 16 MiB, the memory of a few large chunks", n)

@@ -80,6 +80,8 @@ func TestValidateNamesEveryKey(t *testing.T) {
 		"export.otlp":          func(c *Config) { c.Export.OTLP.Endpoint = "http://x:4317" },
 		"limits.nodes":         func(c *Config) { c.Limits.Nodes = -1 },
 		"duckdb.memory_bytes":  func(c *Config) { c.DuckDB.MemoryBytes = 1 },
+		"live_every: 1.5s":     func(c *Config) { c.LiveEvery.Duration = 1500 * time.Millisecond },
+		"live_every: 11s":      func(c *Config) { c.LiveEvery.Duration = 11 * time.Second },
 		"log.level":            func(c *Config) { c.Log.Level = "loud" },
 		"log.format":           func(c *Config) { c.Log.Format = "xml" },
 	} {

@@ -38,22 +38,24 @@ var boot = attribution.Boot{4, 2}
 type collector struct {
 	pb.UnimplementedIngestServer
 
-	mu      sync.Mutex
-	streams int
-	began   []time.Time
-	stored  map[int64][]byte // bodies; nil where announced
-	order   []int64          // every chunk as it came, announced or not
-	lives   int
-	alone   int // of them, told by no base
-	flushes int
-	pending int // chunks in a row not acknowledged
-	most    int
-	errs    []error
-	asked   map[int64]bool // chunks asked for again
+	mu       sync.Mutex
+	streams  int
+	began    []time.Time
+	stored   map[int64][]byte // bodies; nil where announced
+	order    []int64          // every chunk as it came, announced or not
+	lives    int
+	alone    int   // of them, told by no base
+	together []int // of them, in one message
+	flushes  int
+	pending  int // chunks in a row not acknowledged
+	most     int
+	errs     []error
+	asked    map[int64]bool // chunks asked for again
 
 	storedThrough int64
 	cards         []*pb.RateCard
 	pace          pb.Pace                                                   // in Welcome
+	every         uint32                                                    // in Welcome
 	now           *voice                                                    // the newest stream
 	silent        bool                                                      // no Welcome
 	keep          bool                                                      // acknowledge on Flush only
@@ -98,7 +100,7 @@ func (c *collector) Stream(stream pb.Ingest_StreamServer) error {
 	c.streams++
 	c.began = append(c.began, time.Now())
 	c.pending, c.now = 0, s
-	welcome := &pb.Welcome{Version: "test", StoredThrough: c.storedThrough, Pace: c.pace}
+	welcome := &pb.Welcome{Version: "test", StoredThrough: c.storedThrough, Pace: c.pace, LiveEvery: c.every}
 	c.mu.Unlock()
 	if c.silent {
 		<-s.Context().Done()
@@ -140,6 +142,13 @@ func (c *collector) take(s pb.Ingest_StreamServer, m *pb.FromAgent, seen *seen) 
 		seen.rosters[r.Fingerprint()] = r
 	case *pb.FromAgent_Live:
 		c.live(x.Live, seen)
+	case *pb.FromAgent_Lives:
+		c.mu.Lock()
+		c.together = append(c.together, len(x.Lives.GetSeconds()))
+		c.mu.Unlock()
+		for _, m := range x.Lives.GetSeconds() {
+			c.live(m, seen)
+		}
 	case *pb.FromAgent_Flush:
 		c.mu.Lock()
 		c.flushes++

@@ -44,6 +44,8 @@ type session struct {
 	stream grpc.BidiStreamingClient[pb.FromAgent, pb.ToAgent]
 	better chan struct{} // closed: another collector is
 
+	together int // live seconds of a message, as welcomed
+
 	// The sender's own.
 	sent    attribution.Second // the newest chunk sent
 	rosters map[attribution.Fingerprint]struct{}
@@ -135,6 +137,7 @@ func (u *Uplink) greet(ctx context.Context, cancel func(), c *Collector) (*sessi
 	case m.GetWelcome() == nil:
 		return nil, nil, fmt.Errorf("the collector began with %T in place of Welcome", m.GetMessage())
 	}
+	s.together = min(max(int(m.GetWelcome().GetLiveEvery()), 1), attribution.ChunkSeconds)
 	return s, m.GetWelcome(), nil
 }
 
@@ -226,8 +229,8 @@ func (u *Uplink) sendOne(s *session) (busy bool, err error) {
 	}
 	backlog := u.o.Spool.Waiting(s.sent)
 	if backlog <= 1 { // caught up: the chunk that has just been closed may lie there
-		if l, ok := u.takeLive(s); ok {
-			return true, u.sendLive(s, &l)
+		if ls := u.takeLive(s, backlog > 0); len(ls) > 0 {
+			return true, u.sendLive(s, ls)
 		}
 	}
 	if backlog > 0 {

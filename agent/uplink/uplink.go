@@ -14,7 +14,8 @@
 // out live on this very stream is only announced: the collector has its
 // windows. Live seconds are for freshness alone: they are dropped, and counted,
 // whenever they would have to wait. Each is told by the last one sent; the first
-// of a stream, and the first after a Resend, stands alone.
+// of a stream, and the first after a Resend, stands alone. Where the collector asks
+// for it in its Welcome, several travel together, up to the end of their chunk.
 //
 // A collector that has too much to do says so by its Pace, in Welcome and
 // whenever it changes: first the live seconds stop, then everything but what it
@@ -108,8 +109,8 @@ type Options struct {
 	// size if nothing else is in flight.
 	InFlightChunks int
 	InFlightBytes  int64
-	// LiveSeconds and LiveBytes bound the live seconds that wait to be sent.
-	// Defaults 4 and 4 MiB.
+	// LiveSeconds and LiveBytes bound the live seconds that wait to be sent, beside
+	// those that wait for others to travel with. Defaults 4 and 4 MiB.
 	LiveSeconds int
 	LiveBytes   int
 	// BackoffMin and BackoffMax bound the pause before a new stream, which
@@ -288,7 +289,7 @@ func (u *Uplink) ended(err error, wait time.Duration) {
 func (u *Uplink) Live(second *attribution.Chunk, rosterID attribution.Fingerprint) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.session == nil || u.session.pace != pb.Pace_PACE_EVERYTHING || !u.live.push(second, rosterID, &u.o) {
+	if u.session == nil || u.session.pace != pb.Pace_PACE_EVERYTHING || !u.live.push(second, rosterID, &u.o, u.session.together) {
 		u.status.LiveDropped++
 		return
 	}

@@ -80,6 +80,39 @@ func TestLiveThenAnnounced(t *testing.T) {
 	})
 }
 
+// TestLiveTogether: live seconds travel as often as the collector asks for, and at
+// the latest when their chunk is closed, which is announced like any.
+func TestLiveTogether(t *testing.T) {
+	for every, want := range map[uint32][]int{
+		0: nil, 1: nil, 2: {2, 2, 2, 2, 2}, 3: {3, 3, 3}, 4: {4, 4, 2}, 7: {7, 3}, 10: {10}, 1000: {10},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			col := &collector{every: every}
+			w := newWorld(t, col, nil)
+			defer w.end()
+			w.run()
+			synctest.Wait()
+			for range 3 {
+				col.together = nil
+				for i := range attribution.Second(10) {
+					w.live(w.next + i)
+					synctest.Wait()
+				}
+				w.append(1)
+				synctest.Wait()
+				if !slices.Equal(col.together, want) {
+					t.Errorf("every %d s: %v seconds travelled together, want %v", every, col.together, want)
+				}
+			}
+			w.drain()
+			w.complete(true)
+			if st := w.up.Status(); st.LiveSent != 30 || st.LiveDropped != 0 || st.ChunksClosed != 3 || col.lives != 30 || col.alone != 1 {
+				t.Errorf("every %d s: %+v, %d came, %d told by no other", every, st, col.lives, col.alone)
+			}
+		})
+	}
+}
+
 func TestLiveIsDroppedWhileBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		col := &collector{keep: true}

@@ -378,14 +378,23 @@ func (a *agent) chunk(c *attribution.Chunk) bool {
 	return a.send(&pb.FromAgent{Message: &pb.FromAgent_Chunk{Chunk: a.encode(c)}})
 }
 
-func (a *agent) live(c *attribution.Chunk) {
-	m, err := a.lives.Encode(c, c.Roster.Fingerprint())
-	if err != nil {
-		a.t.Fatal(err)
+// live sends seconds, several together.
+func (a *agent) live(cs ...*attribution.Chunk) {
+	var ms []*pb.Live
+	for _, c := range cs {
+		m, err := a.lives.Encode(c, c.Roster.Fingerprint())
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		r, _ := a.lives.Roster()
+		a.roster(r)
+		ms = append(ms, m)
 	}
-	r, _ := a.lives.Roster()
-	a.roster(r)
-	a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: m}})
+	if len(ms) == 1 {
+		a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: ms[0]}})
+		return
+	}
+	a.send(&pb.FromAgent{Message: &pb.FromAgent_Lives{Lives: &pb.LiveSeconds{Seconds: ms}}})
 }
 
 func (a *agent) closed(c *attribution.Chunk) {

@@ -32,6 +32,42 @@ func TestARejectedChunkTakesItsLiveSecondsAlong(t *testing.T) {
 	r.drain()
 }
 
+// Seconds that travel together are seen, and make their chunk, as those that came
+// alone; that they are to is in the welcome. One that is lost has its chunk asked for.
+func TestLaw4LiveSecondsTravelTogether(t *testing.T) {
+	o := quick()
+	o.LiveEvery = 4
+	st := newMemStore()
+	r := start(t, st, o)
+	id, boot := nodeID{"c", "n"}, attribution.Boot{1}
+	a := r.connect(id, boot)
+	if n := a.await("welcome", func(m *pb.ToAgent) bool { return m.GetWelcome() != nil }).GetWelcome().GetLiveEvery(); n != 4 {
+		t.Errorf("welcomed with %d", n)
+	}
+	c, next := makeChunk(id, boot, base, 10), makeChunk(id, boot, base+10, 10)
+	s := secondsOf(c)
+	a.live(s[:4]...)
+	a.live(s[4:9]...)
+	a.live(s[9])
+	a.closed(c)
+	s = secondsOf(next)
+	a.live(s[:4]...)
+	if _, err := a.lives.Encode(s[4], s[4].Roster.Fingerprint()); err != nil {
+		t.Fatal(err)
+	}
+	a.live(s[5:]...)
+	a.closed(next)
+	a.await("resend", func(m *pb.ToAgent) bool { return m.GetResend().GetSequence() == int64(next.Key.Sequence) })
+	if s := r.s.Stats(); s.Live != 14 || s.LiveDropped != 5 || s.Resend != 1 {
+		t.Errorf("counted %+v", s)
+	}
+	a.chunk(next)
+	a.flush()
+	a.awaitAck(next)
+	r.drain()
+	st.wantExactly(t, []*attribution.Chunk{c, next})
+}
+
 func TestLaw4LostLiveSecondsAreAskedFor(t *testing.T) {
 	for lost := range 10 {
 		st := newMemStore()

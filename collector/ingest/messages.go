@@ -22,6 +22,9 @@ func (st *stream) handle(ctx context.Context, m *pb.FromAgent) error {
 	case *pb.FromAgent_Live:
 		st.turn.caughtUp()
 		return st.takeLive(m.Live)
+	case *pb.FromAgent_Lives:
+		st.turn.caughtUp()
+		return st.takeLive(m.Lives.GetSeconds()...)
 	case *pb.FromAgent_Chunk:
 		st.paceChunk(attribution.Second(m.Chunk.GetSequence()))
 		return st.makeChunk(ctx, func(room *charge) error { return st.takeChunk(ctx, m.Chunk, room) })
@@ -54,14 +57,29 @@ func (st *stream) roster(id attribution.Fingerprint) (*roster, error) {
 	return r, nil
 }
 
-// takeLive keeps a live second as it came, see tail.
-func (st *stream) takeLive(m *pb.Live) error {
+// takeLive keeps live seconds as they came, see tail. The last of those that
+// travelled together tells how long they took.
+func (st *stream) takeLive(ms ...*pb.Live) error {
+	if len(ms) > attribution.ChunkSeconds {
+		return status.Errorf(codes.InvalidArgument, "%d live seconds together: at most %d are taken", len(ms), attribution.ChunkSeconds)
+	}
 	n := st.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.stream != st {
 		return errSuperseded
 	}
+	for i, m := range ms {
+		if err := st.keepLive(m, i == len(ms)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepLive keeps one live second. The node's mutex must be held.
+func (st *stream) keepLive(m *pb.Live, last bool) error {
+	n := st.node
 	if n.tail.err != nil {
 		return n.tail.err
 	}
@@ -77,7 +95,9 @@ func (st *stream) takeLive(m *pb.Live) error {
 	if err != nil {
 		return err
 	}
-	st.paceLive(h.Second + 1)
+	if last {
+		st.paceLive(h.Second + 1)
+	}
 	shared := st.firstLive(r)
 	l := &live{second: h.Second, message: m, roster: r, shared: shared, bytes: liveMemory + int64(len(m.GetPlain())+len(m.GetZstd())) + shared}
 	if n.addLive(l, h, st.s.tooEarlyOrLate(l.second, l.end()) == "") {

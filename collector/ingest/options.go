@@ -27,6 +27,9 @@ type Options struct {
 	// Retention is how long the store keeps what. The zero value keeps
 	// everything for ever.
 	Retention store.Retention
+	// LiveEvery is how many live seconds agents are asked to send together, at most
+	// attribution.ChunkSeconds. Default 1.
+	LiveEvery int
 	Limits    Limits
 	Timing    Timing
 }
@@ -120,6 +123,7 @@ func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	orElse(&o.LiveEvery, 1)
 	l, t := &o.Limits, &o.Timing
 	d := DefaultLimits()
 	orElse(&l.Nodes, d.Nodes)

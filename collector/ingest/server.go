@@ -182,7 +182,7 @@ func (s *Server) connect(st *stream, id nodeID, stored *seconds) (err error) {
 	st.turn.welcome(func(waits bool) {
 		st.pacing.begin(waits, func(p pb.Pace) {
 			err = st.outbox.answer(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: &pb.Welcome{
-				Version: s.o.Version, StoredThrough: int64(n.storedThrough), Pace: p,
+				Version: s.o.Version, StoredThrough: int64(n.storedThrough), Pace: p, LiveEvery: uint32(s.o.LiveEvery),
 			}}})
 		})
 	})

@@ -202,6 +202,9 @@ func TestHostileMessagesEndTheStreamOrAreRejected(t *testing.T) {
 			a.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: &pb.Live{Base: int64(base), Plain: b}}})
 			a.closed(good) // until then it waits
 		}, code: codes.InvalidArgument},
+		"too many live": {send: func(a *agent) {
+			a.send(&pb.FromAgent{Message: &pb.FromAgent_Lives{Lives: &pb.LiveSeconds{Seconds: make([]*pb.Live, 11)}}})
+		}, code: codes.InvalidArgument},
 		"foreign roster": {send: func(a *agent) { a.chunk(foreign) }, reject: true},
 		"broken body": {send: func(a *agent) {
 			a.roster(good.Roster)

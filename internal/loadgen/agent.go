@@ -124,6 +124,7 @@ func (a *agent) session(ctx context.Context, until attribution.Second) error {
 	}
 	a.count.connected.Add(1)
 	defer a.count.connected.Add(-1)
+	s.every = max(int(m.GetWelcome().GetLiveEvery()), 1)
 	a.setPace(m.GetWelcome().GetPace())
 	defer a.setPace(pb.Pace_PACE_EVERYTHING)
 	var receiving sync.WaitGroup

@@ -37,6 +37,7 @@ type ledger struct {
 	paces []pb.Pace // that it goes through, each for as long; the last stays
 	each  time.Duration
 	began time.Time
+	every uint32 // live seconds that it asks for together
 
 	mu       sync.Mutex
 	breakOff int // streams that end after their first chunk
@@ -48,6 +49,7 @@ type ledger struct {
 	extra    map[string]int64             // ns
 	asked    map[attribution.ChunkKey]bool
 	held     int64         // agents at a time, at most
+	together int           // live seconds that came together, at most
 	latest   time.Duration // that a chunk came after its end
 }
 
@@ -123,13 +125,15 @@ func (s *peer) take(m *pb.FromAgent) (*pb.ToAgent, error) {
 		}
 		return nil, err
 	case *pb.FromAgent_Live:
-		head, err := s.lives.Peek(m.Live)
-		if err != nil {
-			return nil, err
+		return nil, s.live(m.Live)
+	case *pb.FromAgent_Lives:
+		s.together = max(s.together, len(m.Lives.GetSeconds()))
+		for _, m := range m.Lives.GetSeconds() {
+			if err := s.live(m); err != nil {
+				return nil, err
+			}
 		}
-		c, err := s.lives.Decode(m.Live, s.hello.Cluster, s.hello.Node, attribution.Boot(s.hello.Boot), s.rosters[head.RosterID])
-		s.parts = append(s.parts, c)
-		return nil, err
+		return nil, nil
 	case *pb.FromAgent_Closed:
 		key, err := wire.ClosedKey(m.Closed, s.hello.Cluster, s.hello.Node, attribution.Boot(s.hello.Boot))
 		if err != nil {
@@ -164,6 +168,16 @@ func (s *peer) take(m *pb.FromAgent) (*pb.ToAgent, error) {
 		return s.keep(c, m.Chunk.Digest, m.Chunk.Previous)
 	}
 	return nil, nil // a flush
+}
+
+func (s *peer) live(m *pb.Live) error {
+	head, err := s.lives.Peek(m)
+	if err != nil {
+		return err
+	}
+	c, err := s.lives.Decode(m, s.hello.Cluster, s.hello.Node, attribution.Boot(s.hello.Boot), s.rosters[head.RosterID])
+	s.parts = append(s.parts, c)
+	return err
 }
 
 // keep stores a chunk once, follows the chain, and acknowledges.
@@ -294,11 +308,19 @@ func TestLiveAndBacklogArePlayed(t *testing.T) {
 		"live":    {For: 95 * time.Second, Spread: 200 * time.Millisecond},
 		"backlog": {Backlog: 95 * time.Second},
 		"both":    {Backlog: 63 * time.Second, For: 32 * time.Second, Ramp: 10 * time.Second},
+		"every 4": {For: 95 * time.Second, Spread: 200 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, o, &ledger{}, func(l *Load, v *Verdict) {
+			c := &ledger{}
+			if name == "every 4" {
+				c.every = 4
+			}
+			play(t, o, c, func(l *Load, v *Verdict) {
 				wantAll(t, 5*95)(l, v)
 				s := l.Stats()
+				if c.together != int(c.every) {
+					t.Errorf("%d live seconds came together, want %d", c.together, c.every)
+				}
 				if s.Live < 5*int64(o.For/time.Second) || (s.FreshOnes > 0) != (o.For > 0) || s.Resends+s.Ends != 0 {
 					t.Errorf("counted %+v", s)
 				}

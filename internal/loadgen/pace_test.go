@@ -26,7 +26,7 @@ func (s *peer) welcome() error {
 	s.mu.Lock()
 	s.pace, _ = s.paceNow()
 	s.since = time.Now()
-	m := &pb.Welcome{Pace: s.pace}
+	m := &pb.Welcome{Pace: s.pace, LiveEvery: s.every}
 	s.mu.Unlock()
 	return s.Send(&pb.ToAgent{Message: &pb.ToAgent_Welcome{Welcome: m}})
 }
@@ -64,7 +64,7 @@ func (s *peer) allowed(m *pb.FromAgent) error {
 	switch m := m.GetMessage().(type) {
 	case *pb.FromAgent_Roster:
 		ok = true
-	case *pb.FromAgent_Live:
+	case *pb.FromAgent_Live, *pb.FromAgent_Lives:
 		ok = false
 	case *pb.FromAgent_Chunk:
 		ok = ok || s.asked[attribution.ChunkKey{
@@ -110,7 +110,7 @@ func TestLaw4AgentsKeepToThePace(t *testing.T) {
 	for _, each := range []time.Duration{1500 * time.Millisecond, 4 * time.Second, 7 * time.Second, 13 * time.Second} {
 		t.Run(each.String(), func(t *testing.T) {
 			l := &ledger{
-				each: each, breakOff: 7, ask: 6,
+				each: each, breakOff: 7, ask: 6, every: uint32(each / (4 * time.Second)),
 				paces: []pb.Pace{chunks, nothing, everything, chunks, everything, nothing, chunks, nothing, everything, nothing, everything},
 			}
 			play(t, Options{Backlog: 50 * time.Second, For: 90 * time.Second}, l, func(load *Load, v *Verdict) {

@@ -19,7 +19,9 @@ type sender struct {
 	until   attribution.Second // the run's end
 	rosters map[attribution.Fingerprint]bool
 	lives   wire.LiveEncoder
-	live    attribution.Second // the first second after the last that was sent live; 0: none
+	live    attribution.Second // the first second after the last that was sent live, or waits in going; 0: none
+	going   []*pb.Live         // wait for others to travel with
+	every   int                // live seconds of a message, as welcomed
 	flushed bool
 }
 
@@ -149,13 +151,14 @@ func (s *sender) catchUp(sealed attribution.Second) (busy bool, wait time.Durati
 	switch behind := int64(sealed - s.next); {
 	case n >= maxUnacked && behind > 2*attribution.ChunkSeconds:
 		s.count.skipped.Add(behind)
-		s.next, s.live = sealed, 0
+		s.next = sealed
+		s.forgetLive()
 		return true, 0, nil
 	case n >= inFlight:
 		return false, time.Second, nil // an ack wakes it
 	}
 	c := sentChunk{from: s.next, seconds: s.span(s.next)}
-	s.live = 0
+	s.forgetLive()
 	m, err := s.encode(c)
 	if err != nil {
 		return false, 0, err
@@ -223,13 +226,13 @@ func (s *sender) second(second attribution.Second) error {
 	if err := s.roster(s.lives.Roster()); err != nil {
 		return err
 	}
-	if err := s.send(&pb.FromAgent{Message: &pb.FromAgent_Live{Live: live}}); err != nil {
-		return err
-	}
-	s.live = second + 1
-	s.count.live.Add(1)
-	s.count.slicesSent.Add(s.node.fleet.slicesOfSecond())
+	s.live, s.going = second+1, append(s.going, live)
 	c := sentChunk{from: s.next, seconds: s.span(s.next)}
+	if s.live >= c.end() || len(s.going) >= s.every {
+		if err := s.together(); err != nil {
+			return err
+		}
+	}
 	if s.live < c.end() {
 		return nil
 	}
@@ -246,6 +249,27 @@ func (s *sender) second(second attribution.Second) error {
 	m := &pb.ChunkClosed{Sequence: int64(c.from), Seconds: uint32(c.seconds), Digest: digest[:], Previous: s.previous}
 	s.closed(c, digest[:])
 	return s.send(&pb.FromAgent{Message: &pb.FromAgent_Closed{Closed: m}})
+}
+
+// together sends the live seconds that wait, in one message.
+func (s *sender) together() error {
+	m := &pb.FromAgent{Message: &pb.FromAgent_Lives{Lives: &pb.LiveSeconds{Seconds: s.going}}}
+	if len(s.going) == 1 {
+		m.Message = &pb.FromAgent_Live{Live: s.going[0]}
+	}
+	s.count.live.Add(int64(len(s.going)))
+	s.count.slicesSent.Add(int64(len(s.going)) * s.node.fleet.slicesOfSecond())
+	s.going = nil
+	return s.send(m)
+}
+
+// forgetLive gives up the live seconds of the chunk that is open: it is sent in full.
+// The next one stands alone, since what waits to be sent would have told it.
+func (s *sender) forgetLive() {
+	if len(s.going) > 0 {
+		s.lives.Reset()
+	}
+	s.live, s.going = 0, nil
 }
 
 // roster sends a roster unless this stream has it.

@@ -72,7 +72,7 @@ func (c *collector) start() {
 		return
 	}
 	s, err := ingest.New(context.Background(), st, ingest.Options{
-		Version: "sim", Log: c.w.logger("collector " + c.name), Rand: c.chance, Limits: c.w.limits,
+		Version: "sim", Log: c.w.logger("collector " + c.name), Rand: c.chance, Limits: c.w.limits, LiveEvery: c.w.liveEvery,
 	})
 	if err != nil {
 		c.w.broken("the collector can't start: %v", err)

@@ -272,17 +272,26 @@ func (s *clientSide) Send(m *pb.FromAgent) error {
 	if err != nil {
 		return err
 	}
-	if live := m.GetLive(); live != nil {
-		if head, err := s.shown.Peek(live); err == nil {
-			s.l.node.log.shown(head.Second)
-		}
-	}
+	s.show(m)
 	s.c.mu.Lock()
 	if len(s.c.sent) < recorded {
 		s.c.sent = append(s.c.sent, body)
 	}
 	s.c.mu.Unlock()
 	return s.c.up.send(s.ctx, body)
+}
+
+// show notes which seconds go out live.
+func (s *clientSide) show(m *pb.FromAgent) {
+	lives := m.GetLives().GetSeconds()
+	if live := m.GetLive(); live != nil {
+		lives = []*pb.Live{live}
+	}
+	for _, live := range lives {
+		if head, err := s.shown.Peek(live); err == nil {
+			s.l.node.log.shown(head.Second)
+		}
+	}
 }
 
 func (s *clientSide) CloseSend() error {

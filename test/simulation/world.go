@@ -62,6 +62,8 @@ type world struct {
 	byName map[string]*node
 	at     []*collector
 	limits ingest.Limits // of the collectors
+	// liveEvery is how many live seconds they ask for together.
+	liveEvery int
 
 	asleep bool // the director's: nothing is to start
 
@@ -108,6 +110,9 @@ func newWorld(seed uint64, o Options) *world {
 	}
 	if seed%5 == 2 { // chunks wait for memory
 		w.limits.PendingChunks = 3
+	}
+	if seed%7 >= 4 { // live seconds travel together
+		w.liveEvery = int(seed%7) - 2
 	}
 	for i := range several {
 		w.at = append(w.at, &collector{w: w, name: string(rune('a' + i)), r: rand.New(rand.NewPCG(seed, uint64(2+i)))})

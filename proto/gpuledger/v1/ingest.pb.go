@@ -87,6 +87,7 @@ type FromAgent struct {
 	//	*FromAgent_Chunk
 	//	*FromAgent_Closed
 	//	*FromAgent_Flush
+	//	*FromAgent_Lives
 	Message       isFromAgent_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -183,6 +184,15 @@ func (x *FromAgent) GetFlush() *Flush {
 	return nil
 }
 
+func (x *FromAgent) GetLives() *LiveSeconds {
+	if x != nil {
+		if x, ok := x.Message.(*FromAgent_Lives); ok {
+			return x.Lives
+		}
+	}
+	return nil
+}
+
 type isFromAgent_Message interface {
 	isFromAgent_Message()
 }
@@ -211,6 +221,10 @@ type FromAgent_Flush struct {
 	Flush *Flush `protobuf:"bytes,6,opt,name=flush,proto3,oneof"`
 }
 
+type FromAgent_Lives struct {
+	Lives *LiveSeconds `protobuf:"bytes,7,opt,name=lives,proto3,oneof"` // as often as Welcome.live_every says
+}
+
 func (*FromAgent_Hello) isFromAgent_Message() {}
 
 func (*FromAgent_Roster) isFromAgent_Message() {}
@@ -222,6 +236,8 @@ func (*FromAgent_Chunk) isFromAgent_Message() {}
 func (*FromAgent_Closed) isFromAgent_Message() {}
 
 func (*FromAgent_Flush) isFromAgent_Message() {}
+
+func (*FromAgent_Lives) isFromAgent_Message() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -370,6 +386,52 @@ func (x *Live) GetZstd() []byte {
 	return nil
 }
 
+// LiveSeconds are live seconds that travel together, in order: a message costs more
+// than a second in it does.
+type LiveSeconds struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seconds       []*Live                `protobuf:"bytes,1,rep,name=seconds,proto3" json:"seconds,omitempty"` // 1 to 10
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveSeconds) Reset() {
+	*x = LiveSeconds{}
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveSeconds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveSeconds) ProtoMessage() {}
+
+func (x *LiveSeconds) ProtoReflect() protoreflect.Message {
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveSeconds.ProtoReflect.Descriptor instead.
+func (*LiveSeconds) Descriptor() ([]byte, []int) {
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LiveSeconds) GetSeconds() []*Live {
+	if x != nil {
+		return x.Seconds
+	}
+	return nil
+}
+
 // ChunkClosed says that all windows of a chunk have been sent live on this
 // stream, so that neither its body nor its roster need travel again. A
 // collector that has not kept them all, or finds another digest, answers
@@ -387,7 +449,7 @@ type ChunkClosed struct {
 
 func (x *ChunkClosed) Reset() {
 	*x = ChunkClosed{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[3]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +461,7 @@ func (x *ChunkClosed) String() string {
 func (*ChunkClosed) ProtoMessage() {}
 
 func (x *ChunkClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[3]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +474,7 @@ func (x *ChunkClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkClosed.ProtoReflect.Descriptor instead.
 func (*ChunkClosed) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{3}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ChunkClosed) GetSequence() int64 {
@@ -453,7 +515,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[4]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +527,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[4]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +540,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{4}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{5}
 }
 
 type ToAgent struct {
@@ -498,7 +560,7 @@ type ToAgent struct {
 
 func (x *ToAgent) Reset() {
 	*x = ToAgent{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[5]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +572,7 @@ func (x *ToAgent) String() string {
 func (*ToAgent) ProtoMessage() {}
 
 func (x *ToAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[5]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +585,7 @@ func (x *ToAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToAgent.ProtoReflect.Descriptor instead.
 func (*ToAgent) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{5}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ToAgent) GetMessage() isToAgent_Message {
@@ -632,13 +694,16 @@ type Welcome struct {
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`                                   // of the collector
 	StoredThrough int64                  `protobuf:"varint,2,opt,name=stored_through,json=storedThrough,proto3" json:"stored_through,omitempty"` // first second after the newest stored one of this node; 0: none
 	Pace          Pace                   `protobuf:"varint,3,opt,name=pace,proto3,enum=gpuledger.v1.Pace" json:"pace,omitempty"`                 // to begin with
+	// How many live seconds are to come together, in one LiveSeconds, at most 10: fewer
+	// where their chunk ends. 0 is 1. An agent that does not know this sends each alone.
+	LiveEvery     uint32 `protobuf:"varint,4,opt,name=live_every,json=liveEvery,proto3" json:"live_every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[6]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +715,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[6]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +728,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{6}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetVersion() string {
@@ -687,6 +752,13 @@ func (x *Welcome) GetPace() Pace {
 	return Pace_PACE_EVERYTHING
 }
 
+func (x *Welcome) GetLiveEvery() uint32 {
+	if x != nil {
+		return x.LiveEvery
+	}
+	return 0
+}
+
 // Ack says: every chunk of this boot sent on this stream with a sequence up to
 // and including this one is durable (or rejected, and said so).
 type Ack struct {
@@ -699,7 +771,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[7]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +783,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[7]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +796,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{7}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ack) GetBoot() []byte {
@@ -751,7 +823,7 @@ type Resend struct {
 
 func (x *Resend) Reset() {
 	*x = Resend{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[8]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +835,7 @@ func (x *Resend) String() string {
 func (*Resend) ProtoMessage() {}
 
 func (x *Resend) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[8]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +848,7 @@ func (x *Resend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resend.ProtoReflect.Descriptor instead.
 func (*Resend) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{8}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resend) GetBoot() []byte {
@@ -805,7 +877,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[9]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +889,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_gpuledger_v1_ingest_proto_msgTypes[9]
+	mi := &file_gpuledger_v1_ingest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +902,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{9}
+	return file_gpuledger_v1_ingest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Reject) GetBoot() []byte {
@@ -858,14 +930,15 @@ var File_gpuledger_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x19gpuledger/v1/ingest.proto\x12\fgpuledger.v1\x1a\x19gpuledger/v1/ledger.proto\x1a\x1bgpuledger/v1/ratecard.proto\"\xac\x02\n" +
+	"\x19gpuledger/v1/ingest.proto\x12\fgpuledger.v1\x1a\x19gpuledger/v1/ledger.proto\x1a\x1bgpuledger/v1/ratecard.proto\"\xdf\x02\n" +
 	"\tFromAgent\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.gpuledger.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x06roster\x18\x02 \x01(\v2\x14.gpuledger.v1.RosterH\x00R\x06roster\x12(\n" +
 	"\x04live\x18\x03 \x01(\v2\x12.gpuledger.v1.LiveH\x00R\x04live\x12+\n" +
 	"\x05chunk\x18\x04 \x01(\v2\x13.gpuledger.v1.ChunkH\x00R\x05chunk\x123\n" +
 	"\x06closed\x18\x05 \x01(\v2\x19.gpuledger.v1.ChunkClosedH\x00R\x06closed\x12+\n" +
-	"\x05flush\x18\x06 \x01(\v2\x13.gpuledger.v1.FlushH\x00R\x05flushB\t\n" +
+	"\x05flush\x18\x06 \x01(\v2\x13.gpuledger.v1.FlushH\x00R\x05flush\x121\n" +
+	"\x05lives\x18\a \x01(\v2\x19.gpuledger.v1.LiveSecondsH\x00R\x05livesB\t\n" +
 	"\amessage\"c\n" +
 	"\x05Hello\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -876,7 +949,9 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\troster_id\x18\x01 \x01(\fR\brosterId\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\x03R\x04base\x12\x14\n" +
 	"\x05plain\x18\x03 \x01(\fR\x05plain\x12\x12\n" +
-	"\x04zstd\x18\x04 \x01(\fR\x04zstd\"w\n" +
+	"\x04zstd\x18\x04 \x01(\fR\x04zstd\";\n" +
+	"\vLiveSeconds\x12,\n" +
+	"\aseconds\x18\x01 \x03(\v2\x12.gpuledger.v1.LiveR\aseconds\"w\n" +
 	"\vChunkClosed\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x18\n" +
 	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
@@ -890,11 +965,13 @@ const file_gpuledger_v1_ingest_proto_rawDesc = "" +
 	"\x06reject\x18\x04 \x01(\v2\x14.gpuledger.v1.RejectH\x00R\x06reject\x125\n" +
 	"\trate_card\x18\x05 \x01(\v2\x16.gpuledger.v1.RateCardH\x00R\brateCard\x12(\n" +
 	"\x04pace\x18\x06 \x01(\x0e2\x12.gpuledger.v1.PaceH\x00R\x04paceB\t\n" +
-	"\amessage\"r\n" +
+	"\amessage\"\x91\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0estored_through\x18\x02 \x01(\x03R\rstoredThrough\x12&\n" +
-	"\x04pace\x18\x03 \x01(\x0e2\x12.gpuledger.v1.PaceR\x04pace\"5\n" +
+	"\x04pace\x18\x03 \x01(\x0e2\x12.gpuledger.v1.PaceR\x04pace\x12\x1d\n" +
+	"\n" +
+	"live_every\x18\x04 \x01(\rR\tliveEvery\"5\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\fR\x04boot\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\"8\n" +
@@ -925,44 +1002,47 @@ func file_gpuledger_v1_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_gpuledger_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gpuledger_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_gpuledger_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_gpuledger_v1_ingest_proto_goTypes = []any{
 	(Pace)(0),           // 0: gpuledger.v1.Pace
 	(*FromAgent)(nil),   // 1: gpuledger.v1.FromAgent
 	(*Hello)(nil),       // 2: gpuledger.v1.Hello
 	(*Live)(nil),        // 3: gpuledger.v1.Live
-	(*ChunkClosed)(nil), // 4: gpuledger.v1.ChunkClosed
-	(*Flush)(nil),       // 5: gpuledger.v1.Flush
-	(*ToAgent)(nil),     // 6: gpuledger.v1.ToAgent
-	(*Welcome)(nil),     // 7: gpuledger.v1.Welcome
-	(*Ack)(nil),         // 8: gpuledger.v1.Ack
-	(*Resend)(nil),      // 9: gpuledger.v1.Resend
-	(*Reject)(nil),      // 10: gpuledger.v1.Reject
-	(*Roster)(nil),      // 11: gpuledger.v1.Roster
-	(*Chunk)(nil),       // 12: gpuledger.v1.Chunk
-	(*RateCard)(nil),    // 13: gpuledger.v1.RateCard
+	(*LiveSeconds)(nil), // 4: gpuledger.v1.LiveSeconds
+	(*ChunkClosed)(nil), // 5: gpuledger.v1.ChunkClosed
+	(*Flush)(nil),       // 6: gpuledger.v1.Flush
+	(*ToAgent)(nil),     // 7: gpuledger.v1.ToAgent
+	(*Welcome)(nil),     // 8: gpuledger.v1.Welcome
+	(*Ack)(nil),         // 9: gpuledger.v1.Ack
+	(*Resend)(nil),      // 10: gpuledger.v1.Resend
+	(*Reject)(nil),      // 11: gpuledger.v1.Reject
+	(*Roster)(nil),      // 12: gpuledger.v1.Roster
+	(*Chunk)(nil),       // 13: gpuledger.v1.Chunk
+	(*RateCard)(nil),    // 14: gpuledger.v1.RateCard
 }
 var file_gpuledger_v1_ingest_proto_depIdxs = []int32{
 	2,  // 0: gpuledger.v1.FromAgent.hello:type_name -> gpuledger.v1.Hello
-	11, // 1: gpuledger.v1.FromAgent.roster:type_name -> gpuledger.v1.Roster
+	12, // 1: gpuledger.v1.FromAgent.roster:type_name -> gpuledger.v1.Roster
 	3,  // 2: gpuledger.v1.FromAgent.live:type_name -> gpuledger.v1.Live
-	12, // 3: gpuledger.v1.FromAgent.chunk:type_name -> gpuledger.v1.Chunk
-	4,  // 4: gpuledger.v1.FromAgent.closed:type_name -> gpuledger.v1.ChunkClosed
-	5,  // 5: gpuledger.v1.FromAgent.flush:type_name -> gpuledger.v1.Flush
-	7,  // 6: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
-	8,  // 7: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
-	9,  // 8: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
-	10, // 9: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
-	13, // 10: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
-	0,  // 11: gpuledger.v1.ToAgent.pace:type_name -> gpuledger.v1.Pace
-	0,  // 12: gpuledger.v1.Welcome.pace:type_name -> gpuledger.v1.Pace
-	1,  // 13: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
-	6,  // 14: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
-	14, // [14:15] is the sub-list for method output_type
-	13, // [13:14] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	13, // 3: gpuledger.v1.FromAgent.chunk:type_name -> gpuledger.v1.Chunk
+	5,  // 4: gpuledger.v1.FromAgent.closed:type_name -> gpuledger.v1.ChunkClosed
+	6,  // 5: gpuledger.v1.FromAgent.flush:type_name -> gpuledger.v1.Flush
+	4,  // 6: gpuledger.v1.FromAgent.lives:type_name -> gpuledger.v1.LiveSeconds
+	3,  // 7: gpuledger.v1.LiveSeconds.seconds:type_name -> gpuledger.v1.Live
+	8,  // 8: gpuledger.v1.ToAgent.welcome:type_name -> gpuledger.v1.Welcome
+	9,  // 9: gpuledger.v1.ToAgent.ack:type_name -> gpuledger.v1.Ack
+	10, // 10: gpuledger.v1.ToAgent.resend:type_name -> gpuledger.v1.Resend
+	11, // 11: gpuledger.v1.ToAgent.reject:type_name -> gpuledger.v1.Reject
+	14, // 12: gpuledger.v1.ToAgent.rate_card:type_name -> gpuledger.v1.RateCard
+	0,  // 13: gpuledger.v1.ToAgent.pace:type_name -> gpuledger.v1.Pace
+	0,  // 14: gpuledger.v1.Welcome.pace:type_name -> gpuledger.v1.Pace
+	1,  // 15: gpuledger.v1.Ingest.Stream:input_type -> gpuledger.v1.FromAgent
+	7,  // 16: gpuledger.v1.Ingest.Stream:output_type -> gpuledger.v1.ToAgent
+	16, // [16:17] is the sub-list for method output_type
+	15, // [15:16] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_gpuledger_v1_ingest_proto_init() }
@@ -979,8 +1059,9 @@ func file_gpuledger_v1_ingest_proto_init() {
 		(*FromAgent_Chunk)(nil),
 		(*FromAgent_Closed)(nil),
 		(*FromAgent_Flush)(nil),
+		(*FromAgent_Lives)(nil),
 	}
-	file_gpuledger_v1_ingest_proto_msgTypes[5].OneofWrappers = []any{
+	file_gpuledger_v1_ingest_proto_msgTypes[6].OneofWrappers = []any{
 		(*ToAgent_Welcome)(nil),
 		(*ToAgent_Ack)(nil),
 		(*ToAgent_Resend)(nil),
@@ -994,7 +1075,7 @@ func file_gpuledger_v1_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gpuledger_v1_ingest_proto_rawDesc), len(file_gpuledger_v1_ingest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
