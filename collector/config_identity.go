@@ -145,7 +145,7 @@ func (m *metrics) identities(out chan<- prometheus.Metric) {
 	}
 	s := m.c.agents.Stats()
 	refused := prometheus.NewDesc("gpuledger_collector_streams_refused_total", "Streams refused for who began them.", []string{"reason"}, nil)
-	for reason, n := range map[string]int64{"unidentified": s.Unidentified, "wrong_node": s.WrongNode, "unanswered": s.Unanswered} {
+	for reason, n := range map[string]int64{"unidentified": s.Unidentified, "wrong_node": s.WrongNode, "unanswered": s.Unanswered, "silent": s.Unsaid} {
 		out <- prometheus.MustNewConstMetric(refused, prometheus.CounterValue, float64(n), reason)
 	}
 	out <- prometheus.MustNewConstMetric(desc("streams_expired_total", "Streams ended with the certificate or token that they began with."), prometheus.CounterValue, float64(s.Ended))

@@ -48,6 +48,7 @@ type Stats struct {
 	Unidentified int64 // refused: nobody knows who it is
 	WrongNode    int64 // refused: said to be another than it is
 	Unanswered   int64 // refused: the API server could not be asked
+	Unsaid       int64 // refused: too many of its streams have not said hello
 	Ended        int64 // ended with their certificate or token
 }
 
@@ -58,12 +59,17 @@ type Guard struct {
 	next pb.IngestServer
 	o    Options
 
-	unidentified, wrongNode, unanswered, ended atomic.Int64
+	unidentified, wrongNode, unanswered, tooMany, ended atomic.Int64
 
 	mu     sync.Mutex
 	logged time.Time
-	silent int // refusals that were not logged since
+	silent int            // refusals that were not logged since
+	unsaid map[string]int // streams of a node that have not said hello
 }
+
+// mostUnsaid bounds the streams of one node that have not said hello. Each may hold a
+// message that is as large as may be and does not end.
+const mostUnsaid = 8
 
 // New puts a guard before a service.
 func New(next pb.IngestServer, o Options) *Guard {
@@ -76,13 +82,13 @@ func New(next pb.IngestServer, o Options) *Guard {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Guard{next: next, o: o}
+	return &Guard{next: next, o: o, unsaid: map[string]int{}}
 }
 
 // Stats is the counts so far.
 func (g *Guard) Stats() Stats {
 	return Stats{
-		Unidentified: g.unidentified.Load(), WrongNode: g.wrongNode.Load(), Unanswered: g.unanswered.Load(), Ended: g.ended.Load(),
+		Unidentified: g.unidentified.Load(), WrongNode: g.wrongNode.Load(), Unanswered: g.unanswered.Load(), Unsaid: g.tooMany.Load(), Ended: g.ended.Load(),
 	}
 }
 
@@ -102,9 +108,16 @@ func (g *Guard) Stream(s grpc.BidiStreamingServer[pb.FromAgent, pb.ToAgent]) err
 		g.refused(s.Context(), err)
 		return err
 	}
+	said, err := g.begins(&id)
+	if err != nil {
+		g.tooMany.Add(1)
+		g.tell(s.Context(), err)
+		return err
+	}
+	defer said()
 	ctx, cancel := context.WithTimeoutCause(s.Context(), left, errEnded)
 	defer cancel()
-	err = g.next.Stream(&stream{BidiStreamingServer: s, ctx: ctx, guard: g, id: id})
+	err = g.next.Stream(&stream{BidiStreamingServer: s, ctx: ctx, guard: g, id: id, said: said})
 	if context.Cause(ctx) == errEnded { //nolint:errorlint // it is this very one
 		g.ended.Add(1)
 		return errEnded
@@ -118,7 +131,8 @@ type stream struct {
 	ctx   context.Context //nolint:containedctx // a stream has its context
 	guard *Guard
 	id    Identity
-	seen  bool // by the one goroutine that receives
+	said  func() // something
+	seen  bool   // by the one goroutine that receives
 }
 
 func (s *stream) Context() context.Context { return s.ctx }
@@ -129,6 +143,7 @@ func (s *stream) Recv() (*pb.FromAgent, error) {
 		return m, err
 	}
 	s.seen = true
+	s.said()
 	// What is no hello is refused behind the guard, too.
 	h := m.GetHello()
 	if h == nil || (h.GetNode() == s.id.Node && (s.id.Cluster == AnyCluster || h.GetCluster() == s.id.Cluster)) {
@@ -139,6 +154,24 @@ func (s *stream) Recv() (*pb.FromAgent, error) {
 		s.id.By, s.id.Node, s.id.Cluster, short(h.GetNode()), short(h.GetCluster()))
 	s.guard.refused(s.ctx, err)
 	return nil, err
+}
+
+// begins counts a stream until it has said something, or ends.
+func (g *Guard) begins(id *Identity) (said func(), err error) {
+	name := id.Cluster + "/" + id.Node
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.unsaid[name] >= mostUnsaid {
+		return nil, status.Errorf(codes.ResourceExhausted, "%d streams of node %q have not said hello: end them", mostUnsaid, id.Node)
+	}
+	g.unsaid[name]++
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.unsaid[name]--; g.unsaid[name] == 0 {
+			delete(g.unsaid, name)
+		}
+	}), nil
 }
 
 // identify finds out who is at the other end.
@@ -184,7 +217,7 @@ func address(ctx context.Context) netip.Addr {
 	return netip.Addr{}
 }
 
-// refused counts a refusal and logs it: one a second, and how many were not.
+// refused counts a refusal and tells of it.
 func (g *Guard) refused(ctx context.Context, err error) {
 	switch status.Code(err) {
 	case codes.PermissionDenied:
@@ -194,6 +227,11 @@ func (g *Guard) refused(ctx context.Context, err error) {
 	default:
 		g.unidentified.Add(1)
 	}
+	g.tell(ctx, err)
+}
+
+// tell logs a refusal: one a second, and how many were not.
+func (g *Guard) tell(ctx context.Context, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.o.Clock()

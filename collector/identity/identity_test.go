@@ -187,6 +187,58 @@ func TestUnverified(t *testing.T) {
 	}
 }
 
+// TestSilentStreamsOfANodeAreBounded: one more stream of a node than may be without a
+// hello is refused, those of other nodes are not; one that says hello makes room, and so
+// does one that ends.
+func TestSilentStreamsOfANodeAreBounded(t *testing.T) {
+	const most = 8
+	synctest.Test(t, func(t *testing.T) {
+		b := &behind{}
+		g := identity.New(b, identity.Options{Certificates: patterns(t, identity.Patterns{CommonName: "{node}", Cluster: "east"})})
+		cert := map[string]*x509.Certificate{}
+		for _, n := range []string{"n1", "n2"} {
+			cert[n] = certificate(t, certstest.Leaf{CommonName: n, NotAfter: time.Now().Add(time.Hour)})
+		}
+		var streams sync.WaitGroup
+		begin := func(node string, messages ...*pb.FromAgent) (end func(), refused func() bool) {
+			ctx, cancel := context.WithCancel(caller(t.Context(), cert[node]))
+			var err error
+			streams.Go(func() {
+				err = g.Stream(&call{ctx: ctx, sent: messages})
+			})
+			return cancel, func() bool { synctest.Wait(); return status.Code(err) == codes.ResourceExhausted }
+		}
+		var ends []func()
+		for i := range most {
+			end, refused := begin("n1")
+			if ends = append(ends, end); refused() {
+				t.Fatalf("stream %d is refused", i+1)
+			}
+		}
+		another := func(node string, want bool, messages ...*pb.FromAgent) {
+			t.Helper()
+			end, refused := begin(node, messages...)
+			if ends = append(ends, end); refused() != want {
+				t.Errorf("one more of %s: refused %v", node, !want)
+			}
+		}
+		another("n1", true)
+		another("n2", false, hello("east", "n2"), flush())
+		ends[0]()
+		synctest.Wait()
+		another("n1", false, hello("east", "n1"), flush()) // says hello
+		another("n1", false)
+		another("n1", true)
+		if s := g.Stats(); s.Unsaid != 2 || s.Unidentified+s.WrongNode != 0 {
+			t.Errorf("%+v", s)
+		}
+		for _, end := range ends {
+			end()
+		}
+		streams.Wait()
+	})
+}
+
 func TestPatternsAreChecked(t *testing.T) {
 	for _, p := range []identity.Patterns{
 		{URI: "spiffe://x", Cluster: "c"},
