@@ -42,14 +42,18 @@ func LimitMemory(cfg *Config, logger *slog.Logger) {
 	}
 	fitted, heap, enough := fitMemory(limit, *cfg)
 	debug.SetMemoryLimit(heap)
-	if got := fitted.DuckDB.MemoryBytes; got != cfg.DuckDB.MemoryBytes && cfg.Store == storeDuckDB {
+	if got := fitted.DuckDB.MemoryBytes; got != cfg.DuckDB.MemoryBytes {
 		logger.Info("DuckDB gets less than its default, since memory is limited", "limit_bytes", limit, "duckdb_bytes", got, "hint", "duckdb.memory_bytes")
 	}
 	if got := fitted.Limits.PendingBytes; got != cfg.Limits.PendingBytes {
 		logger.Info("less may be pending than is configured, since memory is limited", "limit_bytes", limit, "pending_bytes", got, "configured", configuredPending(cfg))
 	}
 	if !enough {
-		logger.Warn("the memory limit is tight: lower duckdb.memory_bytes, or raise it", "limit_bytes", limit, "go_bytes", heap)
+		hint := "raise the memory limit"
+		if cfg.Store == storeDuckDB {
+			hint += ", or lower duckdb.memory_bytes"
+		}
+		logger.Warn("the memory limit is tight", "limit_bytes", limit, "go_bytes", heap, "hint", hint)
 	}
 	*cfg = fitted
 }
@@ -89,8 +93,12 @@ const (
 // fitMemory is the configuration as it fits into a limit, what Go may take of the
 // limit, and whether that is enough to work well.
 func fitMemory(limit uint64, cfg Config) (fitted Config, heap int64, enough bool) {
-	cfg.DuckDB.MemoryBytes = duckdbMemory(limit, cfg.DuckDB.MemoryBytes)
-	heap, enough = goMemory(limit, cfg.DuckDB.MemoryBytes)
+	if cfg.Store == storeDuckDB {
+		cfg.DuckDB.MemoryBytes = duckdbMemory(limit, cfg.DuckDB.MemoryBytes)
+		heap, enough = goMemory(limit, withDuckDB(limit, cfg.DuckDB.MemoryBytes))
+	} else {
+		heap, enough = goMemory(limit, 0)
+	}
 	if most := heap / pendingPart; configuredPending(&cfg) > most {
 		cfg.Limits.PendingBytes = most
 	}
@@ -118,12 +126,17 @@ func duckdbMemory(limit uint64, configured int64) int64 {
 	return configured
 }
 
-// goMemory is what Go may take of a limit, and whether that is enough to work
-// well.
-func goMemory(limit uint64, duckdb int64) (bytes int64, enough bool) {
+// withDuckDB is what DuckDB may take of a limit in all, counted and not.
+func withDuckDB(limit uint64, duckdb int64) int64 {
 	if duckdb == 0 {
 		duckdb = DefaultConfig().DuckDB.MemoryBytes
 	}
-	bytes = int64(limit-limit/10) - duckdb - max(duckdb/2, min(int64(limit/uncountedPart), mostUncounted))
+	return duckdb + max(duckdb/2, min(int64(limit/uncountedPart), mostUncounted))
+}
+
+// goMemory is what Go may take of a limit beside others, and whether that is enough to
+// work well.
+func goMemory(limit uint64, others int64) (bytes int64, enough bool) {
+	bytes = int64(limit-limit/10) - others
 	return max(bytes, leastGoMemory), bytes >= leastGoMemory
 }

@@ -18,7 +18,7 @@ func TestGoMemory(t *testing.T) {
 		{2 << 30, 0, (2<<30 - (2<<30)/10 - 768<<20), true},
 		{512 << 20, 512 << 20, leastGoMemory, false},
 	} {
-		if got, enough := goMemory(c.limit, c.duckdb); got < c.want || got > c.want+1 || enough != c.enough {
+		if got, enough := goMemory(c.limit, withDuckDB(c.limit, c.duckdb)); got < c.want || got > c.want+1 || enough != c.enough {
 			t.Errorf("%d with %d for DuckDB: %d, %v; want %d, %v", c.limit, c.duckdb, got, enough, c.want, c.enough)
 		}
 	}
@@ -78,6 +78,19 @@ func TestFitMemory(t *testing.T) {
 		}
 		if err := got.Validate(); err != nil {
 			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+}
+
+// Where the ledger is on servers, there is no DuckDB that takes a part.
+func TestFitMemoryWithoutDuckDB(t *testing.T) {
+	const mib = 1 << 20
+	cfg := DefaultConfig()
+	cfg.Store = storeClickHouse
+	for limit, want := range map[int64]int64{3000: 2700, 300: 270, 250: 256} {
+		got, heap, enough := fitMemory(uint64(limit*mib), cfg)
+		if heap != want*mib || enough != (limit >= 300) || got.DuckDB != cfg.DuckDB || got.Limits.PendingBytes != want*mib/pendingPart {
+			t.Errorf("%d MiB: %d for Go, enough: %v, %+v", limit, heap, enough, got)
 		}
 	}
 }
