@@ -45,7 +45,8 @@ The table at the end:
   ack latency    from the sending of a chunk to its acknowledgement. A collector
                  commits whole minutes, so up to 65 s is as designed
   freshness      from the end of a second to its being visible: 1 s passes until
-                 it is sealed, and up to 0.2 s until loadgen looks again
+                 it is sealed, and up to 0.2 s until loadgen looks again;
+                 a sample, one in ten, of a large fleet's seconds
   resends        chunks asked for again, or sent on a new stream
   skipped        seconds that an agent gave up because a day was unacknowledged
 
