@@ -3,7 +3,6 @@ package access
 import (
 	"context"
 	"crypto/x509"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,28 +21,25 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 	return append(g.options(g.outside, true), grpc.InTapHandle(g.arrive))
 }
 
-// maxArriving is how many questions may be arriving at a time, of those who are
-// not known yet. gRPC reads a question, of up to some megabytes, before anybody
-// is asked who they are.
-const maxArriving = 64
-
-var errArriving = status.Error(codes.ResourceExhausted, "too many questions are arriving: try again")
-
 type arrivedKey struct{}
 
-// arrive looks at a call of which nothing but the header has been read. Whoever
-// was known a moment ago is not held up by strangers.
+// arrive looks at a call of which nothing but the header has been read. Strangers
+// hold up strangers alone, and whoever was known a moment ago himself.
 func (g *Guard) arrive(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if rule, known := g.methods[info.FullMethodName]; known && rule.For == Agents || g.remembers(info.Header.Get("authorization")) {
+	if rule, known := g.methods[info.FullMethodName]; known && rule.For == Agents {
 		return ctx, nil
 	}
-	if g.arriving.Add(1) > maxArriving {
-		g.arriving.Add(-1)
-		g.counts.TooMany.Add(1)
-		return ctx, errArriving
+	a, of := g.strangers, ""
+	if token, ok := g.remembers(info.Header.Get("authorization")); ok {
+		a, of = g.friends, string(token[:])
+	} else if p, ok := peer.FromContext(ctx); ok {
+		of = network(p.Addr.String())
 	}
-	arrived := sync.OnceFunc(func() { g.arriving.Add(-1) })
-	context.AfterFunc(ctx, arrived)
+	ctx, arrived, err := a.begin(ctx, of)
+	if err != nil {
+		g.counts.TooMany.Add(1)
+		return ctx, err
+	}
 	return context.WithValue(ctx, arrivedKey{}, arrived), nil
 }
 

@@ -71,8 +71,8 @@ type Guard struct {
 	failed  *failedPeers
 	logged  *seldom
 	counts  Counts
-	// arriving counts calls of which the header alone is there.
-	arriving atomic.Int64
+	// Those whose questions arrive, and are not known yet or were a moment ago.
+	strangers, friends *arrivals
 
 	mu       sync.Mutex
 	verified verified
@@ -93,6 +93,7 @@ func NewGuard(cfg Config) *Guard {
 	}
 	return &Guard{
 		cfg: cfg, methods: Methods(), routes: Routes(), failed: newFailedPeers(cfg.Now), logged: &seldom{now: cfg.Now},
+		strangers: newArrivals(ofOneNetwork), friends: newArrivals(ofOneToken),
 		verified: verified{entries: map[[sha256.Size]byte]verifiedToken{}},
 	}
 }
@@ -193,19 +194,21 @@ func (g *Guard) token(ctx context.Context, peer, token string) (*Caller, error) 
 	return c, nil
 }
 
-// remembers reports whether one token is shown, which was good a moment ago.
-func (g *Guard) remembers(authorization []string) bool {
+// remembers is the digest of the token that is shown, if it is one and was good a
+// moment ago.
+func (g *Guard) remembers(authorization []string) (digest [sha256.Size]byte, ok bool) {
 	if len(authorization) != 1 {
-		return false
+		return digest, false
 	}
 	_, token, _ := strings.Cut(authorization[0], " ")
 	if token = strings.TrimSpace(token); len(token) > maxToken {
-		return false
+		return digest, false
 	}
+	digest = sha256.Sum256([]byte(token))
 	generation := g.generation()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.verified.get(sha256.Sum256([]byte(token)), g.cfg.Now(), generation) != nil
+	return digest, g.verified.get(digest, g.cfg.Now(), generation) != nil
 }
 
 // generation changes with tokens and keys.
