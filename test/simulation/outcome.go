@@ -205,7 +205,7 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 	if b.again != 0 { // with what was sealed when that began
 		loose = min(loose, b.again-2)
 	}
-	for s := added; s < b.end-1; s++ {
+	for s := added; s < max(b.end-1, b.shown+1); s++ {
 		o := e.at(s)
 		was := *o
 		// A new node begins with the next whole second.
@@ -220,6 +220,8 @@ func (e *expectation) watch(b *begin, added attribution.Second, seen []stretch, 
 			o.must = o.must && s > again
 			o.held = append(slices.Clip(o.held), stretch{max(loose, added) - 1, b.end})
 			o.held = append(o.held, e.kept...)
+		}
+		if s >= min(loose, b.end-unsealed) { // what came to the next by then did not come to this one
 			o.lo = e.l.inForce(min(s, b.end-unsealed-2), b.end+young)
 			o.hi = e.l.newest(math.MaxInt64)
 		}
