@@ -122,7 +122,7 @@ func (e *expectation) keeps(b *begin, added attribution.Second) {
 // young reports whether an agent ended before it kept all that it sealed. One that
 // is told to stop while it waits for a rate card has sealed nothing: it leaves what
 // it came back to the next.
-func (b *begin) young() bool { return b.shown == 0 && b.end-b.opened0 < young }
+func (b *begin) young() bool { return b.end-b.opened0 < young }
 
 // lasting reports whether an agent is sure to have kept what it sealed of the time
 // before it looked: it lived for long enough, and the disk worked when it ended.
