@@ -33,9 +33,7 @@ func TestPendingChunksAreDecodedAgain(t *testing.T) {
 		for _, c := range all[:5] {
 			a.chunk(c)
 		}
-		for n := int64(0); n < 5; n, _ = r.s.Pending() {
-			wait(t)
-		}
+		awaitAccepted(t, r, 5)
 		used := r.s.decoded.used.Load()
 		if want := min(int64(c.kept), 5) * one; used > c.bound || used < want-one/2 || used > want+one/2 {
 			t.Errorf("bound %d: %d bytes are decoded: want about %d", c.bound, used, want)

@@ -33,9 +33,7 @@ func pendingAreRated(t *testing.T, told bool, o Options) {
 	for _, c := range all[:3] {
 		a.chunk(c)
 	}
-	for n := int64(0); n < 3; n, _ = r.s.Pending() {
-		wait(t)
-	}
+	awaitAccepted(t, r, 3)
 	var j *rerating.Journal
 	for i, price := range []money.Amount{7 * money.Unit, 11 * money.Unit} {
 		var err error
