@@ -533,7 +533,7 @@ func TestLaw8StrangersTakeLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused = nil
-		if g.c.callers.Refused().TooMany.Load() > 0 {
+		if g.c.callers.Refused().Arriving.Load() > 0 {
 			refused = s.RecvMsg(&pb.Rules{})
 			break
 		}

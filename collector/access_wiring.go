@@ -196,6 +196,7 @@ func (r refusals) Collect(out chan<- prometheus.Metric) {
 		{"unauthenticated", n.Unauthenticated.Load()},
 		{"forbidden", n.Forbidden.Load()},
 		{"too_many_failures", n.TooMany.Load()},
+		{"too_many_arriving", n.Arriving.Load()},
 		{"foreign_page", n.Foreign.Load()},
 	} {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(x.count), x.reason)

@@ -50,7 +50,7 @@ func TestQuestionsThatDoNotArriveEnd(t *testing.T) {
 	if got := ask(); got != codes.ResourceExhausted {
 		t.Errorf("beside %d questions that do not arrive: %v", len(half), got)
 	}
-	if n := g.Refused().TooMany.Load(); n != 1 {
+	if n := g.Refused().Arriving.Load(); n != 1 {
 		t.Errorf("%d counted", n)
 	}
 	for _, s := range half {

@@ -37,7 +37,7 @@ func (g *Guard) arrive(ctx context.Context, info *tap.Info) (context.Context, er
 	}
 	ctx, arrived, err := a.begin(ctx, of)
 	if err != nil {
-		g.counts.TooMany.Add(1)
+		g.counts.Arriving.Add(1)
 		return ctx, err
 	}
 	return context.WithValue(ctx, arrivedKey{}, arrived), nil

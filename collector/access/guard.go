@@ -83,6 +83,7 @@ type Counts struct {
 	Unauthenticated atomic.Int64 // by whom nobody knows
 	Forbidden       atomic.Int64 // to callers that are known
 	TooMany         atomic.Int64 // unheard: after too many failures
+	Arriving        atomic.Int64 // unread: while too many others were arriving
 	Foreign         atomic.Int64 // HTTP requests under a foreign name or from a foreign page
 }
 
