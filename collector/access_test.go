@@ -526,20 +526,22 @@ func TestLaw8StrangersTakeLittle(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var refused error
-	for range 200 { // headers alone
+	const begun, most = 200, 64
+	ended := make(chan error, begun)
+	for range begun { // headers alone
 		s, err := g.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, pb.Ledger_ApplyRules_FullMethodName)
 		if err != nil {
 			t.Fatal(err)
 		}
-		refused = nil
-		if g.c.callers.Refused().Arriving.Load() > 0 {
-			refused = s.RecvMsg(&pb.Rules{})
-			break
+		go func() { ended <- s.RecvMsg(&pb.Rules{}) }()
+	}
+	for range begun - most {
+		if err := <-ended; status.Code(err) != codes.ResourceExhausted && status.Code(err) != codes.Canceled {
+			t.Fatal(err)
 		}
 	}
-	if _, err := l.WhoAmI(t.Context(), &pb.WhoAmIRequest{}); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("one stranger more: %v (%v)", err, refused)
+	if g.c.callers.Refused().Arriving.Load() == 0 {
+		t.Error("nobody is refused: more may be half sent, or they ended for their time")
 	}
 	if _, err := l.Report(g.named("viewer"), &pb.ReportRequest{}); err != nil {
 		t.Errorf("who is known: %v", err)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,7 +19,7 @@ import (
 // Somebody who sends headers and no questions holds up himself, and not for long.
 func TestQuestionsThatDoNotArriveEnd(t *testing.T) {
 	g := NewGuard(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	g.strangers.within = 300 * time.Millisecond
+	g.strangers.soon, g.strangers.within = time.Hour, 3*time.Second
 	server := grpc.NewServer(g.ServerOptions()...)
 	pb.RegisterLedgerServer(server, pb.UnimplementedLedgerServer{})
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -40,7 +41,7 @@ func TestQuestionsThatDoNotArriveEnd(t *testing.T) {
 		t.Fatalf("a stranger's question: %v", got)
 	}
 	var half []grpc.ClientStream
-	for range ofOneNetwork {
+	for range maxArriving {
 		s, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, pb.Ledger_Status_FullMethodName)
 		if err != nil {
 			t.Fatal(err)
@@ -53,6 +54,12 @@ func TestQuestionsThatDoNotArriveEnd(t *testing.T) {
 	if n := g.Refused().Arriving.Load(); n != 1 {
 		t.Errorf("%d counted", n)
 	}
+	g.strangers.mu.Lock()
+	g.strangers.soon = 0
+	g.strangers.mu.Unlock()
+	if got := ask(); got != codes.Unauthenticated {
+		t.Errorf("beside %d questions that are late: %v", len(half), got)
+	}
 	for _, s := range half {
 		if err := s.RecvMsg(&pb.StatusResponse{}); status.Code(err) != codes.Canceled {
 			t.Errorf("a question that does not arrive ends with %v", err)
@@ -61,43 +68,93 @@ func TestQuestionsThatDoNotArriveEnd(t *testing.T) {
 	if got := ask(); got != codes.Unauthenticated {
 		t.Errorf("after they have ended: %v", got)
 	}
-	if g.strangers.all != 0 || len(g.strangers.of) != 0 {
-		t.Errorf("%d are still counted, of %v", g.strangers.all, g.strangers.of)
+	if held, of := g.strangers.held(); held != 0 || of != 0 {
+		t.Errorf("%d are still counted, of %d", held, of)
 	}
 }
 
-// All together are bounded, too, and one that has arrived may take its time.
-func TestArrivals(t *testing.T) {
-	a := newArrivals(ofOneNetwork)
-	a.within = 200 * time.Millisecond
-	ctx, arrived, err := a.begin(t.Context(), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	arrived()
-	arrived()
-	time.Sleep(300 * time.Millisecond)
-	if ctx.Err() != nil {
-		t.Error("a question that has arrived is ended")
-	}
-	a.within = time.Hour
-	all, cancel := context.WithCancel(t.Context())
-	for i := range maxArriving {
-		if _, _, err := a.begin(all, string(rune('a'+i/ofOneNetwork))); err != nil {
-			t.Fatalf("%d: %v", i, err)
+func (a *arrivals) held() (all, of int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.all), len(a.of)
+}
+
+// One that has arrived may take its time, one that has not may not.
+func TestArrivalEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newArrivals()
+		there, arrived, err := a.begin(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if _, _, err := a.begin(all, "another"); err == nil {
-		t.Errorf("%d questions arrive", maxArriving+1)
-	}
-	cancel()
-	for range 1000 {
-		if a.mu.Lock(); a.all == 0 {
-			a.mu.Unlock()
-			return
+		arrived()
+		arrived()
+		half, _, err := a.begin(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
 		}
-		a.mu.Unlock()
-		time.Sleep(time.Millisecond)
-	}
-	t.Error("questions that ended are still counted")
+		time.Sleep(arriveWithin - time.Nanosecond)
+		if half.Err() != nil {
+			t.Error("ended before its time")
+		}
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		if there.Err() != nil || half.Err() == nil {
+			t.Errorf("one that has arrived: %v, one that has not: %v", there.Err(), half.Err())
+		}
+		if held, of := a.held(); held != 0 || of != 0 {
+			t.Errorf("%d are still counted, of %d", held, of)
+		}
+	})
+}
+
+// Whoever has most gives way, down to as many as each other has, and who has as
+// many once the oldest is late. No more than may be are there at any time.
+func TestArrivalsGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newArrivals()
+		all, cancel := context.WithCancel(t.Context())
+		begin := func(who string) (context.Context, bool) {
+			ctx, _, err := a.begin(all, who)
+			if held, _ := a.held(); held > maxArriving {
+				t.Fatalf("%d questions arrive", held)
+			}
+			return ctx, err == nil
+		}
+		var greedy []context.Context
+		for range maxArriving {
+			ctx, ok := begin("greedy")
+			if !ok {
+				t.Fatal("refused while nobody else wants a place")
+			}
+			greedy = append(greedy, ctx)
+			time.Sleep(time.Millisecond)
+		}
+		if _, ok := begin("greedy"); ok {
+			t.Error("more than may be")
+		}
+		for n := range maxArriving / 2 {
+			if _, ok := begin("other"); !ok {
+				t.Fatalf("the other is refused his place %d", n)
+			}
+			if greedy[n].Err() == nil || greedy[n+1].Err() != nil {
+				t.Fatalf("after %d it is not the oldest of who has most that ends", n)
+			}
+		}
+		if _, ok := begin("other"); ok {
+			t.Error("who has as many takes more")
+		}
+		if _, ok := begin("third"); !ok {
+			t.Error("a third is refused")
+		}
+		time.Sleep(arriveSoon)
+		if _, ok := begin("other"); !ok {
+			t.Error("a late one does not give way")
+		}
+		cancel()
+		synctest.Wait()
+		if held, of := a.held(); held != 0 || of != 0 {
+			t.Errorf("%d are still counted, of %d", held, of)
+		}
+	})
 }

@@ -94,7 +94,7 @@ func NewGuard(cfg Config) *Guard {
 	}
 	return &Guard{
 		cfg: cfg, methods: Methods(), routes: Routes(), failed: newFailedPeers(cfg.Now), logged: &seldom{now: cfg.Now},
-		strangers: newArrivals(ofOneNetwork), friends: newArrivals(ofOneToken),
+		strangers: newArrivals(), friends: newArrivals(),
 		verified: verified{entries: map[[sha256.Size]byte]verifiedToken{}},
 	}
 }
