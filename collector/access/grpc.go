@@ -43,6 +43,14 @@ func (g *Guard) arrive(ctx context.Context, info *tap.Info) (context.Context, er
 	return context.WithValue(ctx, arrivedKey{}, arrived), nil
 }
 
+// arrivedOf is what says that a call's question has arrived.
+func arrivedOf(ctx context.Context) func() {
+	if arrived, ok := ctx.Value(arrivedKey{}).(func()); ok {
+		return arrived
+	}
+	return func() {}
+}
+
 // outside is who calls from outside.
 func (g *Guard) outside(ctx context.Context) (*Caller, error) {
 	var s Shown
@@ -73,6 +81,7 @@ const checkAgain = time.Minute
 func (g *Guard) options(who func(context.Context) (*Caller, error), again bool) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			arrivedOf(ctx)() // before its interceptors, gRPC has read the question
 			ctx, rule, err := g.admit(ctx, info.FullMethod, who)
 			if err != nil {
 				return nil, err
@@ -85,7 +94,7 @@ func (g *Guard) options(who func(context.Context) (*Caller, error), again bool) 
 			if err != nil {
 				return err
 			}
-			a := &admitted{ServerStream: stream, ctx: ctx, now: g.cfg.Now, checked: g.cfg.Now()}
+			a := &admitted{ServerStream: stream, ctx: ctx, arrived: arrivedOf(ctx), now: g.cfg.Now, checked: g.cfg.Now()}
 			if again {
 				a.again = func() error {
 					_, _, err := g.admit(stream.Context(), info.FullMethod, who)
@@ -100,9 +109,6 @@ func (g *Guard) options(who func(context.Context) (*Caller, error), again bool) 
 
 // admit decides on a call, and puts the caller into its context.
 func (g *Guard) admit(ctx context.Context, method string, who func(context.Context) (*Caller, error)) (context.Context, Rule, error) {
-	if arrived, ok := ctx.Value(arrivedKey{}).(func()); ok {
-		arrived()
-	}
 	rule, known := g.methods[method]
 	if known && rule.For == Agents {
 		return ctx, rule, nil
@@ -155,6 +161,7 @@ func (g *Guard) answer(ctx context.Context, rule Rule, res any, err error) (any,
 type admitted struct {
 	grpc.ServerStream
 	ctx     context.Context //nolint:containedctx // a stream's context is asked of it
+	arrived func()          // to be called when the question has been read
 	again   func() error    // nil: nobody is asked again
 	now     func() time.Time
 	checked time.Time
@@ -162,6 +169,12 @@ type admitted struct {
 
 // Context holds the caller.
 func (a *admitted) Context() context.Context { return a.ctx }
+
+// RecvMsg reads the question.
+func (a *admitted) RecvMsg(m any) error {
+	defer a.arrived()
+	return a.ServerStream.RecvMsg(m)
+}
 
 // SendMsg sends, to a caller who still may be answered.
 func (a *admitted) SendMsg(m any) error {
